@@ -1,0 +1,234 @@
+// Package destination holds the words of where things are delivered to: what a caller specifies, what is stored and
+// shown, and how faulty input is reported. The verbs hang on delivery.Org, because they need the store, the keys and the
+// handlers. It knows package retry and no other sibling.
+package destination
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"time"
+
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Config is the typed configuration of a destination: webhook.Config, or a host's own struct. Its JSON form is what is
+// stored; fields of type Secret are sealed.
+type Config interface {
+	DestinationType() string // the name its handler is registered under
+}
+
+// As gives a config from elsewhere, or for a handler registered under another name, its type: JSON as []byte, string or
+// json.RawMessage, or any value that encodes to JSON.
+func As(typ string, config any) Config { return as{typ, config} }
+
+type as struct {
+	typ    string
+	config any
+}
+
+func (a as) DestinationType() string { return a.typ }
+
+// Raw returns config's JSON with secrets in clear, placeholders included.
+func Raw(config Config) (json.RawMessage, error) {
+	a, ok := config.(as)
+	if !ok {
+		return RevealPartial(config)
+	}
+	switch c := a.config.(type) {
+	case []byte:
+		return validJSON(c)
+	case json.RawMessage:
+		return validJSON(c)
+	case string:
+		return validJSON([]byte(c))
+	}
+	return RevealPartial(a.config)
+}
+
+func validJSON(b []byte) (json.RawMessage, error) {
+	if !json.Valid(b) {
+		return nil, errors.New("is not valid JSON") // without the text: it may hold secrets
+	}
+	return b, nil
+}
+
+// Spec is what a destination is created from. Label and Config are required.
+type Spec struct {
+	Label        string // unique only to the eye: up to 200 characters
+	Description  string
+	Icon         string // URL of a picture
+	Instructions string // set-up instructions, for people
+	Config       Config
+	Tags         []string
+	Default      bool // among the organization's defaults, which requests that name no destination go to
+	Disabled     bool // items are held until it is enabled
+	Limits       Limits
+	Retry        retry.Policy // over the service's
+}
+
+type specJSON struct {
+	Type         string          `json:"type"`
+	Label        string          `json:"label"`
+	Description  string          `json:"description,omitempty"`
+	Icon         string          `json:"icon,omitempty"`
+	Instructions string          `json:"instructions,omitempty"`
+	Config       json.RawMessage `json:"config"`
+	Tags         []string        `json:"tags,omitempty"`
+	Default      bool            `json:"default,omitempty"`
+	Disabled     bool            `json:"disabled,omitempty"`
+	Limits       Limits          `json:"limits,omitzero"`
+	Retry        retry.Policy    `json:"retry,omitzero"`
+}
+
+// UnmarshalJSON reads {"type": "webhook", "label": "...", "config": {...}, ...}.
+func (s *Spec) UnmarshalJSON(b []byte) error {
+	var j specJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	*s = Spec{
+		Label: j.Label, Description: j.Description, Icon: j.Icon, Instructions: j.Instructions,
+		Config: As(j.Type, j.Config), Tags: j.Tags, Default: j.Default, Disabled: j.Disabled, Limits: j.Limits, Retry: j.Retry,
+	}
+	return nil
+}
+
+// Patch is a partial update: a nil field is unchanged. Set makes the pointers.
+type Patch struct {
+	Config       Config         // replaces the config; a secret that is still redacted stays as stored
+	Merge        map[string]any // instead: an RFC 7396 merge patch on the stored config; null clears
+	Label        *string
+	Description  *string
+	Icon         *string
+	Instructions *string
+	Tags         *[]string
+	Default      *bool
+	Disabled     *bool
+	Limits       *Limits
+	Retry        *retry.Policy
+	IfVersion    int64 // not zero: delivery.ErrStale if the destination has another version by now
+}
+
+// Set returns a pointer to v, for the fields of Patch.
+func Set[T any](v T) *T { return &v }
+
+// Limits bound what one destination gets, over all processes. A zero field is inherited from the service.
+type Limits struct {
+	Timeout  Duration `json:"timeout,omitempty"`   // of one attempt: 30 s
+	MaxBytes int64    `json:"max_bytes,omitempty"` // of a payload; a larger one is dead at once: unlimited
+}
+
+// Or fills the zero fields of l from base.
+func (l Limits) Or(base Limits) Limits {
+	if l.Timeout == 0 {
+		l.Timeout = base.Timeout
+	}
+	if l.MaxBytes == 0 {
+		l.MaxBytes = base.MaxBytes
+	}
+	return l
+}
+
+// Validate reports every field that has no meaning, joined.
+func (l Limits) Validate() error {
+	var errs []error
+	if l.Timeout < 0 || l.Timeout > Hours(24) {
+		errs = append(errs, Invalid("timeout", "%s is not between 0 and 24h", time.Duration(l.Timeout)))
+	}
+	return errors.Join(errs...)
+}
+
+// Destination is a stored destination as its owner sees it. Config is its JSON with secrets redacted.
+type Destination struct {
+	ID             string          `json:"id"`
+	Organization   string          `json:"organization"`
+	Type           string          `json:"type"`
+	Label          string          `json:"label"`
+	Description    string          `json:"description,omitempty"`
+	Icon           string          `json:"icon,omitempty"`
+	Instructions   string          `json:"instructions,omitempty"`
+	Config         json.RawMessage `json:"config"`
+	Tags           []string        `json:"tags,omitempty"`
+	Default        bool            `json:"default"`
+	Disabled       bool            `json:"disabled"`
+	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, where the service disabled it
+	Limits         Limits          `json:"limits,omitzero"`
+	Retry          retry.Policy    `json:"retry,omitzero"`
+	Version        int64           `json:"version"` // grows with each change
+	CreatedAt      time.Time       `json:"created_at"`
+	UpdatedAt      time.Time       `json:"updated_at"`
+	Health         Health          `json:"health"`
+}
+
+// Health is what the last attempts say of a destination.
+type Health struct {
+	ConsecutiveFailures int       `json:"consecutive_failures"` // zero after each success
+	FailingSince        time.Time `json:"failing_since,omitzero"`
+	LastFailure         time.Time `json:"last_failure,omitzero"`
+}
+
+// Pending says what becomes of the items that wait for a destination which is to be deleted.
+type Pending int
+
+const (
+	RefusePending Pending = iota // delivery.ErrInUse if there are any
+	CancelPending                // they end cancelled
+)
+
+// TypeInfo describes a registered type, for forms and lists.
+type TypeInfo struct {
+	Type        string          `json:"type"`
+	Family      string          `json:"family,omitempty"` // "storage", "email": what its siblings share
+	Title       string          `json:"title,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Schema      json.RawMessage `json:"schema,omitempty"` // JSON Schema of the config
+}
+
+// TestReport is what a connection test found, step by step.
+type TestReport struct {
+	OK      bool          `json:"ok"`
+	Steps   []TestStep    `json:"steps"`
+	Latency time.Duration `json:"latency"`
+}
+
+// TestStep is one step of a connection test: resolve, connect, TLS, authenticate, write.
+type TestStep struct {
+	Name    string        `json:"name"`
+	OK      bool          `json:"ok"`
+	Finding string        `json:"finding,omitempty"` // what was seen, or what is wrong and what to do about it
+	Latency time.Duration `json:"latency"`
+}
+
+// Duration is a time.Duration that is text such as "36h" in JSON.
+type Duration time.Duration
+
+// Hours returns n hours.
+func Hours(n int) Duration { return Duration(time.Duration(n) * time.Hour) }
+
+// Days returns n times 24 hours.
+func Days(n int) Duration { return Hours(24 * n) }
+
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes the form that time.ParseDuration reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads the form that time.ParseDuration reads.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return errors.New(`is no duration such as "36h" or "1m30s"`) // without the text, as every error of decoding
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// UnmarshalJSON reads the text form. Its error lets encoding/json name the field.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var text *string
+	if err := json.Unmarshal(b, &text); err != nil || text != nil && d.UnmarshalText([]byte(*text)) != nil {
+		return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[Duration]()}
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+// Package handler is the seam between the service and what delivers to one type of destination. Whoever writes a handler
+// imports this package and its own SDK; it needs nothing else of the module. It imports the standard library, and of its
+// siblings only the words of destination and payload.
+package handler
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/payload"
+)
+
+// Handler delivers to one type of destination. One value serves all destinations of its type, from many goroutines at
+// once. Deliver makes one attempt, within ctx, which ends at the attempt's timeout, at a shutdown that has run out of
+// patience, or when the item's lease is lost. It returns nil when the other side has taken the payload for good; see
+// Error for the rest. A Result beside an error is recorded too. A panic is a failed attempt.
+//
+// Delivery is at least once: after a crash the same item comes again with the same MessageID, so an attempt should have
+// no effect the second time wherever the other side allows that.
+type Handler interface {
+	Deliver(ctx context.Context, req *Request) (*Result, error)
+}
+
+// The optional interfaces of a Handler. Each is looked for once, by delivery.New.
+type (
+	// ConfigParser parses and validates a destination's config when it is saved, and once per version before it is
+	// used. What it returns is Request.Config; encoded as JSON it must give the stored form, defaults included or not.
+	// It reports all faulty fields at once (destination.Require, Invalid, joined), paths relative to the config. A
+	// handler without it gets the raw JSON (json.RawMessage), which must then hold no secrets: nothing says which they
+	// are.
+	ConfigParser interface {
+		ParseConfig(raw json.RawMessage) (any, error)
+	}
+	// Completer fills in what a new config lacks and the service is to generate once, such as a signing secret. It is
+	// given what ParseConfig returned, when a destination is created or its config changed.
+	Completer interface {
+		Complete(config any) (any, error)
+	}
+	// ParamsParser checks what a request may override per destination. Without it, overrides are refused.
+	ParamsParser interface {
+		ParseParams(raw json.RawMessage) error
+	}
+	// Tester tests a connection for real, cleans up after itself and reports step by step. An error means that the test
+	// could not be made; a destination that fails it is a report.
+	Tester interface {
+		Test(ctx context.Context, req *TestRequest) (*destination.TestReport, error)
+	}
+	// Describer describes the type for forms and lists.
+	Describer interface {
+		Describe() destination.TypeInfo
+	}
+	// Signer lists the secrets that a config signs with, the newest first, for the destination's owner to pass on.
+	Signer interface {
+		SigningSecrets(config any) []destination.Secret
+	}
+	// Opener is given its surroundings by delivery.New, before anything else; an error fails New. It must not connect.
+	// A handler that is an io.Closer is closed by DeliveryService.Close.
+	Opener interface {
+		Open(env Env) error
+	}
+	// Forgetter is told that a destination was changed or deleted, to drop what it keeps for it, such as connections.
+	Forgetter interface {
+		Forget(destinationID string)
+	}
+)
+
+// Request is one attempt at one item.
+type Request struct {
+	MessageID    string // names the item to the other side: the same in all attempts, and in no other item
+	DeliveryID   string
+	ItemID       string
+	Attempt      int // from 1
+	Organization string
+	Destination  *destination.Destination // its Config is redacted
+	Config       any                      // what ParseConfig returned: req.Config.(Config); shared, not to be changed
+	Payload      *payload.Content
+	Topic        string
+	Metadata     map[string]string // shared, not to be changed
+	Params       json.RawMessage   // the request's override for this destination, if any
+	CreatedAt    time.Time         // when the delivery was accepted
+	Deadline     time.Time         // zero if there is none
+	TraceParent  string            // W3C trace context of the caller
+	Transfer     Transfer          // behind Progress, Resume and Checkpoint; may be nil
+}
+
+// Transfer connects a Request to what is kept of a long transfer.
+type Transfer interface {
+	Progress(done int64)
+	Resume() (json.RawMessage, error)
+	Checkpoint(ctx context.Context, v json.RawMessage) error
+}
+
+// Open opens the payload at an offset. Reading it reports progress, and its errors are classified by Unreadable.
+func (r *Request) Open(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	c, err := r.Payload.OpenAt(ctx, offset)
+	if err != nil {
+		return nil, Unreadable(err)
+	}
+	return &progress{ReadCloser: c, request: r, done: offset}, nil
+}
+
+type progress struct {
+	io.ReadCloser
+	request *Request
+	done    int64
+}
+
+func (p *progress) Read(b []byte) (int, error) {
+	n, err := p.ReadCloser.Read(b)
+	p.done += int64(n)
+	if n > 0 {
+		p.request.Progress(p.done)
+	}
+	if err != nil && err != io.EOF { //nolint:errorlint // io.EOF is the end only when bare
+		err = Unreadable(err)
+	}
+	return n, err
+}
+
+// Progress reports how many bytes the other side has; calls are coalesced.
+func (r *Request) Progress(done int64) {
+	if r.Transfer != nil {
+		r.Transfer.Progress(done)
+	}
+}
+
+// Resume reads the last checkpoint of an earlier attempt into v, and reports whether there was one.
+func (r *Request) Resume(v any) (bool, error) {
+	if r.Transfer == nil {
+		return false, nil
+	}
+	raw, err := r.Transfer.Resume()
+	if err != nil || raw == nil {
+		return false, err
+	}
+	return true, json.Unmarshal(raw, v)
+}
+
+// Checkpoint keeps v for the next attempt; it is committed when this returns. ErrLeaseLost means that the item belongs to
+// another worker by now: stop.
+func (r *Request) Checkpoint(ctx context.Context, v any) error {
+	if r.Transfer == nil {
+		return nil
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return r.Transfer.Checkpoint(ctx, raw)
+}
+
+// Result is what is kept of an attempt beside its outcome. All of it is optional.
+type Result struct {
+	Reference Reference
+	Exchange  *Exchange
+	Parts     []Part
+	Notes     map[string]string
+}
+
+// Reference is the other side's own name for what it took.
+type Reference struct {
+	ID      string            `json:"id,omitempty"`
+	URL     string            `json:"url,omitempty"`
+	Details map[string]string `json:"details,omitempty"` // etag, version, checksum, smtp_reply
+}
+
+// Exchange is a request and its response as people will read them. Handlers leave credentials out; header values that
+// look like credentials are redacted once more.
+type Exchange struct {
+	Method          string              `json:"method,omitempty"`
+	URL             string              `json:"url,omitempty"`
+	RequestHeaders  map[string][]string `json:"request_headers,omitempty"`
+	StatusCode      int                 `json:"status_code,omitempty"`
+	ResponseHeaders map[string][]string `json:"response_headers,omitempty"`
+	ResponseBody    string              `json:"response_body,omitempty"` // an excerpt
+	Truncated       bool                `json:"truncated,omitempty"`     // there was more
+	RemoteAddress   string              `json:"remote_address,omitempty"`
+}
+
+// Part is the outcome for one recipient or object, where they differ.
+type Part struct {
+	Name      string    `json:"name"`
+	Delivered bool      `json:"delivered"`
+	Reference Reference `json:"reference,omitzero"`
+	Error     string    `json:"error,omitempty"`
+}
+
+// Env is what a handler is given of its host.
+type Env struct {
+	Logger *slog.Logger
+	Now    func() time.Time
+	// Dial and Client reach only the addresses that delivery.WithNetwork allows, whatever a name resolves to. Client
+	// follows no redirect and uses no proxy of the environment. Handlers make no connection by other means.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Client *http.Client
+	// CheckHost refuses, when a config is saved, a host that Dial would refuse as far as that can be told without
+	// resolving it.
+	CheckHost func(host string) error
+}
+
+// TestRequest is what a connection is tested with. DestinationID is "" before the destination is saved.
+type TestRequest struct {
+	Organization  string
+	DestinationID string
+	Config        any // what ParseConfig returned
+}

@@ -1,0 +1,144 @@
+// Package retry holds the words of when to try again: the policy that a service, a destination or a request sets, and
+// the delay it gives. It is plain data; who retries what is decided by package handler's categories. It imports no
+// sibling, and takes the arithmetic of exponential delays from cenkalti/backoff.
+package retry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// None, as Policy.Retries, is a policy of one attempt and no retry.
+const None = -1
+
+// Policy says how often and when a failed attempt is tried again. A zero field is inherited: a request's from its
+// destination's, that from the service's, that from Default. A negative number means none. As JSON, durations are text
+// such as "1m30s".
+type Policy struct {
+	Retries       int           // after the first attempt: 5; None for no retry
+	First         time.Duration // the delay before the first retry: 1 s
+	Max           time.Duration // no delay is longer, Retry-After aside: 5 min
+	Multiplier    float64       // of each delay to the one before: 2
+	Jitter        float64       // a delay is drawn from its value plus or minus this part of it: 0.1; negative for none
+	MaxRetryAfter time.Duration // the longest wait that the other side can ask for: 1 h; negative to ignore it
+}
+
+// Default returns the policy that applies where nobody sets another: 5 retries, 1 s doubling up to 5 min, 10 % jitter,
+// Retry-After honoured up to an hour.
+func Default() Policy {
+	return Policy{Retries: 5, First: time.Second, Max: 5 * time.Minute, Multiplier: 2, Jitter: 0.1, MaxRetryAfter: time.Hour}
+}
+
+// Or fills the zero fields of p from base.
+func (p Policy) Or(base Policy) Policy {
+	return Policy{
+		Retries:       or(p.Retries, base.Retries),
+		First:         or(p.First, base.First),
+		Max:           or(p.Max, base.Max),
+		Multiplier:    or(p.Multiplier, base.Multiplier),
+		Jitter:        or(p.Jitter, base.Jitter),
+		MaxRetryAfter: or(p.MaxRetryAfter, base.MaxRetryAfter),
+	}
+}
+
+func or[T comparable](v, base T) T {
+	var zero T
+	if v == zero {
+		return base
+	}
+	return v
+}
+
+// Validate reports every field that has no meaning, joined.
+func (p Policy) Validate() error {
+	var errs []error
+	check := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf("retry: "+format, args...))
+		}
+	}
+	check(p.Retries > 1000, "retries %d is above 1000", p.Retries)
+	check(p.First < 0, "first delay %s is negative", p.First)
+	check(p.Max < 0, "longest delay %s is negative", p.Max)
+	check(p.Max > 0 && p.First > p.Max, "first delay %s is longer than the longest, %s", p.First, p.Max)
+	check(p.Multiplier != 0 && !(p.Multiplier >= 1 && p.Multiplier <= 100), "multiplier %v is not between 1 and 100", p.Multiplier)
+	check(!(p.Jitter <= 1), "jitter %v is above 1", p.Jitter)
+	return errors.Join(errs...)
+}
+
+// Exhausted reports whether an item that has had so many attempts gets no other.
+func (p Policy) Exhausted(attempts int) bool {
+	return attempts > max(0, p.Or(Default()).Retries)
+}
+
+// Delay returns how long to wait after the given number of attempts, the first failure being 1. retryAfter is what the
+// other side asked for, zero if nothing: it lengthens the delay, up to MaxRetryAfter, and never shortens it.
+func (p Policy) Delay(attempts int, retryAfter time.Duration) time.Duration {
+	p = p.Or(Default())
+	b := backoff.ExponentialBackOff{
+		InitialInterval:     min(p.First, p.Max),
+		RandomizationFactor: max(0, p.Jitter),
+		Multiplier:          p.Multiplier,
+		MaxInterval:         p.Max,
+		Stop:                backoff.Stop,
+		Clock:               backoff.SystemClock,
+	}
+	b.Reset()
+	var d time.Duration
+	for range min(max(1, attempts), 1001) {
+		d = b.NextBackOff()
+	}
+	return max(min(d, p.Max), min(retryAfter, max(0, p.MaxRetryAfter)))
+}
+
+type policyJSON struct {
+	Retries       int     `json:"retries,omitempty"`
+	First         string  `json:"first,omitempty"`
+	Max           string  `json:"max,omitempty"`
+	Multiplier    float64 `json:"multiplier,omitempty"`
+	Jitter        float64 `json:"jitter,omitempty"`
+	MaxRetryAfter string  `json:"max_retry_after,omitempty"`
+}
+
+// MarshalJSON writes the fields that are set, durations as text.
+func (p Policy) MarshalJSON() ([]byte, error) {
+	return json.Marshal(policyJSON{p.Retries, text(p.First), text(p.Max), p.Multiplier, p.Jitter, text(p.MaxRetryAfter)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (p *Policy) UnmarshalJSON(b []byte) error {
+	var j policyJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	first, err1 := parse("first", j.First)
+	longest, err2 := parse("max", j.Max)
+	after, err3 := parse("max_retry_after", j.MaxRetryAfter)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	*p = Policy{j.Retries, first, longest, j.Multiplier, j.Jitter, after}
+	return nil
+}
+
+func text(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+func parse(field, s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("retry: %s: %q is no duration such as \"1m30s\"", field, s)
+	}
+	return d, nil
+}

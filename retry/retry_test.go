@@ -1,0 +1,195 @@
+package retry_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/deliverykit/delivery/retry"
+)
+
+var none = retry.Policy{Jitter: -1}
+
+func TestDefaultDelays(t *testing.T) {
+	t.Parallel()
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300} {
+		if got := none.Delay(i+1, 0); got != want*time.Second {
+			t.Errorf("after attempt %d: %s, want %s", i+1, got, want*time.Second)
+		}
+	}
+	if none.Exhausted(5) || !none.Exhausted(6) {
+		t.Error("5 retries are 6 attempts")
+	}
+	never := retry.Policy{Retries: retry.None}
+	if never.Exhausted(0) || !never.Exhausted(1) {
+		t.Error("no retry is one attempt")
+	}
+}
+
+func policies() *rapid.Generator[retry.Policy] {
+	return rapid.Custom(func(t *rapid.T) retry.Policy {
+		first := rapid.Int64Range(0, int64(time.Hour)).Draw(t, "first")
+		return retry.Policy{
+			Retries:       rapid.IntRange(-1, 1000).Draw(t, "retries"),
+			First:         time.Duration(first),
+			Max:           time.Duration(rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(first, int64(1000*time.Hour))).Draw(t, "max")),
+			Multiplier:    rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(1, 100)).Draw(t, "multiplier"),
+			Jitter:        rapid.Float64Range(-1, 1).Draw(t, "jitter"),
+			MaxRetryAfter: time.Duration(rapid.Int64Range(-1, int64(100*time.Hour)).Draw(t, "max retry after")),
+		}
+	})
+}
+
+// However a policy is made: no delay is negative or beyond the longest, unless the other side asked for it.
+func TestDelayBounds(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := policies().Draw(t, "policy")
+		if err := p.Validate(); err != nil {
+			t.Fatalf("not valid: %v", err)
+		}
+		attempts := rapid.IntRange(-1, 3000).Draw(t, "attempts")
+		after := time.Duration(rapid.Int64().Draw(t, "retry after"))
+		full := p.Or(retry.Default())
+		d := p.Delay(attempts, after)
+		honoured := min(after, max(0, full.MaxRetryAfter))
+		if d < 0 || d < honoured || d > max(full.Max, honoured) {
+			t.Fatalf("%s for %+v", d, full)
+		}
+		if p.Jitter < 0 && after <= 0 {
+			want := float64(min(full.First, full.Max))
+			for range min(max(attempts, 1), 1001) - 1 {
+				want = min(want*full.Multiplier, float64(full.Max))
+			}
+			if diff := float64(d) - want; diff > 1e-6*want+1 || diff < -1e-6*want-1 {
+				// Steps are cut to whole nanoseconds, which matters only where they are tiny.
+				if want > 1e6 && full.First > 1000 {
+					t.Fatalf("%s, want %s", d, time.Duration(want))
+				}
+			}
+		}
+	})
+}
+
+func TestJitterSpreads(t *testing.T) {
+	t.Parallel()
+	p := retry.Policy{First: time.Minute, Jitter: 0.5}
+	seen := map[time.Duration]bool{}
+	for range 200 {
+		d := p.Delay(1, 0)
+		if d < 30*time.Second || d > 90*time.Second {
+			t.Fatalf("%s is not within half of a minute", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 100 {
+		t.Errorf("only %d different delays of 200", len(seen))
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		most, asked, want time.Duration
+	}{
+		{0, time.Minute, time.Minute},
+		{0, time.Millisecond, time.Second}, // never shortens
+		{0, 2 * time.Hour, time.Hour},      // by default up to an hour
+		{3 * time.Hour, 2 * time.Hour, 2 * time.Hour},
+		{-1, time.Minute, time.Second}, // ignored
+		{0, -time.Minute, time.Second},
+	} {
+		p := retry.Policy{Jitter: -1, MaxRetryAfter: c.most}
+		if got := p.Delay(1, c.asked); got != c.want {
+			t.Errorf("%s with at most %s: %s, want %s", c.asked, c.most, got, c.want)
+		}
+	}
+}
+
+// What is set stays, what is not is inherited, and inheriting twice changes nothing.
+func TestOr(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		a, b, c := policies().Draw(t, "a"), policies().Draw(t, "b"), policies().Draw(t, "c")
+		if got, want := a.Or(b).Or(c), a.Or(b.Or(c)); got != want {
+			t.Fatalf("%+v, %+v", got, want)
+		}
+		if a.Or(a) != a || a.Or(retry.Policy{}) != a || (retry.Policy{}).Or(a) != a {
+			t.Fatal("the zero policy is not neutral")
+		}
+		if a.Retries != 0 && a.Or(b).Retries != a.Retries || a.Retries == 0 && a.Or(b).Retries != b.Retries {
+			t.Fatal("Retries")
+		}
+	})
+}
+
+func TestValidateReportsEveryField(t *testing.T) {
+	t.Parallel()
+	err := retry.Policy{Retries: 1001, First: -1, Max: -1, Multiplier: 0.5, Jitter: 1.5}.Validate()
+	if err == nil || strings.Count(err.Error(), "\n") != 4 {
+		t.Errorf("%v", err)
+	}
+	for name, p := range map[string]retry.Policy{
+		"first above max": {First: 2, Max: 1}, "multiplier": {Multiplier: 101}, "negative multiplier": {Multiplier: -1},
+		"nan multiplier": {Multiplier: nan()}, "nan jitter": {Jitter: nan()},
+	} {
+		if p.Validate() == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+	if err := retry.Default().Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func nan() float64 {
+	var zero float64
+	return zero / zero
+}
+
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		p := policies().Draw(t, "policy")
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back retry.Policy
+		if err := json.Unmarshal(b, &back); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(p, back); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+	var p retry.Policy
+	err := json.Unmarshal([]byte(`{"first":"soon","max":"5","max_retry_after":"1h"}`), &p)
+	if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "max:") {
+		t.Errorf("not every field is named: %v", err)
+	}
+	if err := json.Unmarshal([]byte(`{"retries":"five"}`), &p); err == nil {
+		t.Error("a wrong type is accepted")
+	}
+}
+
+func Example() {
+	policy := retry.Policy{Retries: 8, First: 10 * time.Second, Max: time.Hour, Multiplier: 4, Jitter: -1}
+	for attempts := 1; !policy.Exhausted(attempts); attempts++ {
+		fmt.Print(policy.Delay(attempts, 0), " ")
+	}
+	fmt.Println()
+	fmt.Println(policy.Delay(1, 90*time.Second), "when the other side asked for 90 s")
+
+	inherited := retry.Policy{Retries: retry.None}.Or(policy)
+	fmt.Println(inherited.Retries, inherited.Max)
+	// Output:
+	// 10s 40s 2m40s 10m40s 42m40s 1h0m0s 1h0m0s 1h0m0s
+	// 1m30s when the other side asked for 90 s
+	// -1 1h0m0s
+}
