@@ -1,0 +1,46 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// Errors to switch on with errors.Is. Besides: *ConflictError, *destination.ValidationError and payload.ErrTooLarge.
+var (
+	// ErrNotFound: the organization has nothing of that id. It is the same for what belongs to another organization.
+	ErrNotFound = errors.New("delivery: not found")
+	// ErrOrganization: the organization's name is unusable.
+	ErrOrganization = errors.New("delivery: bad organization name")
+	// ErrNoDestinations: the request names no destination, and the organization has no default.
+	ErrNoDestinations = errors.New("delivery: the request names no destination and the organization has no default one")
+	// ErrStale: the destination has another version than Patch.IfVersion by now.
+	ErrStale = errors.New("delivery: it has been changed meanwhile")
+	// ErrInUse: items wait for the destination that is to be deleted.
+	ErrInUse = errors.New("delivery: items wait for this destination; cancel them, or delete it with destination.CancelPending")
+	// ErrEnded: the delivery has ended, there is nothing to cancel.
+	ErrEnded = errors.New("delivery: it has ended already")
+	// ErrStageFirst: a payload that is read as a stream was given to DeliverTx.
+	ErrStageFirst = errors.New("delivery: a streamed payload would keep the transaction open; Stage it before DeliverTx")
+	// ErrNoKeys: a config holds secrets, and the service has no key to seal them with.
+	ErrNoKeys = errors.New("delivery: the config holds secrets, which are never stored in clear; give the service keys with delivery.WithKeys")
+	// ErrRunning: Run is under way already in this service.
+	ErrRunning = errors.New("delivery: Run is already under way")
+	// ErrClosed: the service was closed.
+	ErrClosed = errors.New("delivery: the service is closed")
+	// ErrNotMigrated: the tables are not there, or not all of them.
+	ErrNotMigrated = sqlstore.ErrNotMigrated
+)
+
+// ConflictError says that an idempotency key was used before, for another request.
+type ConflictError struct {
+	Key      string
+	Delivery string // the delivery that has it
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("delivery: the idempotency key %q was used before for another request, delivery %s", e.Key, e.Delivery)
+}
+
+func notFound(kind, id string) error { return fmt.Errorf("%w: %s %q", ErrNotFound, kind, id) }

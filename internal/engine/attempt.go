@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/redact"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// errCancelled is the cause of an attempt's context when its delivery was cancelled.
+var errCancelled = errors.New("delivery: the delivery was cancelled")
+
+// attempt makes one attempt and says what it makes of the item. ctx ends with a cause when the attempt has no point any
+// more: handler.ErrLeaseLost, handler.ErrShutdown, errCancelled.
+func (e *Engine) attempt(ctx context.Context, j job) sqlstore.Outcome {
+	o := sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
+	o.Key, o.Destination, o.StartedAt = j.Key, j.destination.ID, e.Now()
+	if err := undecodable(j.delivery); err != nil {
+		o.State, o.Reason, o.Failure = queue.Dead, queue.Undecodable, failure(handler.Fail(handler.Internal, err))
+		return o
+	}
+	if !j.Deadline.IsZero() && !o.StartedAt.Before(j.Deadline) {
+		o.State, o.Reason, o.StartedAt = queue.Dead, queue.DeadlinePassed, time.Time{}
+		return o
+	}
+	limits := j.destination.Limits.Or(e.Limits)
+	option := j.delivery.Options.Items[j.N]
+	policy := option.Retry.Or(j.delivery.Options.Retry).Or(j.destination.Retry).Or(e.Retry)
+	result, err := e.deliver(ctx, j, limits, option)
+	if err != nil && context.Cause(ctx) != nil {
+		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+	}
+	o.Number = j.Attempt + 1
+	if result != nil {
+		o.Reference = result.Reference
+		o.Detail = sqlstore.Detail{Exchange: result.Exchange, Parts: result.Parts, Notes: result.Notes}
+		if x := result.Exchange; x != nil {
+			c := *x
+			c.RequestHeaders, c.ResponseHeaders = redact.Headers(x.RequestHeaders), redact.Headers(x.ResponseHeaders)
+			o.Detail.Exchange = &c
+		}
+	}
+	decide(&o, policy, err)
+	return o
+}
+
+// decide is the rule of what becomes of an item after attempt o.Number ended with err.
+func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
+	if err == nil {
+		o.State, o.Blame = queue.Delivered, sqlstore.Success
+		return
+	}
+	f := handler.Classify(err)
+	o.Failure = failure(f)
+	switch {
+	case errors.Is(err, errCancelled):
+		o.State, o.Reason = queue.Cancelled, queue.Requested
+		return
+	case errors.Is(err, handler.ErrShutdown), errors.Is(err, handler.ErrLeaseLost):
+		o.State, o.Reason, o.Number = queue.Ready, queue.Released, 0
+		return
+	case errors.Is(err, payload.ErrCorrupt), errors.Is(err, errNoContent):
+		o.State, o.Reason = queue.Dead, queue.Undecodable
+		return
+	}
+	if f.Category != handler.Internal {
+		o.Blame = sqlstore.Fault
+	}
+	switch {
+	case f.Verdict == handler.Disable:
+		o.State, o.Reason, o.Disable = queue.Dead, queue.Permanent, "the other side says it is gone: "+o.Failure.Text
+	case !f.WillRetry():
+		o.State, o.Reason = queue.Dead, queue.Permanent
+	case policy.Exhausted(o.Number):
+		o.State, o.Reason = queue.Dead, queue.Exhausted
+	default:
+		o.State, o.Reason, o.Charge = queue.Scheduled, queue.Backoff, true
+		o.Delay = policy.Delay(o.Number, f.RetryAfter)
+	}
+}
+
+const mostErrorText = 2000
+
+func failure(err error) *sqlstore.Failure {
+	f := handler.Classify(err)
+	return &sqlstore.Failure{Category: f.Category, StatusCode: f.StatusCode, Code: clean(f.Code), Text: clean(f.Error())}
+}
+
+// clean makes text storable in every database, and bounds it.
+func clean(s string) string {
+	if len(s) > mostErrorText {
+		s = s[:mostErrorText] + "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+// deliver calls the handler within its time, and turns a panic into an error.
+func (e *Engine) deliver(ctx context.Context, j job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {
+	d := j.delivery
+	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
+		return nil, handler.Fail(handler.Validation,
+			fmt.Errorf("the payload has %d bytes, the destination takes at most %d", d.Payload.Size, limits.MaxBytes))
+	}
+	timeout := e.Timeout(limits)
+	if !j.Deadline.IsZero() {
+		timeout = min(timeout, j.Deadline.Sub(e.Now()))
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	content, err := e.content(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	seen := j.destination.Destination.Destination
+	req := &handler.Request{
+		MessageID: ItemID(j.Delivery, j.N), DeliveryID: j.Delivery, ItemID: ItemID(j.Delivery, j.N), Attempt: j.Attempt + 1,
+		Organization: j.Organization, Destination: &seen, Config: j.destination.config, Payload: content, Topic: d.Topic,
+		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
+		Transfer: &transfer{ctx, e.Store, j.Key},
+	}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		p := recover() // nil after runtime.Goexit, which recover does not stop
+		e.Logger.ErrorContext(ctx, "delivery: a handler panicked", "organization", j.Organization, "item", req.ItemID,
+			"type", j.destination.Type, "panic", p, "stack", string(debug.Stack()))
+		result, err = nil, fmt.Errorf("the handler panicked: %v", p)
+	}()
+	result, err = j.destination.typ.Handler.Deliver(ctx, req)
+	returned = true
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	}
+	return result, err
+}
+
+// Timeout is how long one attempt at a destination of these limits may take.
+func (e *Engine) Timeout(l destination.Limits) time.Duration {
+	return time.Duration(l.Or(e.Limits).Timeout)
+}
+
+// ItemID names an item of a delivery.
+func ItemID(delivery string, n int) string { return fmt.Sprintf("%s-%d", delivery, n) }
+
+// errNoContent says that what was accepted is not there any more.
+var errNoContent = errors.New("the stored payload is gone")
+
+func undecodable(d *sqlstore.Delivery) error {
+	if d == nil {
+		return errors.New("its delivery is gone")
+	}
+	return d.Faulty
+}
+
+// content is what a handler reads of a delivery's payload.
+func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Content, error) {
+	p := d.Payload
+	switch {
+	case p.Source != "":
+		source := e.Sources[p.Source]
+		if source == nil {
+			return nil, handler.Fail(handler.Internal, fmt.Errorf("no payload source %q is registered in this process", p.Source))
+		}
+		c, err := source.Open(ctx, d.Organization, p.Ref)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = handler.Permanent(err)
+		}
+		if err == nil && c == nil {
+			err = handler.Fail(handler.Internal, fmt.Errorf("the payload source %q returned no content and no error", p.Source))
+		}
+		return c, err
+	case p.ID != "":
+		return Stored(e.Store, d.Organization, p.ID, p.Info), nil
+	}
+	return payload.NewContent(p.Info, func(_ context.Context, offset int64) (io.ReadCloser, error) {
+		if offset > int64(len(p.Inline)) {
+			return nil, errNoContent
+		}
+		return io.NopCloser(bytes.NewReader(p.Inline[offset:])), nil
+	}), nil
+}
+
+// transfer keeps the checkpoints of one lease.
+type transfer struct {
+	ctx   context.Context //nolint:containedctx // Resume takes none: it is the attempt's
+	store *sqlstore.Store
+	key   sqlstore.Key
+}
+
+func (t *transfer) Progress(int64) {}
+
+func (t *transfer) Resume() (value json.RawMessage, err error) {
+	err = t.store.Read(t.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		value, err = tx.Checkpoint(ctx, t.key)
+		return err
+	})
+	return value, err
+}
+
+func (t *transfer) Checkpoint(ctx context.Context, value json.RawMessage) error {
+	held := false
+	err := t.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		held, err = tx.SaveCheckpoint(ctx, t.key, value)
+		return err
+	}, nil)
+	if err == nil && !held {
+		err = handler.ErrLeaseLost
+	}
+	return err
+}

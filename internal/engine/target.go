@@ -1,0 +1,180 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/queue"
+)
+
+// target is a destination ready for use: its config opened and parsed, once per version.
+type target struct {
+	*sqlstore.Destination
+	typ    *wiring.Type
+	config any
+}
+
+// targets caches what claims need. Destinations that cannot be made ready rest for a while, in this process: their items
+// are left to others, or to a time when the key or the handler is back.
+type targets struct {
+	mu      sync.Mutex
+	ready   map[int64]*target
+	resting map[int64]rest
+}
+
+type rest struct {
+	version int64
+	until   time.Time
+}
+
+const (
+	mostTargets = 20_000
+	restTime    = 30 * time.Second
+)
+
+func (t *targets) get(no, version int64) *target {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d := t.ready[no]; d != nil && d.Version == version {
+		return d
+	}
+	return nil
+}
+
+func (t *targets) isResting(no, version int64, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.resting[no]
+	if !ok {
+		return false
+	}
+	if r.version != version || !r.until.After(now) {
+		delete(t.resting, no)
+		return false
+	}
+	return true
+}
+
+// put stores d and returns the destination it replaces or crowds out, if any.
+func (t *targets) put(d *target) (gone []*target) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old := t.ready[d.No]; old != nil {
+		gone = append(gone, old)
+	}
+	t.ready[d.No] = d
+	for no, old := range t.ready {
+		if len(t.ready) <= mostTargets {
+			break
+		}
+		if no != d.No {
+			delete(t.ready, no)
+			gone = append(gone, old)
+		}
+	}
+	return gone
+}
+
+func (t *targets) rest(no, version int64, until time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.resting[no] = rest{version, until}
+}
+
+// load makes destinations ready: it reads them, opens and parses their configs.
+func (e *Engine) load(ctx context.Context, nos []int64) error {
+	var rows []*sqlstore.Destination
+	err := e.Store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		rows, err = tx.DestinationsByNo(ctx, nos)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		typ := e.Types[row.Type]
+		if typ == nil {
+			continue
+		}
+		if row.Deleted { // while this item was on its way in
+			if err := e.cancelAll(ctx, row); err != nil {
+				return err
+			}
+			continue
+		}
+		config, err := OpenConfig(ctx, e.Keys, typ, row)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			e.targets.rest(row.No, row.Version, e.Now().Add(restTime))
+			e.Logger.ErrorContext(ctx, "delivery: a destination cannot be used by this process; its items wait",
+				"organization", row.Organization, "destination", row.ID, "type", row.Type, "error", err)
+			continue
+		}
+		for _, gone := range e.targets.put(&target{row, typ, config}) {
+			if gone.typ.Forgetter != nil {
+				gone.typ.Forgetter.Forget(gone.ID)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.Destination) error {
+	for n := 1; n > 0; {
+		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			n, err = tx.CancelPending(ctx, d.Organization, "", d.No, queue.DestinationGone)
+			return err
+		}, sqlstore.Again)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Binding is what a destination's sealed config is bound to.
+func Binding(d *sqlstore.Destination) seal.AD {
+	return seal.AD{Organization: d.Organization, Subject: d.ID, Version: d.ConfigVersion}
+}
+
+// RawConfig returns a stored config with its secrets in clear.
+func RawConfig(ctx context.Context, keys *seal.Keyring, d *sqlstore.Destination) (json.RawMessage, error) {
+	if d.Sealed == nil {
+		return d.Config, nil
+	}
+	if keys == nil {
+		return nil, errors.New("its config is sealed, and the service has no keys; give it delivery.WithKeys")
+	}
+	return keys.Open(ctx, d.Sealed, Binding(d))
+}
+
+// OpenConfig returns a stored config as the handler's type.
+func OpenConfig(ctx context.Context, keys *seal.Keyring, typ *wiring.Type, d *sqlstore.Destination) (config any, err error) {
+	raw, err := RawConfig(ctx, keys, d)
+	if err != nil {
+		return nil, err
+	}
+	if typ.Parser == nil {
+		return raw, nil
+	}
+	return ParseConfig(typ, raw)
+}
+
+// ParseConfig calls the handler's parser, whose panic is an error.
+func ParseConfig(typ *wiring.Type, raw json.RawMessage) (config any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("parsing the config panicked: %v", r)
+		}
+	}()
+	return typ.Parser.ParseConfig(raw)
+}

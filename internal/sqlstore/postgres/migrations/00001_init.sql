@@ -1,0 +1,187 @@
+-- +goose Up
+
+-- The order in which items become ready. Not cached per session: the order within a destination would suffer.
+create sequence delivery_seq;
+
+create table delivery_destinations (
+    no              integer generated always as identity unique, -- the low half of a lane
+    version         bigint not null default 1,                   -- grows with every change
+    config_version  bigint not null default 1,                   -- the version at the last change of the config; what it is sealed to
+    created_at      timestamptz not null,
+    updated_at      timestamptz not null,
+    deleted_at      timestamptz,                                 -- the row stays, for history; config and sealed do not
+    id              uuid not null,
+    is_default      boolean not null default false,
+    disabled        boolean not null default false,
+    organization_id text not null,
+    type            text not null,
+    label           text not null,
+    description     text not null default '',
+    icon            text not null default '',
+    instructions    text not null default '',
+    disabled_reason text not null default '',
+    tags            jsonb,
+    config          jsonb not null,                              -- secrets redacted
+    sealed          bytea,                                       -- the whole config, sealed, if it has secrets
+    limits          jsonb,
+    retry           jsonb,
+    breaker         jsonb,
+    primary key (organization_id, id)
+);
+create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
+    where is_default and deleted_at is null;
+
+-- A row only for a destination whose claims are gated: held, limited, ordered, probed, drained slowly.
+create table delivery_gates (
+    destination_no  integer primary key,
+    organization_id text not null,
+    blocked_until   timestamptz,      -- the year 9999 for a hold without end
+    reason          smallint not null default 0,
+    max_in_flight   integer,          -- 1 with ordered
+    ordered         boolean not null default false,
+    per_second      double precision,
+    burst           integer,
+    tokens          double precision,
+    tokens_at       timestamptz
+);
+
+-- Written only at failures, and at the success that ends them.
+create table delivery_health (
+    destination_no  integer primary key,
+    organization_id text not null,
+    failures        integer not null default 0, -- in a row
+    failing_since   timestamptz,
+    last_failure_at timestamptz,
+    breaker         smallint not null default 0,
+    breaker_at      timestamptz
+) with (fillfactor = 50);
+
+create table delivery_payloads (
+    created_at      timestamptz not null,
+    size            bigint not null,
+    id              uuid not null,
+    complete        boolean not null default false,
+    organization_id text not null,
+    name            text not null default '',
+    content_type    text not null,
+    sha256          bytea,
+    store_key       text,             -- in a store outside of the database; null: in delivery_payload_chunks
+    primary key (organization_id, id)
+);
+create index delivery_payloads_created on delivery_payloads (created_at);
+
+create table delivery_payload_chunks (
+    payload_id      uuid not null,
+    i               integer not null,
+    organization_id text not null,
+    data            bytea not null,
+    primary key (organization_id, payload_id, i)
+);
+alter table delivery_payload_chunks alter column data set storage external;
+
+create table delivery_deliveries (
+    created_at      timestamptz not null,
+    deadline        timestamptz,
+    payload_size    bigint not null,
+    id              uuid not null,
+    payload_id      uuid,             -- of delivery_payloads, where the payload is not in the row
+    replay_of       uuid,
+    priority        smallint not null default 0,
+    organization_id text not null,
+    topic           text,
+    idempotency_key text,
+    correlation_id  text,
+    trace_parent    text,
+    actor           text,
+    tags            jsonb,
+    metadata        jsonb,
+    options         jsonb,            -- retry policy, overrides per destination, callback
+    payload_name    text,
+    payload_type    text not null,
+    payload_source  text,             -- of a payload that stays where it is
+    payload_ref     text,
+    payload_sha256  bytea,
+    payload         bytea,
+    primary key (organization_id, id)
+);
+create index delivery_deliveries_payload on delivery_deliveries (payload_id) where payload_id is not null;
+
+create table delivery_idempotency (
+    expires_at      timestamptz not null,
+    delivery_id     uuid not null,
+    organization_id text not null,
+    key             text not null,
+    fingerprint     bytea not null,
+    primary key (organization_id, key)
+);
+create index delivery_idempotency_expires on delivery_idempotency (expires_at);
+
+-- One row per pending item, and none for an ended one. Hot and narrow; no foreign keys.
+create table delivery_queue (
+    lane            bigint not null,  -- (10 - priority) << 32 | destinations.no: higher priorities sort first
+    seq             bigint not null default nextval('delivery_seq'),
+    run_at          timestamptz not null, -- ready: since when; leased: until when; scheduled: from when
+    deadline        timestamptz,
+    delivery_id     uuid not null,
+    fence           integer not null default 0, -- grows as each lease ends: a stale worker's is refused
+    n               smallint not null,
+    state           smallint not null default 0, -- 0 ready, 1 leased, 2 scheduled
+    attempt         smallint not null default 0, -- attempts charged
+    lost            smallint not null default 0, -- leases lost
+    gated           boolean not null default false, -- claimed through a gate, or keeps its place in a strict order
+    cancel          boolean not null default false, -- asked for while leased
+    organization_id text not null,
+    primary key (organization_id, delivery_id, n)
+) with (
+    fillfactor = 80,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
+create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
+create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
+create index delivery_queue_gated on delivery_queue (lane) where gated;
+
+-- What became of items. Append-only; each item gets exactly one row whose state is an end.
+create table delivery_attempts (
+    started_at      timestamptz,
+    ended_at        timestamptz not null,
+    next_at         timestamptz,
+    delivery_id     uuid not null,
+    destination_id  uuid not null,
+    fence           integer not null,
+    status_code     integer,
+    n               smallint not null,
+    attempt         smallint not null, -- its number; 0 if it was none, or is not charged
+    state           smallint not null, -- that the item then had
+    reason          smallint not null,
+    category        smallint,          -- of the failure; null if there was none
+    organization_id text not null,
+    code            text,
+    error           text,
+    reference       jsonb,
+    detail          jsonb,             -- exchange, parts, notes
+    primary key (organization_id, delivery_id, n, fence)
+);
+create index delivery_attempts_dead on delivery_attempts (organization_id, delivery_id, n) where state = 4;
+
+create table delivery_checkpoints (
+    delivery_id     uuid not null,
+    n               smallint not null,
+    organization_id text not null,
+    value           jsonb not null,
+    primary key (organization_id, delivery_id, n)
+);
+
+-- Maintenance jobs: whoever leases the row runs the job.
+create table delivery_jobs (
+    name         text primary key,
+    leased_until timestamptz not null,
+    ran_at       timestamptz
+);
+
+-- +goose Down
+drop table delivery_jobs, delivery_checkpoints, delivery_attempts, delivery_queue, delivery_idempotency,
+    delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_health, delivery_gates,
+    delivery_destinations;
+drop sequence delivery_seq;

@@ -1,0 +1,139 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
+)
+
+type resolved struct {
+	sqlstore.NewItem
+	no int64
+}
+
+// Enqueue implements sqlstore.Dialect. It resolves all before it inserts any.
+func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
+	if now.IsZero() {
+		now = time.Now().UTC()
+	}
+	seq, err := next(ctx, tx, 0)
+	if err != nil {
+		return nil, err
+	}
+	results := make([]sqlstore.Enqueued, len(batch))
+	items := make([][]resolved, len(batch))
+	found := make([]map[string]bool, len(batch))
+	complete := true
+	for i, n := range batch {
+		if items[i], err = resolve(ctx, tx, organization, n); err != nil {
+			return nil, err
+		}
+		found[i] = map[string]bool{}
+		for k, item := range items[i] {
+			found[i][item.Destination] = true
+			results[i].Items = append(results[i].Items, sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination})
+		}
+	}
+	sqlstore.NoteMissing(batch, results, found)
+	total := 0
+	for i := range results {
+		complete = complete && len(results[i].Missing) == 0
+		total += len(items[i])
+	}
+	if !complete {
+		return results, nil
+	}
+	if seq, err = next(ctx, tx, total); err != nil {
+		return nil, err
+	}
+	for i, n := range batch {
+		if results[i].Taken, err = d.take(ctx, tx, organization, now, n); err != nil {
+			return nil, err
+		}
+		if results[i].Taken {
+			continue
+		}
+		if err := d.insert(ctx, tx, organization, now, n); err != nil {
+			return nil, err
+		}
+		for k, item := range items[i] {
+			state, runAt := queue.Ready, now
+			if item.NotBefore.After(now) {
+				state, runAt = queue.Scheduled, item.NotBefore
+			}
+			if _, err := tx.ExecContext(ctx, `insert into delivery_queue
+				(organization_id, delivery_id, n, lane, seq, run_at, state, deadline) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`,
+				organization, n.ID, k+1, sqlstore.Lane(sqlstore.Rank(item.Priority), item.no), seq, d.Time(runAt), int(state),
+				d.Time(n.Deadline)); err != nil {
+				return nil, err
+			}
+			seq++
+		}
+	}
+	return results, nil
+}
+
+func resolve(ctx context.Context, tx sqlstore.Execer, organization string, n sqlstore.NewDelivery) (items []resolved, err error) {
+	if len(n.Items) == 0 {
+		err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+			r := resolved{NewItem: sqlstore.NewItem{Priority: n.Priority, NotBefore: n.NotBefore}}
+			err := rows.Scan(&r.Destination, &r.no)
+			items = append(items, r)
+			return err
+		}, `select id, no from delivery_destinations
+			where organization_id = ?1 and is_default and deleted_at is null order by no`, organization)
+		return items, err
+	}
+	for _, item := range n.Items {
+		err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+			r := resolved{NewItem: item}
+			err := rows.Scan(&r.no)
+			items = append(items, r)
+			return err
+		}, `select no from delivery_destinations where organization_id = ?1 and id = ?2 and deleted_at is null`,
+			organization, item.Destination)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+// take takes the delivery's idempotency key and reports whether it was taken before.
+func (d Dialect) take(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery) (taken bool, err error) {
+	if n.IdempotencyKey == "" {
+		return false, nil
+	}
+	r, err := tx.ExecContext(ctx, `insert into delivery_idempotency as k (organization_id, key, fingerprint, delivery_id, expires_at)
+		values (?1, ?2, ?3, ?4, ?5)
+		on conflict (organization_id, key) do update
+		set fingerprint = excluded.fingerprint, delivery_id = excluded.delivery_id, expires_at = excluded.expires_at
+		where k.expires_at <= ?6`,
+		organization, n.IdempotencyKey, n.Fingerprint, n.ID, d.Time(now.Add(n.KeyExpires)), d.Time(now))
+	if err != nil {
+		return false, err
+	}
+	rows, err := r.RowsAffected()
+	return rows == 0, err
+}
+
+func (d Dialect) insert(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery) error {
+	sha, err := hex.DecodeString(n.Payload.SHA256)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `insert into delivery_deliveries (organization_id, id, created_at, deadline, priority,
+		idempotency_key, topic, correlation_id, trace_parent, tags, metadata, options, payload_name, payload_type, payload_size,
+		payload_sha256, payload, payload_id, payload_source, payload_ref)
+		values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)`,
+		organization, n.ID, d.Time(now), d.Time(n.Deadline), n.Priority, sqlstore.Null(n.IdempotencyKey), sqlstore.Null(n.Topic),
+		sqlstore.Null(n.CorrelationID), sqlstore.Null(n.TraceParent), d.JSON(sqlstore.Encode(n.Tags)),
+		d.JSON(sqlstore.Encode(n.Metadata)), d.JSON(sqlstore.Encode(n.Options)), sqlstore.Null(n.Payload.Name),
+		n.Payload.ContentType, n.Payload.Size, sha, n.Payload.Inline, sqlstore.Null(n.Payload.ID),
+		sqlstore.Null(n.Payload.Source), sqlstore.Null(n.Payload.Ref))
+	return err
+}

@@ -1,0 +1,194 @@
+-- +goose Up
+
+-- Times are microseconds since 1970, in UTC; booleans 0 and 1.
+
+-- The order in which items become ready, and the one row that every write transaction touches first: SQLite's single
+-- writer is then waited for at its start, where waiting is possible.
+create table delivery_sequence (value integer not null);
+insert into delivery_sequence values (0);
+
+create table delivery_destinations (
+    no              integer primary key autoincrement,           -- the low half of a lane
+    version         integer not null default 1,                   -- grows with every change
+    config_version  integer not null default 1,                   -- the version at the last change of the config; what it is sealed to
+    created_at      integer not null,
+    updated_at      integer not null,
+    deleted_at      integer,                                 -- the row stays, for history; config and sealed do not
+    id              text not null,
+    is_default      integer not null default 0,
+    disabled        integer not null default 0,
+    organization_id text not null,
+    type            text not null,
+    label           text not null,
+    description     text not null default '',
+    icon            text not null default '',
+    instructions    text not null default '',
+    disabled_reason text not null default '',
+    tags            text,
+    config          text not null,                              -- secrets redacted
+    sealed          blob,                                       -- the whole config, sealed, if it has secrets
+    limits          text,
+    retry           text,
+    breaker         text,
+    unique (organization_id, id)
+);
+create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
+    where is_default and deleted_at is null;
+
+-- A row only for a destination whose claims are gated: held, limited, ordered, probed, drained slowly.
+create table delivery_gates (
+    destination_no  integer primary key,
+    organization_id text not null,
+    blocked_until   integer,      -- the year 9999 for a hold without end
+    reason          integer not null default 0,
+    max_in_flight   integer,          -- 1 with ordered
+    ordered         integer not null default 0,
+    per_second      real,
+    burst           integer,
+    tokens          real,
+    tokens_at       integer
+);
+
+-- Written only at failures, and at the success that ends them.
+create table delivery_health (
+    destination_no  integer primary key,
+    organization_id text not null,
+    failures        integer not null default 0, -- in a row
+    failing_since   integer,
+    last_failure_at integer,
+    breaker         integer not null default 0,
+    breaker_at      integer
+);
+
+create table delivery_payloads (
+    created_at      integer not null,
+    size            integer not null,
+    id              text not null,
+    complete        integer not null default 0,
+    organization_id text not null,
+    name            text not null default '',
+    content_type    text not null,
+    sha256          blob,
+    store_key       text,             -- in a store outside of the database; null: in delivery_payload_chunks
+    primary key (organization_id, id)
+);
+create index delivery_payloads_created on delivery_payloads (created_at);
+
+create table delivery_payload_chunks (
+    payload_id      text not null,
+    i               integer not null,
+    organization_id text not null,
+    data            blob not null,
+    primary key (organization_id, payload_id, i)
+);
+
+create table delivery_deliveries (
+    created_at      integer not null,
+    deadline        integer,
+    payload_size    integer not null,
+    id              text not null,
+    payload_id      text,             -- of delivery_payloads, where the payload is not in the row
+    replay_of       text,
+    priority        integer not null default 0,
+    organization_id text not null,
+    topic           text,
+    idempotency_key text,
+    correlation_id  text,
+    trace_parent    text,
+    actor           text,
+    tags            text,
+    metadata        text,
+    options         text,            -- retry policy, overrides per destination, callback
+    payload_name    text,
+    payload_type    text not null,
+    payload_source  text,             -- of a payload that stays where it is
+    payload_ref     text,
+    payload_sha256  blob,
+    payload         blob,
+    primary key (organization_id, id)
+);
+create index delivery_deliveries_payload on delivery_deliveries (payload_id) where payload_id is not null;
+
+create table delivery_idempotency (
+    expires_at      integer not null,
+    delivery_id     text not null,
+    organization_id text not null,
+    key             text not null,
+    fingerprint     blob not null,
+    primary key (organization_id, key)
+) without rowid;
+create index delivery_idempotency_expires on delivery_idempotency (expires_at);
+
+-- One row per pending item, and none for an ended one. Hot and narrow; no foreign keys.
+create table delivery_queue (
+    lane            integer not null,  -- (10 - priority) << 32 | destinations.no: higher priorities sort first
+    seq             integer not null,
+    run_at          integer not null, -- ready: since when; leased: until when; scheduled: from when
+    deadline        integer,
+    delivery_id     text not null,
+    fence           integer not null default 0, -- grows as each lease ends: a stale worker's is refused
+    n               integer not null,
+    state           integer not null default 0, -- 0 ready, 1 leased, 2 scheduled
+    attempt         integer not null default 0, -- attempts charged
+    lost            integer not null default 0, -- leases lost
+    gated           integer not null default 0, -- claimed through a gate, or keeps its place in a strict order
+    cancel          integer not null default 0, -- asked for while leased
+    organization_id text not null,
+    primary key (organization_id, delivery_id, n)
+) without rowid;
+create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
+create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
+create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
+create index delivery_queue_gated on delivery_queue (lane) where gated;
+
+-- What became of items. Append-only; each item gets exactly one row whose state is an end.
+create table delivery_attempts (
+    started_at      integer,
+    ended_at        integer not null,
+    next_at         integer,
+    delivery_id     text not null,
+    destination_id  text not null,
+    fence           integer not null,
+    status_code     integer,
+    n               integer not null,
+    attempt         integer not null, -- its number; 0 if it was none, or is not charged
+    state           integer not null, -- that the item then had
+    reason          integer not null,
+    category        integer,          -- of the failure; null if there was none
+    organization_id text not null,
+    code            text,
+    error           text,
+    reference       text,
+    detail          text,             -- exchange, parts, notes
+    primary key (organization_id, delivery_id, n, fence)
+) without rowid;
+create index delivery_attempts_dead on delivery_attempts (organization_id, delivery_id, n) where state = 4;
+
+create table delivery_checkpoints (
+    delivery_id     text not null,
+    n               integer not null,
+    organization_id text not null,
+    value           text not null,
+    primary key (organization_id, delivery_id, n)
+) without rowid;
+
+-- Maintenance jobs: whoever leases the row runs the job.
+create table delivery_jobs (
+    name         text primary key,
+    leased_until integer not null,
+    ran_at       integer
+);
+
+-- +goose Down
+drop table delivery_jobs;
+drop table delivery_checkpoints;
+drop table delivery_attempts;
+drop table delivery_queue;
+drop table delivery_idempotency;
+drop table delivery_deliveries;
+drop table delivery_payload_chunks;
+drop table delivery_payloads;
+drop table delivery_health;
+drop table delivery_gates;
+drop table delivery_destinations;
+drop table delivery_sequence;

@@ -1,0 +1,211 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// Ranks implements sqlstore.Dialect.
+func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer) ([]int64, error) {
+	return lanes(ctx, tx, `
+		with recursive r(rank) as (
+		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 order by q.lane, q.seq limit 1)
+		  union all
+		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lane >= (r.rank + 1) << 32
+		           order by q.lane, q.seq limit 1)
+		    from r where r.rank is not null)
+		select rank from r where rank is not null`)
+}
+
+// Walk implements sqlstore.Dialect.
+func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int) ([]int64, error) {
+	return lanes(ctx, tx, `
+		with recursive walk(lane, n) as (
+		  select (select lane from delivery_queue where state = 0 and lane > ?1 and lane <= ?2 order by lane, seq limit 1), 1
+		  union all
+		  select (select q.lane from delivery_queue q where q.state = 0 and q.lane > w.lane and q.lane <= ?2
+		           order by q.lane, q.seq limit 1), n + 1
+		    from walk w where w.lane is not null and n < ?3)
+		select lane from walk where lane is not null`, after, last, limit)
+}
+
+func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]int64, error) {
+	var all []int64
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		var lane int64
+		err := rows.Scan(&lane)
+		all = append(all, lane)
+		return err
+	}, query, args...)
+	return all, err
+}
+
+const claimed = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, run_at, deadline`
+
+func claims(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
+	var all []sqlstore.Claimed
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		var c sqlstore.Claimed
+		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.State, &c.Attempt, &c.Lost,
+			&c.Cancel, sqlstore.Time{T: &c.RunAt}, sqlstore.Time{T: &c.Deadline})
+		all = append(all, c)
+		return err
+	}, query, args...)
+	return all, err
+}
+
+// Claim implements sqlstore.Dialect.
+func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
+	var all []sqlstore.Claimed
+	for _, s := range shares {
+		rows, err := claims(ctx, tx, `update delivery_queue set state = 1, run_at = ?3
+			where (organization_id, delivery_id, n) in (select organization_id, delivery_id, n from delivery_queue
+			  where state = 0 and lane = ?1 order by seq limit ?2)
+			returning `+claimed, s.Lane, s.N, d.Time(until))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+	}
+	return all, nil
+}
+
+// Load implements sqlstore.Dialect.
+func (Dialect) Load(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]*sqlstore.Delivery, error) {
+	all := make([]*sqlstore.Delivery, len(keys))
+	for i, k := range keys {
+		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
+			all[i], err = sqlstore.ScanDelivery(rows)
+			return err
+		}, `select `+sqlstore.DeliveryColumns+` from delivery_deliveries d where d.organization_id = ?1 and d.id = ?2`,
+			k.Organization, k.Delivery)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 and fence = ?4 `
+
+// Delete implements sqlstore.Dialect.
+func (Dialect) Delete(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]sqlstore.Key, error) {
+	var deleted []sqlstore.Key
+	for _, k := range keys {
+		r, err := tx.ExecContext(ctx, `delete from delivery_queue`+matching, k.Organization, k.Delivery, k.N, k.Fence)
+		if err != nil {
+			return nil, err
+		}
+		n, err := r.RowsAffected()
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			deleted = append(deleted, k)
+		}
+	}
+	return deleted, nil
+}
+
+// changed runs an update of one item that returns its cancel flag.
+func changed(ctx context.Context, tx sqlstore.Execer, all []sqlstore.Changed, k sqlstore.Key, query string, args ...any) ([]sqlstore.Changed, error) {
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		c := sqlstore.Changed{Key: k}
+		err := rows.Scan(&c.Cancel)
+		all = append(all, c)
+		return err
+	}, query, append([]any{k.Organization, k.Delivery, k.N, k.Fence}, args...)...)
+	return all, err
+}
+
+// Reschedule implements sqlstore.Dialect.
+func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
+	seq, err := next(ctx, tx, len(changes))
+	if err != nil {
+		return nil, err
+	}
+	var all []sqlstore.Changed
+	for i, c := range changes {
+		all, err = changed(ctx, tx, all, c.Key, `update delivery_queue
+			set state = ?5, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = ?9, fence = fence + 1, gated = 0`+
+			matching+`returning cancel`, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// Extend implements sqlstore.Dialect.
+func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key, until time.Time) (all []sqlstore.Changed, err error) {
+	for _, k := range keys {
+		if all, err = changed(ctx, tx, all, k, `update delivery_queue set run_at = ?5`+matching+`returning cancel`, d.Time(until)); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// InsertAttempts implements sqlstore.Dialect.
+func (d Dialect) InsertAttempts(ctx context.Context, tx sqlstore.Execer, attempts []sqlstore.Attempt) error {
+	for _, a := range attempts {
+		var category, status, code, text any
+		if f := a.Failure; f != nil {
+			category, status, code, text = int(f.Category), f.StatusCode, sqlstore.Null(f.Code), sqlstore.Null(f.Text)
+		}
+		if _, err := tx.ExecContext(ctx, `insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id,
+			attempt, state, reason, category, status_code, code, error, started_at, ended_at, next_at, reference, detail)
+			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) on conflict do nothing`,
+			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, int(a.State), int(a.Reason), category, status, code,
+			text, d.Time(a.StartedAt), d.Time(a.EndedAt), d.Time(a.NextAt), d.JSON(sqlstore.Encode(a.Reference)),
+			d.JSON(sqlstore.Encode(a.Detail))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Due implements sqlstore.Dialect. The rows get consecutive numbers in the order of their times.
+func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) (int, error) {
+	rows, err := claims(ctx, tx, `select `+claimed+` from delivery_queue
+		where state <> 0 and run_at <= ?1 and state = 2 order by run_at limit ?2`, d.Time(now), limit)
+	if err != nil || len(rows) == 0 {
+		return 0, err
+	}
+	seq, err := next(ctx, tx, len(rows))
+	if err != nil {
+		return 0, err
+	}
+	for i, r := range rows {
+		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 0, gated = 0, seq = ?5`+matching,
+			r.Organization, r.Delivery, r.N, r.Fence, seq+int64(i)); err != nil {
+			return 0, err
+		}
+	}
+	return len(rows), nil
+}
+
+// Expired implements sqlstore.Dialect.
+func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+		where state <> 0 and run_at <= ?1 and state = 1 order by run_at limit ?2`, d.Time(now), limit)
+}
+
+// Overdue implements sqlstore.Dialect.
+func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+		where deadline is not null and deadline <= ?1 and state <> 1 order by deadline limit ?2`, d.Time(now), limit)
+}
+
+// Pending implements sqlstore.Dialect.
+func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
+	if delivery != "" {
+		return claims(ctx, tx, `select `+claimed+` from delivery_queue
+			where organization_id = ?1 and delivery_id = ?2 order by n limit ?3`, organization, delivery, limit)
+	}
+	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+		where organization_id = ?1 and lane & 4294967295 = ?2 order by delivery_id limit ?3`, organization, no, limit)
+}

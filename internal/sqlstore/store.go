@@ -1,0 +1,274 @@
+// Package sqlstore keeps everything in the host's database. Store holds what is the same for all databases; its
+// sub-packages postgres and sqlite hold the native SQL of the queue behind Dialect. It links no driver.
+//
+// Rules for every statement here: it runs inside a transaction (lib/pq behind PgBouncer, and database/sql's silent
+// retries of autocommitted writes, both break otherwise); it names the organization, unless it belongs to the queue's own
+// system statements; and no transaction is held while another connection is asked for, so that a pool of one is enough.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"time"
+)
+
+// DB is what is used of the host's connection pool.
+type DB interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+	Conn(ctx context.Context) (*sql.Conn, error)
+	Driver() driver.Driver
+	PingContext(ctx context.Context) error
+}
+
+// Execer is what statements run on: a transaction of ours or of the host's.
+type Execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// ErrNotMigrated says that the tables are not there, or not all of them.
+var ErrNotMigrated = errors.New("delivery: the database is not migrated; call DeliveryService.Migrate, or apply delivery.Migrations")
+
+// Dialect is the SQL that differs between databases. Its statements about the queue work on batches, are called inside a
+// transaction, and take the time from their caller.
+type Dialect interface {
+	Name() string
+	Migrations() fs.FS
+	// Rebind turns $1 placeholders into the database's own.
+	Rebind(query string) string
+	// Time is a time as a parameter, nil for the zero time.
+	Time(t time.Time) any
+	// JSON is a JSON document as a parameter, nil for an empty one.
+	JSON(raw []byte) any
+	// Begin starts a transaction; one that will write waits for other writers here. now is the database's clock.
+	Begin(ctx context.Context, db DB, write bool) (tx *sql.Tx, now time.Time, err error)
+	// SingleWriter reports whether writers exclude each other, so that queueing in process beats waiting in the database.
+	SingleWriter() bool
+	// Retryable reports whether err says that the transaction lost against another and can be run again.
+	Retryable(err error) bool
+	// MissingTable reports whether err says that a table of ours does not exist.
+	MissingTable(err error) bool
+
+	// Enqueue resolves destinations and inserts deliveries, items and idempotency keys. It inserts all or, where a
+	// destination is missing, none; deliveries whose key is taken come back with Taken set.
+	Enqueue(ctx context.Context, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]Enqueued, error)
+
+	// Ranks lists the ranks (lane >> 32) that have ready items, ascending: highest priority first.
+	Ranks(ctx context.Context, tx Execer) ([]int64, error)
+	// Walk lists up to limit lanes with ready items in (after, last], ascending.
+	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
+	// Claim leases up to Share.N of the oldest ready items of each lane.
+	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
+	// Load reads what is delivered, in the order of keys; a missing delivery is nil.
+	Load(ctx context.Context, tx Execer, keys []Key) ([]*Delivery, error)
+	// Delete and Reschedule act on the rows whose fence matches, and return those as they were asked for. Reschedule
+	// moves the fence on, so that each lease has its own.
+	Delete(ctx context.Context, tx Execer, keys []Key) ([]Key, error)
+	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
+	// InsertAttempts appends; a row that is there already stays as it is.
+	InsertAttempts(ctx context.Context, tx Execer, attempts []Attempt) error
+	// Extend prolongs leases and returns those still held, with whether cancelling was asked for.
+	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
+	// Due makes scheduled items ready whose time has come, and returns how many.
+	Due(ctx context.Context, tx Execer, now time.Time, limit int) (int, error)
+	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased.
+	Expired(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
+	Overdue(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
+	// Pending locks and lists the items of a delivery or, with delivery "", of a destination.
+	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)
+}
+
+// Store runs transactions on the host's database. It may be used by many goroutines at once.
+type Store struct {
+	DB
+	Dialect
+	clock func() time.Time // nil: the database's
+
+	writer chan struct{} // a place for the one writer, where the database has one
+	mu     sync.Mutex
+	ready  bool // the tables are there
+}
+
+// New returns a Store; clock replaces the database's own where it is not nil.
+func New(db DB, d Dialect, clock func() time.Time) *Store {
+	s := &Store{DB: db, Dialect: d, clock: clock}
+	if d.SingleWriter() {
+		s.writer = make(chan struct{}, 1)
+	}
+	return s
+}
+
+// Tx is a transaction and the time it happens at.
+type Tx struct {
+	Execer
+	Now time.Time
+	s   *Store
+}
+
+// Exec runs a statement with $1 placeholders.
+func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
+	r, err := tx.ExecContext(ctx, tx.s.Rebind(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// Query runs a query with $1 placeholders and calls scan for each row.
+func (tx *Tx) Query(ctx context.Context, scan func(rows *sql.Rows) error, query string, args ...any) error {
+	return Scan(ctx, tx, scan, tx.s.Rebind(query), args...)
+}
+
+// Scan runs a query and calls scan for each row.
+func Scan(ctx context.Context, tx Execer, scan func(rows *sql.Rows) error, query string, args ...any) (err error) {
+	rows, err := tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// In returns the host's transaction as a Tx of this store. Its time is the clock's, zero for the database's.
+func (s *Store) In(tx Execer) *Tx {
+	t := &Tx{Execer: tx, s: s}
+	if s.clock != nil {
+		t.Now = s.clock()
+	}
+	return t
+}
+
+// Read runs fn in a transaction that is rolled back.
+func (s *Store) Read(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	return s.run(ctx, false, fn, nil)
+}
+
+// Write runs fn in a transaction and commits it; fn may run several times. Where the outcome of COMMIT is unknown,
+// because the connection broke on it, settled looks in a new transaction whether it took effect; if that is nil, or
+// cannot tell either, the error is returned.
+func (s *Store) Write(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, settled func(ctx context.Context, tx *Tx) (bool, error)) error {
+	return s.run(ctx, true, fn, settled)
+}
+
+// Again settles an unknown outcome of writes that do no harm the second time: by running them again.
+func Again(context.Context, *Tx) (bool, error) { return false, nil }
+
+const (
+	retries    = 10
+	firstPause = 2 * time.Millisecond
+)
+
+func (s *Store) run(ctx context.Context, write bool, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error)) error {
+	pause := firstPause
+	for i := 0; ; i++ {
+		committing, err := s.once(ctx, write, fn)
+		switch {
+		case err == nil:
+			return nil
+		case s.MissingTable(err):
+			return fmt.Errorf("%w (%w)", ErrNotMigrated, err)
+		case !committing && s.Retryable(err) && i < retries:
+			select {
+			case <-ctx.Done():
+				return err
+			case <-time.After(pause):
+			}
+			pause *= 2
+			continue
+		case committing && settled != nil:
+			var done bool
+			settleErr := s.Read(context.WithoutCancel(ctx), func(ctx context.Context, tx *Tx) (err error) {
+				done, err = settled(ctx, tx)
+				return err
+			})
+			if settleErr == nil && done {
+				return nil
+			}
+			if settleErr == nil && i < retries && ctx.Err() == nil {
+				continue // it did not take effect: run it again
+			}
+			return errors.Join(err, settleErr)
+		}
+		return err
+	}
+}
+
+func (s *Store) once(ctx context.Context, write bool, fn func(context.Context, *Tx) error) (committing bool, err error) {
+	if write && s.writer != nil {
+		select {
+		case s.writer <- struct{}{}:
+			defer func() { <-s.writer }()
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	tx, now, err := s.Begin(ctx, s.DB, write)
+	if err != nil {
+		return false, err
+	}
+	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do, and after an error nothing to add
+	if s.clock != nil {
+		now = s.clock()
+	}
+	if err := fn(ctx, &Tx{Execer: tx, Now: now, s: s}); err != nil {
+		return false, err
+	}
+	if !write {
+		return false, nil
+	}
+	return true, tx.Commit()
+}
+
+// Time scans a time of either database; a null is the zero time.
+type Time struct{ T *time.Time }
+
+// Scan implements sql.Scanner.
+func (t Time) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*t.T = time.Time{}
+	case time.Time:
+		*t.T = v.UTC()
+	case int64:
+		*t.T = time.UnixMicro(v).UTC()
+	default:
+		return fmt.Errorf("sqlstore: a %T is no time", v)
+	}
+	return nil
+}
+
+// Text scans a nullable text; a null is "".
+type Text struct{ S *string }
+
+// Scan implements sql.Scanner.
+func (t Text) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*t.S = ""
+	case string:
+		*t.S = v
+	case []byte:
+		*t.S = string(v)
+	default:
+		return fmt.Errorf("sqlstore: a %T is no text", v)
+	}
+	return nil
+}
+
+// Null is s as a parameter, nil for "".
+func Null(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}

@@ -1,0 +1,83 @@
+// Package wiring carries what a host configures from the root's options to what runs. The root makes Settings, the engine
+// reads them.
+package wiring
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/netguard"
+	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Settings are what the options set, after New has filled in the defaults.
+type Settings struct {
+	Dialect         sqlstore.Dialect
+	Types           map[string]*Type
+	Keys            *seal.Keyring // nil: none
+	Sources         map[string]payload.Source
+	Retry           retry.Policy
+	Limits          destination.Limits
+	Quotas          Quotas
+	Workers         int
+	PollInterval    time.Duration
+	ShutdownTimeout time.Duration
+	Lease           time.Duration
+	Logger          *slog.Logger
+	Network         netguard.Policy
+	DetailsURL      func(organization, delivery string) string
+
+	Clock func() time.Time // nil: the database's, or the system's where that has none; only tests set one
+
+	Given map[string]bool // the options given so far
+}
+
+// Now is the time as far as this process knows it, for what needs no agreement with others.
+func (s *Settings) Now() time.Time {
+	if s.Clock != nil {
+		return s.Clock()
+	}
+	return time.Now().UTC()
+}
+
+// Quotas bound what is accepted.
+type Quotas struct {
+	Inline       int64 // bytes of a payload kept in the delivery's row
+	InMemory     int64 // bytes of a payload.JSON or payload.Bytes
+	Payload      int64 // bytes of any payload
+	Destinations int   // of one request
+	Batch        int   // requests of one DeliverMany
+}
+
+// Type is a registered handler and its optional interfaces, each looked for once; nil where it has none.
+type Type struct {
+	Name      string
+	Handler   handler.Handler
+	Parser    handler.ConfigParser
+	Completer handler.Completer
+	Params    handler.ParamsParser
+	Tester    handler.Tester
+	Signer    handler.Signer
+	Describer handler.Describer
+	Opener    handler.Opener
+	Forgetter handler.Forgetter
+}
+
+// NewType looks for the optional interfaces of h.
+func NewType(name string, h handler.Handler) *Type {
+	t := &Type{Name: name, Handler: h}
+	t.Parser, _ = h.(handler.ConfigParser)
+	t.Completer, _ = h.(handler.Completer)
+	t.Params, _ = h.(handler.ParamsParser)
+	t.Tester, _ = h.(handler.Tester)
+	t.Signer, _ = h.(handler.Signer)
+	t.Describer, _ = h.(handler.Describer)
+	t.Opener, _ = h.(handler.Opener)
+	t.Forgetter, _ = h.(handler.Forgetter)
+	return t
+}

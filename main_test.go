@@ -1,0 +1,180 @@
+package delivery_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/lib/pq"
+	_ "modernc.org/sqlite"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/dbtest"
+)
+
+func TestMain(m *testing.M) { dbtest.Main(m) }
+
+// databases are what every test of the service runs on.
+var databases = []string{"sqlite", "lib/pq", "pgx"}
+
+// each runs a test on every database, and through both drivers of PostgreSQL.
+func each(t *testing.T, test func(t *testing.T, db *sql.DB)) {
+	t.Helper()
+	t.Parallel()
+	for _, name := range databases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t, name))
+		})
+	}
+}
+
+// open returns a migrated database of its own for the test.
+func open(t *testing.T, name string) *sql.DB {
+	t.Helper()
+	var db *sql.DB
+	var err error
+	if name == "sqlite" {
+		db, err = sql.Open("sqlite", dbtest.SQLite(t))
+		if err == nil {
+			t.Cleanup(func() { _ = db.Close() })
+			err = migrate(db)
+		}
+	} else {
+		url := dbtest.PostgresFrom(t, "migrated", func(url string) error {
+			db, err := sql.Open("postgres", url)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			return migrate(db)
+		})
+		db, err = sql.Open(map[string]string{"lib/pq": "postgres", "pgx": "pgx"}[name], url)
+		if err == nil {
+			t.Cleanup(func() { _ = db.Close() })
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func migrate(db *sql.DB) error {
+	svc, err := delivery.New(db)
+	if err != nil {
+		return err
+	}
+	return svc.Migrate(context.Background())
+}
+
+// script is the config of the fake destinations of these tests.
+type script struct {
+	Name  string             `json:"name"`
+	Token destination.Secret `json:"token"`
+}
+
+func (script) DestinationType() string { return "fake" }
+
+func (s script) Validate() error { return destination.Require("name", s.Name) }
+
+// fake is a handler that does what a test tells it to, and remembers what it was asked.
+type fake struct {
+	handler.Parser[script]
+	mu       sync.Mutex
+	requests []handler.Request
+	contents []string
+	deliver  func(ctx context.Context, req *handler.Request) (*handler.Result, error)
+}
+
+func (f *fake) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
+	b, err := req.Payload.ReadAll(ctx, 100<<20)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	f.requests = append(f.requests, *req)
+	f.contents = append(f.contents, string(b))
+	deliver := f.deliver
+	f.mu.Unlock()
+	if deliver == nil {
+		return nil, nil
+	}
+	return deliver(ctx, req)
+}
+
+func (f *fake) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.requests)
+}
+
+const testKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+func service(t *testing.T, db delivery.DB, h handler.Handler, opts ...delivery.Option) *delivery.DeliveryService {
+	t.Helper()
+	opts = append([]delivery.Option{
+		delivery.WithHandler("fake", h), delivery.WithKeys(delivery.LocalKey("k1", testKey)),
+		delivery.WithLogger(slog.New(slog.NewTextHandler(t.Output(), nil))),
+	}, opts...)
+	svc, err := delivery.New(db, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := svc.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return svc
+}
+
+func create(t *testing.T, org *delivery.Org, spec destination.Spec) *destination.Destination {
+	t.Helper()
+	if spec.Label == "" {
+		spec.Label = "fake"
+	}
+	if spec.Config == nil {
+		spec.Config = script{Name: "n", Token: destination.NewSecret("s3cret")}
+	}
+	d, err := org.Destinations().Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func must[T any](t *testing.T) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func show(s *delivery.Status) string {
+	text := fmt.Sprintf("%s", s.State)
+	for _, i := range s.Items {
+		text += fmt.Sprintf(" [%s %s", i.State, i.Reason)
+		for _, a := range i.Attempts {
+			text += fmt.Sprintf(" (%d %s %s %v)", a.Number, a.State, a.Reason, a.Error)
+		}
+		text += "]"
+	}
+	return text
+}

@@ -1,0 +1,170 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// Pass is what one ProcessDue did. A failed attempt is no error: it is counted here and recorded with its item.
+type Pass struct {
+	Attempts, Delivered, Retrying, Dead int
+	// Next is when something falls due next, zero if nothing waits for a time: for a host's own timer.
+	Next time.Time
+}
+
+// ProcessDue attempts what is due and returns when nothing is: for a host's own loop, cron or ticker. Overlapping calls,
+// in any number of processes, share the work. When ctx ends it stops as Run does, and returns ctx's error. A host that
+// calls it also calls Maintain, once a minute or so.
+func (s *DeliveryService) ProcessDue(ctx context.Context) (Pass, error) {
+	ctx, done, err := s.begin(ctx, false)
+	if err != nil {
+		return Pass{}, err
+	}
+	defer done()
+	counts, err := s.engine.Pass(ctx)
+	pass := Pass{
+		Attempts: int(counts.Attempts.Load()), Delivered: int(counts.Delivered.Load()),
+		Retrying: int(counts.Retrying.Load()), Dead: int(counts.Dead.Load()),
+	}
+	if err != nil {
+		return pass, err
+	}
+	pass.Next, err = s.engine.Next(ctx)
+	return pass, err
+}
+
+// Run processes and maintains until ctx ends or Close is called; then it starts nothing more, waits for the attempts in
+// flight up to the shutdown timeout, releases the rest without charging an attempt, and returns nil. It needs no leader:
+// any number of processes may run. An error is returned only at the start: ErrRunning, ErrClosed, ErrNotMigrated or a
+// database that does not answer. Later ones are logged, and tried again.
+func (s *DeliveryService) Run(ctx context.Context) error {
+	ctx, done, err := s.begin(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if _, err := s.engine.Next(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	var maintenance sync.WaitGroup
+	maintenance.Go(func() { s.maintainForever(ctx) })
+	s.engine.Run(ctx)
+	maintenance.Wait()
+	return nil
+}
+
+// begin registers a call that Close is to end.
+func (s *DeliveryService) begin(ctx context.Context, exclusive bool) (context.Context, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, nil, ErrClosed
+	case exclusive && s.running:
+		return nil, nil, ErrRunning
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s.next++
+	id := s.next
+	s.cancel[id] = cancel
+	s.calls.Add(1)
+	s.running = s.running || exclusive
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.cancel, id)
+		if exclusive {
+			s.running = false
+		}
+		s.calls.Done()
+	}, nil
+}
+
+// Wake makes Run look for items at once: after the commit of a DeliverTx, faster than the next poll.
+func (s *DeliveryService) Wake() { s.engine.Wake() }
+
+const maintainEvery = time.Minute
+
+func (s *DeliveryService) maintainForever(ctx context.Context) {
+	tick := time.NewTicker(maintainEvery)
+	defer tick.Stop()
+	for {
+		if _, err := s.Maintain(ctx); err != nil && ctx.Err() == nil {
+			s.settings.Logger.ErrorContext(ctx, "delivery: maintenance failed; it is tried again in a minute", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Chores is what one Maintain did.
+type Chores struct {
+	KeysExpired     int // idempotency keys
+	PayloadsDropped int // staged, and used by no delivery within a day
+}
+
+// Maintain does the chores that are due: call it once a minute or so beside ProcessDue; Run does. Of several processes
+// that call it, one does each chore.
+func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
+	ctx, done, err := s.begin(ctx, false)
+	if err != nil {
+		return Chores{}, err
+	}
+	defer done()
+	var chores Chores
+	err = errors.Join(
+		s.chore(ctx, "idempotency", 10*time.Minute, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			n, err := tx.ExpireKeys(ctx)
+			chores.KeysExpired += int(n)
+			return n == 0, err
+		}),
+		s.chore(ctx, "payloads", 10*time.Minute, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			unused, err := tx.UnusedPayloads(ctx, tx.Now.Add(-stagedLifetime), 10)
+			for _, k := range unused {
+				err = errors.Join(err, tx.DropPayload(ctx, k.Organization, k.Delivery))
+			}
+			chores.PayloadsDropped += len(unused)
+			return len(unused) == 0, err
+		}),
+	)
+	return chores, err
+}
+
+const (
+	stagedLifetime = 24 * time.Hour
+	choreLease     = 5 * time.Minute
+)
+
+// chore runs step, each time in a transaction of its own, until it says that it is done, if the chore is due and no other
+// process is at it.
+func (s *DeliveryService) chore(ctx context.Context, name string, every time.Duration, step func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error)) error {
+	leased := false
+	err := s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		leased, err = tx.LeaseJob(ctx, name, every, choreLease)
+		return err
+	}, nil)
+	if err != nil || !leased {
+		return err
+	}
+	for done := false; !done && err == nil; {
+		err = s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			done, err = step(ctx, tx)
+			return err
+		}, sqlstore.Again)
+	}
+	if err != nil {
+		return err
+	}
+	return s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.FinishJob(ctx, name) }, sqlstore.Again)
+}
