@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
+	"github.com/deliverykit/delivery/internal/wiring"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -177,4 +180,89 @@ func show(s *delivery.Status) string {
 		text += "]"
 	}
 	return text
+}
+
+// clock is a time that tests move.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func newClock() *clock { return &clock{t: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+func (c *clock) option() delivery.Option {
+	return func(s *wiring.Settings) error {
+		s.Clock = c.now
+		return nil
+	}
+}
+
+// lease makes leases short, and with them the heartbeat.
+func lease(d time.Duration) delivery.Option {
+	return func(s *wiring.Settings) error {
+		s.Lease = d
+		return nil
+	}
+}
+
+func logTo(w io.Writer) delivery.Option {
+	return func(s *wiring.Settings) error {
+		s.Logger = slog.New(slog.NewTextHandler(w, nil))
+		return nil
+	}
+}
+
+// run has svc run until the test ends.
+func run(t *testing.T, svc *delivery.DeliveryService) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := svc.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+}
+
+func exec(t *testing.T, db *sql.DB, query string) {
+	t.Helper()
+	if _, err := db.ExecContext(t.Context(), query); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func isSQLite(db *sql.DB) bool { return strings.Contains(fmt.Sprintf("%T", db.Driver()), "sqlite") }
+
+func timeLiteral(db *sql.DB, at time.Time) string {
+	if isSQLite(db) {
+		return fmt.Sprint(at.UnixMicro())
+	}
+	return "'" + at.UTC().Format(time.RFC3339Nano) + "'"
+}
+
+func (f *fake) topics() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	for _, r := range f.requests {
+		all = append(all, r.Topic)
+	}
+	return all
 }
