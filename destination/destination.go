@@ -171,6 +171,7 @@ type Health struct {
 // Pending says what becomes of the items that wait for a destination which is to be deleted.
 type Pending int
 
+// What becomes of pending items.
 const (
 	RefusePending Pending = iota // delivery.ErrInUse if there are any
 	CancelPending                // they end cancelled

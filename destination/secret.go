@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"strings"
 )
 
 // Redacted is what a Secret shows in place of its value.
@@ -121,7 +122,7 @@ func RevealPartial(config any) (json.RawMessage, error) {
 func revealed(v reflect.Value) reflect.Value {
 	t := v.Type()
 	if t == reflect.TypeFor[Secret]() {
-		s := v.Interface().(Secret)
+		s, _ := v.Interface().(Secret)
 		if s.v == nil {
 			return v
 		}
@@ -284,8 +285,8 @@ func unmarshalNumber(raw json.RawMessage, v any) error {
 }
 
 func join(path, key string) string {
-	if path == "" {
-		return key
+	if path == "" || strings.HasPrefix(key, "[") {
+		return path + key
 	}
 	return path + "." + key
 }

@@ -67,7 +67,7 @@ func Decode(raw json.RawMessage, v any) error {
 	case errors.As(err, &wrong) && wrong.Type == reflect.TypeFor[destination.Duration]():
 		return destination.Invalid(wrong.Field, `is no duration such as "36h" or "1m30s"`)
 	case errors.As(err, &wrong):
-		return destination.Invalid(wrong.Field, "is a JSON %s where a %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong))
+		return destination.Invalid(wrong.Field, "is a JSON %s where %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong))
 	case errors.As(err, &syntax):
 		return destination.Invalid("", "is not valid JSON, at byte %d", syntax.Offset)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -82,11 +82,13 @@ func Decode(raw json.RawMessage, v any) error {
 func kind(e *json.UnmarshalTypeError) string {
 	switch k := e.Type.Kind().String(); {
 	case k == "string", k == "bool":
-		return k
-	case strings.HasPrefix(k, "int"), strings.HasPrefix(k, "uint"), strings.HasPrefix(k, "float"):
-		return "number"
+		return "a " + k
+	case strings.HasPrefix(k, "int"), strings.HasPrefix(k, "uint"):
+		return "a whole number in range"
+	case strings.HasPrefix(k, "float"):
+		return "a number in range"
 	case k == "slice", k == "array":
-		return "list"
+		return "a list"
 	}
-	return "object"
+	return "an object"
 }

@@ -31,6 +31,7 @@ var ErrShutdown = errors.New("handler: the process is shutting down")
 // stored: they never change.
 type Category int16
 
+// The categories, with what each means for another attempt.
 const (
 	Uncategorized  Category = 0  // transient, for want of a classification
 	Configuration  Category = 1  // permanent: the destination's config cannot work
@@ -63,6 +64,7 @@ func (c Category) MarshalText() ([]byte, error) { return []byte(c.String()), nil
 // Verdict overrules what the category says about trying again.
 type Verdict int16
 
+// The verdicts.
 const (
 	ByCategory Verdict = 0
 	Retry      Verdict = 1 // while the policy allows

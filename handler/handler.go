@@ -37,10 +37,11 @@ type (
 	ConfigParser interface {
 		ParseConfig(raw json.RawMessage) (any, error)
 	}
-	// Completer fills in what a new config lacks and the service is to generate once, such as a signing secret. It is
-	// given what ParseConfig returned, when a destination is created or its config changed.
+	// Completer fills in what a config lacks and the service is to generate once, such as a signing secret. It is given
+	// what ParseConfig returned when a destination is created or its config changed, and the config stored so far, nil at
+	// the creation: what was generated before is kept.
 	Completer interface {
-		Complete(config any) (any, error)
+		Complete(config, stored any) (any, error)
 	}
 	// ParamsParser checks what a request may override per destination. Without it, overrides are refused.
 	ParamsParser interface {

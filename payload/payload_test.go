@@ -66,8 +66,8 @@ func TestContentIsVerified(t *testing.T) {
 		if _, err := read(content(stored, info), 0); !errors.Is(err, payload.ErrCorrupt) {
 			t.Fatalf("%x for %x: %v", stored, b, err)
 		}
-		if len(stored) == len(b) {
-			return // a hash of a part cannot be checked
+		if len(stored) == len(b) || offset > int64(len(stored)) {
+			return // a hash of a part cannot be checked, and what is not there cannot be opened
 		}
 		if _, err := read(content(stored, info), offset); !errors.Is(err, payload.ErrCorrupt) {
 			t.Fatalf("from %d, %d bytes for %d: %v", offset, len(stored), len(b), err)

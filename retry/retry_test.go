@@ -17,9 +17,9 @@ var none = retry.Policy{Jitter: -1}
 
 func TestDefaultDelays(t *testing.T) {
 	t.Parallel()
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300} {
-		if got := none.Delay(i+1, 0); got != want*time.Second {
-			t.Errorf("after attempt %d: %s, want %s", i+1, got, want*time.Second)
+	for i, want := range []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300} {
+		if got := none.Delay(i+1, 0); got.Seconds() != want {
+			t.Errorf("after attempt %d: %s, want %v s", i+1, got, want)
 		}
 	}
 	if none.Exhausted(5) || !none.Exhausted(6) {
@@ -181,15 +181,21 @@ func TestJSON(t *testing.T) {
 func Example() {
 	policy := retry.Policy{Retries: 8, First: 10 * time.Second, Max: time.Hour, Multiplier: 4, Jitter: -1}
 	for attempts := 1; !policy.Exhausted(attempts); attempts++ {
-		fmt.Print(policy.Delay(attempts, 0), " ")
+		fmt.Println(attempts, policy.Delay(attempts, 0))
 	}
-	fmt.Println()
 	fmt.Println(policy.Delay(1, 90*time.Second), "when the other side asked for 90 s")
 
 	inherited := retry.Policy{Retries: retry.None}.Or(policy)
 	fmt.Println(inherited.Retries, inherited.Max)
 	// Output:
-	// 10s 40s 2m40s 10m40s 42m40s 1h0m0s 1h0m0s 1h0m0s
+	// 1 10s
+	// 2 40s
+	// 3 2m40s
+	// 4 10m40s
+	// 5 42m40s
+	// 6 1h0m0s
+	// 7 1h0m0s
+	// 8 1h0m0s
 	// 1m30s when the other side asked for 90 s
 	// -1 1h0m0s
 }

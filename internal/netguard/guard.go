@@ -149,3 +149,7 @@ func (e *BlockedError) Error() string {
 	}
 	return fmt.Sprintf("netguard: host %q %s; %s", e.Address, e.Reason, e.Hint)
 }
+
+// Permanent says that trying again is no use: package handler takes it for a
+// fault of the configuration.
+func (e *BlockedError) Permanent() bool { return true }

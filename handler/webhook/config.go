@@ -1,0 +1,145 @@
+package webhook
+
+import (
+	"cmp"
+	"errors"
+	"mime"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/deliverykit/delivery/destination"
+)
+
+// The names of the headers that a Config can rename.
+const (
+	DefaultIdempotencyHeader = "Idempotency-Key"
+	DefaultTimestampHeader   = "X-Delivery-Timestamp"
+	DefaultAPIKeyHeader      = "X-Api-Key" //nolint:gosec // the name of a header
+)
+
+const (
+	maxURL          = 2048
+	maxResponse     = 64 << 10
+	defaultResponse = 4 << 10
+)
+
+// Config is the configuration of a webhook destination. Only URL is required.
+type Config struct {
+	// URL is where requests go: https, or http to a loopback address. It holds no user and no fragment. Values of its
+	// query are not shown in records and errors; its path is.
+	URL string `json:"url"`
+	// AllowHTTP permits plain http to other addresses: the payload and every credential can then be read and changed on
+	// the way. A signature still proves where an unchanged request came from.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+	// Method is POST, PUT or PATCH: POST.
+	Method string `json:"method,omitempty"`
+	// ContentType replaces the payload's own.
+	ContentType string `json:"content_type,omitempty"`
+	// Headers are sent as they are, up to 50 with SecretHeaders. The headers of HTTP itself, those of signing and those
+	// which Auth and ContentType set are refused.
+	Headers map[string]string `json:"headers,omitempty"`
+	// SecretHeaders are Headers whose values are sealed.
+	SecretHeaders map[string]destination.Secret `json:"secret_headers,omitempty"`
+	// Auth is how requests prove who they come from, beside their signature: not at all.
+	Auth Auth `json:"auth,omitzero"`
+	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes in standard base64.
+	// While one replaces another, both stand here. One is generated where none is given.
+	SigningSecrets []destination.Secret `json:"signing_secrets,omitempty"`
+	// Unsigned sends no signature; webhook-id and webhook-timestamp stay.
+	Unsigned bool `json:"unsigned,omitempty"`
+	// IdempotencyHeader carries the message id: Idempotency-Key.
+	IdempotencyHeader string `json:"idempotency_header,omitempty"`
+	// TimestampHeader carries the time of the attempt in ISO 8601, in UTC: X-Delivery-Timestamp.
+	TimestampHeader string `json:"timestamp_header,omitempty"`
+	// MaxResponse is how many bytes of a response are kept, up to 65536: 4096; negative for none.
+	MaxResponse int `json:"max_response,omitempty"`
+}
+
+// DestinationType returns "webhook".
+func (Config) DestinationType() string { return "webhook" }
+
+// Validate reports every faulty field. Whether the host may be reached is checked by the handler, which knows the
+// service's network policy.
+func (c Config) Validate() error {
+	errs := []error{
+		c.validateURL(),
+		destination.Within("auth", c.Auth.validate()),
+		c.validateSecrets(),
+		c.validateHeaders(),
+	}
+	switch c.Method {
+	case "", http.MethodPost, http.MethodPut, http.MethodPatch:
+	default:
+		errs = append(errs, destination.Invalid("method", "is not POST, PUT or PATCH"))
+	}
+	if c.ContentType != "" {
+		media, _, err := mime.ParseMediaType(c.ContentType)
+		if err != nil || !strings.Contains(media, "/") || !validValue(c.ContentType) {
+			errs = append(errs, destination.Invalid("content_type", `is no media type such as "application/json"`))
+		}
+	}
+	if c.MaxResponse > maxResponse {
+		errs = append(errs, destination.Invalid("max_response", "%d is above %d bytes", c.MaxResponse, maxResponse))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateURL() error {
+	if err := destination.Require("url", c.URL); err != nil {
+		return err
+	}
+	// No message quotes the URL: it may hold a credential where none belongs.
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Opaque != "" {
+		return destination.Invalid("url", `is no URL such as "https://example.com/hook"`)
+	}
+	var errs []error
+	invalid := func(format string, args ...any) { errs = append(errs, destination.Invalid("url", format, args...)) }
+	if len(c.URL) > maxURL {
+		invalid("is longer than %d characters", maxURL)
+	}
+	switch {
+	case u.Scheme == "https":
+	case u.Scheme != "http":
+		invalid("does not start with https://")
+	case !c.AllowHTTP && !loopback(u.Hostname()):
+		invalid("is plain http, where everyone on the way can read it; use https, or set allow_http")
+	}
+	if u.Hostname() == "" {
+		invalid("names no host")
+	}
+	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			invalid("has a port that is not between 1 and 65535")
+		}
+	}
+	if u.User != nil {
+		invalid("holds a user or a password; put them into auth")
+	}
+	if u.Fragment != "" || strings.Contains(c.URL, "#") {
+		invalid("has a fragment (#...), which no server is sent")
+	}
+	return errors.Join(errs...)
+}
+
+// loopback recognises what never leaves the machine. Whether that may be reached is up to the network policy.
+func loopback(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+func (c Config) method() string { return cmp.Or(c.Method, http.MethodPost) }
+func (c Config) idempotencyHeader() string {
+	return cmp.Or(c.IdempotencyHeader, DefaultIdempotencyHeader)
+}
+func (c Config) timestampHeader() string { return cmp.Or(c.TimestampHeader, DefaultTimestampHeader) }
+
+func (c Config) maxResponse() int {
+	return max(0, cmp.Or(c.MaxResponse, defaultResponse))
+}

@@ -1,0 +1,91 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/deliverykit/delivery/handler"
+)
+
+func wrongConfig(config any) error {
+	return handler.Fail(handler.Configuration, fmt.Errorf("webhook: the config is a %T, not a %T", config, Config{}))
+}
+
+// target names the request in errors, without its query.
+func (a *attempt) target() string {
+	u := *a.url
+	u.RawQuery, u.ForceQuery = "", false
+	return a.config.method() + " " + a.redact.text(u.Redacted())
+}
+
+// refused classifies an answer that is no success; it returns nil for 2xx.
+func (a *attempt) refused(resp *http.Response, excerpt string) error {
+	text := fmt.Sprintf("webhook: %s answered %d", a.target(), resp.StatusCode)
+	if status := http.StatusText(resp.StatusCode); status != "" {
+		text += " " + status
+	}
+	switch location := resp.Header.Get("Location"); {
+	case resp.StatusCode >= 300 && resp.StatusCode < 400 && location != "":
+		text += ", a redirect, which is not followed"
+		if u, err := a.url.Parse(location); err == nil {
+			u.User, u.RawQuery, u.ForceQuery, u.Fragment = nil, "", false, ""
+			text += fmt.Sprintf("; it leads to %s: if that is right, make it the destination's URL", a.redact.text(cut(u.String(), maxURL)))
+		}
+	case excerpt != "":
+		text += ": " + line(excerpt)
+	}
+	return handler.FromHTTP(resp.StatusCode, resp.Header, errors.New(text))
+}
+
+// failed classifies an attempt that got no answer.
+func (a *attempt) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		cause := context.Cause(ctx)
+		if errors.Is(cause, context.DeadlineExceeded) {
+			return handler.Fail(handler.Timeout, fmt.Errorf("webhook: %s: %s within %s: %w",
+				a.target(), a.phase(), time.Since(a.start).Round(time.Millisecond), cause))
+		}
+		return fmt.Errorf("webhook: %s: %w", a.target(), cause)
+	}
+	var classified *handler.Error
+	if errors.As(err, &classified) {
+		return err // of reading the payload
+	}
+	e := handler.Classify(err)
+	if e.Category == handler.Uncategorized {
+		e.Category = handler.Network // an answer that is no HTTP, a broken HTTP/2 stream
+	}
+	var certificate *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	hint := ""
+	switch {
+	case errors.As(err, &certificate):
+		hint = "; the other side's TLS certificate is not accepted, its owner has to mend it"
+	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+		hint = "; the other side speaks plain http on this port"
+	}
+	if text := err.Error(); a.redact.text(text) != text {
+		e.Err = fmt.Errorf("webhook: %s: %s%s", a.target(), a.redact.text(text), hint)
+		return e
+	}
+	e.Err = fmt.Errorf("webhook: %s: %w%s", a.target(), err, hint)
+	return e
+}
+
+func (a *attempt) phase() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.body == nil:
+		return "the payload was not read"
+	case a.remote == "":
+		return "there was no connection"
+	case !a.sent:
+		return "the request was not taken"
+	}
+	return "there was no answer"
+}

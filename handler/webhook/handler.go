@@ -1,0 +1,146 @@
+package webhook
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"net/url"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+)
+
+// Handler delivers to webhook destinations. It keeps nothing of them and is safe for concurrent use once it is open.
+type Handler struct {
+	env       handler.Env
+	userAgent string
+	httpsOnly bool
+	errs      []error
+}
+
+var (
+	_ handler.Handler      = (*Handler)(nil)
+	_ handler.ConfigParser = (*Handler)(nil)
+	_ handler.Completer    = (*Handler)(nil)
+	_ handler.Signer       = (*Handler)(nil)
+	_ handler.Opener       = (*Handler)(nil)
+	_ handler.Tester       = (*Handler)(nil)
+	_ handler.Describer    = (*Handler)(nil)
+)
+
+// Option adjusts a Handler.
+type Option func(*Handler) error
+
+// WithUserAgent replaces the User-Agent that requests carry, "deliverykit".
+func WithUserAgent(agent string) Option {
+	return func(h *Handler) error {
+		if agent == "" || !validValue(agent) {
+			return errors.New("webhook: the user agent is empty or has a control character")
+		}
+		h.userAgent = agent
+		return nil
+	}
+}
+
+// WithHTTPSOnly refuses plain http whatever a Config allows, except to loopback addresses.
+func WithHTTPSOnly() Option {
+	return func(h *Handler) error {
+		h.httpsOnly = true
+		return nil
+	}
+}
+
+// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
+// delivery.New calls.
+func New(opts ...Option) *Handler {
+	h := &Handler{userAgent: "deliverykit"}
+	for _, o := range opts {
+		if o == nil {
+			h.errs = append(h.errs, errors.New("webhook: an option is nil"))
+		} else if err := o(h); err != nil {
+			h.errs = append(h.errs, err)
+		}
+	}
+	return h
+}
+
+// Open implements handler.Opener.
+func (h *Handler) Open(env handler.Env) error {
+	errs := h.errs
+	if env.Client == nil || env.Client.Transport == nil || env.Dial == nil {
+		errs = append(errs, errors.New("webhook: the environment has no Dial, or no Client with a Transport"))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	h.env = env
+	return nil
+}
+
+// ParseConfig implements handler.ConfigParser; it returns a Config. The host of the URL is checked against the network
+// policy, when the config is saved and again before it is used.
+func (h *Handler) ParseConfig(raw json.RawMessage) (any, error) {
+	var c Config
+	if err := handler.Decode(raw, &c); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(c.Validate(), h.checkHost(c)); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (h *Handler) checkHost(c Config) error {
+	u, _ := url.Parse(c.URL)
+	if u == nil || u.Hostname() == "" {
+		return nil // said by Validate
+	}
+	if h.httpsOnly && u.Scheme == "http" && c.AllowHTTP && !loopback(u.Hostname()) {
+		return destination.Invalid("url", "is plain http, which this service does not permit")
+	}
+	if h.env.CheckHost == nil {
+		return nil
+	}
+	if err := h.env.CheckHost(u.Hostname()); err != nil {
+		return destination.Invalid("url", "%v", err)
+	}
+	return nil
+}
+
+// Complete implements handler.Completer: a config without signing secrets that is not Unsigned keeps those it had, or
+// else gets one.
+func (h *Handler) Complete(config, stored any) (any, error) {
+	c, ok := config.(Config)
+	if !ok {
+		return nil, wrongConfig(config)
+	}
+	if !c.Unsigned && len(c.SigningSecrets) == 0 {
+		if before, ok := stored.(Config); ok {
+			c.SigningSecrets = before.SigningSecrets
+		}
+	}
+	if !c.Unsigned && len(c.SigningSecrets) == 0 {
+		c.SigningSecrets = []destination.Secret{GenerateSecret()}
+	}
+	return c, nil
+}
+
+// SigningSecrets implements handler.Signer.
+func (h *Handler) SigningSecrets(config any) []destination.Secret {
+	c, _ := config.(Config)
+	return c.SigningSecrets
+}
+
+//go:embed schema.json
+var schema string
+
+// Describe implements handler.Describer.
+func (h *Handler) Describe() destination.TypeInfo {
+	return destination.TypeInfo{
+		Type:        Config{}.DestinationType(),
+		Family:      "http",
+		Title:       "Webhook",
+		Description: "Sends each payload as an HTTP request, signed as Standard Webhooks describes.",
+		Schema:      json.RawMessage(schema),
+	}
+}
