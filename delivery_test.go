@@ -375,7 +375,7 @@ func TestLostLeases(t *testing.T) {
 		c := newClock()
 		claim := func() { // as a process that dies right after its claim
 			t.Helper()
-			exec(t, db, `update delivery_queue set state = 1, run_at = `+timeLiteral(db, c.now().Add(30*time.Second)))
+			execSQL(t, db, `update delivery_queue set state = 1, run_at = `+timeLiteral(db, c.now().Add(30*time.Second)))
 		}
 		f := &fake{}
 		svc := service(t, db, f, c.option())
@@ -535,10 +535,10 @@ func TestUndecodableIsDead(t *testing.T) {
 			})).ID
 		}
 		metadata, lost, chunk, inline, good := send(1), send(1), send(100_000), send(10), send(1)
-		exec(t, db, `update delivery_deliveries set metadata = '[1]' where id = '`+metadata+`'`)
-		exec(t, db, `delete from delivery_deliveries where id = '`+lost+`'`)
-		exec(t, db, `delete from delivery_payload_chunks`)
-		exec(t, db, `update delivery_deliveries set payload = `+map[bool]string{true: `x'00'`, false: `'\x00'`}[isSQLite(db)]+` where id = '`+inline+`'`)
+		execSQL(t, db, `update delivery_deliveries set metadata = '[1]' where id = '`+metadata+`'`)
+		execSQL(t, db, `delete from delivery_deliveries where id = '`+lost+`'`)
+		execSQL(t, db, `delete from delivery_payload_chunks`)
+		execSQL(t, db, `update delivery_deliveries set payload = `+map[bool]string{true: `x'00'`, false: `'\x00'`}[isSQLite(db)]+` where id = '`+inline+`'`)
 		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
 		for _, id := range []string{metadata, chunk, inline} {
 			s, err := acme.Status(t.Context(), id)

@@ -57,7 +57,7 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 	if err := destination.NewValidationError("destination", errors.Join(errs...)); err != nil {
 		return nil, err
 	}
-	if err := d.setConfig(ctx, row, raw); err != nil {
+	if err := d.setConfig(ctx, row, raw, nil); err != nil {
 		return nil, err
 	}
 	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
@@ -96,8 +96,9 @@ func (d *Destinations) normalize(typ string, config destination.Config) (json.Ra
 	return raw, nil
 }
 
-// setConfig has the handler check and complete a config, and puts its redacted and its sealed form into row.
-func (d *Destinations) setConfig(ctx context.Context, row *sqlstore.Destination, raw json.RawMessage) error {
+// setConfig has the handler check and complete a config, and puts its redacted and its sealed form into row. stored is
+// the config so far, nil if there is none.
+func (d *Destinations) setConfig(ctx context.Context, row *sqlstore.Destination, raw, stored json.RawMessage) error {
 	t := d.typ(row.Type)
 	if t == nil {
 		return destination.NewValidationError("destination", d.unknownType(row.Type))
@@ -109,7 +110,11 @@ func (d *Destinations) setConfig(ctx context.Context, row *sqlstore.Destination,
 	}
 	config, err := engine.ParseConfig(t, raw)
 	if err == nil && t.Completer != nil {
-		config, err = t.Completer.Complete(config)
+		var before any
+		if stored != nil {
+			before, _ = engine.ParseConfig(t, stored) // one that is no longer valid has nothing to keep
+		}
+		config, err = t.Completer.Complete(config, before)
 	}
 	if err == nil {
 		clear, err = destination.Reveal(config)
@@ -314,7 +319,7 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 		return destination.NewValidationError("destination", destination.Within("config", err))
 	}
 	row.ConfigVersion = row.Version + 1
-	return d.setConfig(ctx, row, raw)
+	return d.setConfig(ctx, row, raw, stored)
 }
 
 func patch[T any](field *T, to *T) {

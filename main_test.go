@@ -241,7 +241,7 @@ func run(t *testing.T, svc *delivery.DeliveryService) {
 	})
 }
 
-func exec(t *testing.T, db *sql.DB, query string) {
+func execSQL(t *testing.T, db *sql.DB, query string) {
 	t.Helper()
 	if _, err := db.ExecContext(t.Context(), query); err != nil {
 		t.Fatal(err)

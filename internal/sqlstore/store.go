@@ -220,6 +220,7 @@ func (s *Store) once(ctx context.Context, write bool, fn func(context.Context, *
 	if s.clock != nil {
 		now = s.clock()
 	}
+	now = now.UTC().Truncate(time.Microsecond) // as it will be read back
 	if err := fn(ctx, &Tx{Execer: tx, Now: now, s: s}); err != nil {
 		return false, err
 	}
