@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +23,12 @@ import (
 	"github.com/deliverykit/delivery/internal/wiring"
 )
 
-func TestMain(m *testing.M) { dbtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(victimEnv) != "" {
+		victim()
+	}
+	dbtest.Main(m)
+}
 
 // databases are what every test of the service runs on.
 var databases = []string{"sqlite", "lib/pq", "pgx"}
@@ -42,16 +48,18 @@ func each(t *testing.T, test func(t *testing.T, db *sql.DB)) {
 // open returns a migrated database of its own for the test.
 func open(t *testing.T, name string) *sql.DB {
 	t.Helper()
-	var db *sql.DB
-	var err error
+	db, _, _ := openNamed(t, name)
+	return db
+}
+
+// openNamed also tells by which driver and data source another process opens it.
+func openNamed(t *testing.T, name string) (db *sql.DB, driver, dsn string) {
+	t.Helper()
+	driver = map[string]string{"sqlite": "sqlite", "lib/pq": "postgres", "pgx": "pgx"}[name]
 	if name == "sqlite" {
-		db, err = sql.Open("sqlite", dbtest.SQLite(t))
-		if err == nil {
-			t.Cleanup(func() { _ = db.Close() })
-			err = migrate(db)
-		}
+		dsn = dbtest.SQLite(t)
 	} else {
-		url := dbtest.PostgresFrom(t, "migrated", func(url string) error {
+		dsn = dbtest.PostgresFrom(t, "migrated", func(url string) error {
 			db, err := sql.Open("postgres", url)
 			if err != nil {
 				return err
@@ -59,15 +67,18 @@ func open(t *testing.T, name string) *sql.DB {
 			defer db.Close()
 			return migrate(db)
 		})
-		db, err = sql.Open(map[string]string{"lib/pq": "postgres", "pgx": "pgx"}[name], url)
-		if err == nil {
-			t.Cleanup(func() { _ = db.Close() })
-		}
 	}
+	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return db
+	t.Cleanup(func() { _ = db.Close() })
+	if name == "sqlite" {
+		if err := migrate(db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return db, driver, dsn
 }
 
 func migrate(db *sql.DB) error {

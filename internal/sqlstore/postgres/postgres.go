@@ -52,16 +52,18 @@ func (Dialect) JSON(raw []byte) any {
 	return string(raw)
 }
 
-// Begin starts a transaction in which plans cannot flip to sequential scans, and reads its time.
+// Begin starts a transaction in which plans cannot flip to a sequential scan, nor to a bitmap of all that is due and a
+// sort of it, and reads its time.
 func (Dialect) Begin(ctx context.Context, db sqlstore.DB, _ bool) (tx *sql.Tx, now time.Time, err error) {
 	tx, err = db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, now, err
 	}
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var jit, seqscan string
-		return rows.Scan(sqlstore.Time{T: &now}, &jit, &seqscan)
-	}, `select now(), set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true)`)
+		var jit, seqscan, bitmapscan string
+		return rows.Scan(sqlstore.Time{T: &now}, &jit, &seqscan, &bitmapscan)
+	}, `select now(), set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
+		set_config('enable_bitmapscan', 'off', true)`)
 	if err != nil {
 		return nil, now, errors.Join(err, tx.Rollback())
 	}

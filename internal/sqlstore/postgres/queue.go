@@ -3,9 +3,6 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -286,41 +283,4 @@ func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, de
 		return claims(ctx, tx, pendingOfDelivery, organization, delivery, limit)
 	}
 	return claims(ctx, tx, pendingOfDestination, organization, no, limit)
-}
-
-// Plans returns, as JSON by name, the plan of each statement of the queue as EXPLAIN gives it: for the tests that keep
-// them on their indexes.
-func Plans(ctx context.Context, tx sqlstore.Execer) (map[string]json.RawMessage, error) {
-	const org, id = "{acme}", "{00000000-0000-7000-8000-000000000000}"
-	now := time.Now().UTC()
-	keys := []any{org, id, "{1}", "{1}"}
-	plans := map[string]json.RawMessage{}
-	var errs []error
-	for name, s := range map[string]struct {
-		query string
-		args  []any
-	}{
-		"ranks":      {ranks, nil},
-		"walk":       {walk, []any{0, 1 << 40, 500}},
-		"claim":      {claim, []any{"{1,2,3}", "{100,100,100}", now}},
-		"load":       {load, []any{org, id}},
-		"delete":     {remove, keys},
-		"reschedule": {reschedule, append(keys[:4:4], "{2}", "{2026-01-01 00:00:00+00}", "{1}", "{0}")},
-		"extend":     {extend, append(keys[:4:4], now)},
-		"due":        {due, []any{now, 1000}},
-		"expired":    {expired, []any{now, 1000}},
-		"overdue":    {overdue, []any{now, 1000}},
-		"pending":    {pendingOfDelivery, []any{"acme", "00000000-0000-7000-8000-000000000000", 100}},
-	} {
-		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-			var plan []byte
-			err := rows.Scan(&plan)
-			plans[name] = plan
-			return err
-		}, "explain (format json) "+s.query, s.args...)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
-	}
-	return plans, errors.Join(errs...)
 }

@@ -1,0 +1,35 @@
+package postgres
+
+// Statement is a statement of the queue with arguments as literals, and the index of delivery_queue it must go by.
+type Statement struct {
+	Query string
+	Args  []string
+	Index string
+}
+
+// Statements are all that work on the queue, by name.
+func Statements() map[string]Statement {
+	const (
+		now = "'2026-01-01 00:00:00+00'"
+		org = "'{acme,other}'"
+		ids = "'{00000000-0000-7000-8000-000000000000,00000000-0000-7000-8000-000000000001}'"
+		id  = "'00000000-0000-7000-8000-000000000000'"
+		two = "'{1,2}'"
+	)
+	keys := []string{org, ids, two, two}
+	with := func(more ...string) []string { return append(keys[:4:4], more...) }
+	return map[string]Statement{
+		"ranks":                  {ranks, nil, "delivery_queue_ready"},
+		"walk":                   {walk, []string{"0", "1099511627776", "500"}, "delivery_queue_ready"},
+		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now}, "delivery_queue_ready"},
+		"load":                   {load, []string{org, ids}, ""},
+		"delete":                 {remove, keys, "delivery_queue_pkey"},
+		"reschedule":             {reschedule, with(two, "'{2026-01-01,2026-01-02}'", two, two), "delivery_queue_pkey"},
+		"extend":                 {extend, with(now), "delivery_queue_pkey"},
+		"due":                    {due, []string{now, "1000"}, "delivery_queue_due"},
+		"expired":                {expired, []string{now, "1000"}, "delivery_queue_due"},
+		"overdue":                {overdue, []string{now, "1000"}, "delivery_queue_deadline"},
+		"pending of delivery":    {pendingOfDelivery, []string{"'acme'", id, "100"}, "delivery_queue_pkey"},
+		"pending of destination": {pendingOfDestination, []string{"'acme'", "1", "100"}, ""},
+	}
+}
