@@ -36,6 +36,9 @@ func (o *Org) DeliverMany(ctx context.Context, reqs []Request) ([]*Receipt, erro
 // connection. An error that the request itself causes (validation, an unknown destination, a conflict) leaves the
 // transaction usable; after any other, roll back. A streamed payload is ErrStageFirst.
 //
+// On SQLite a transaction that has read before it writes cannot wait for another writer: SQLITE_BUSY. Write first, or
+// have the driver begin transactions immediately (_txlock=immediate).
+//
 // Call Wake after the commit to have the delivery attempted at once rather than at the next poll.
 func (o *Org) DeliverTx(ctx context.Context, tx Tx, req Request) (*Receipt, error) {
 	receipts, err := o.deliverTx(ctx, tx, []Request{req}, "")
@@ -82,6 +85,7 @@ func (o *Org) deliver(ctx context.Context, reqs []Request, list string) ([]*Rece
 	}
 	for _, p := range batch {
 		if err := o.store(ctx, p); err != nil {
+			o.dropSpooled(ctx, batch, nil)
 			return nil, err
 		}
 	}
@@ -99,10 +103,38 @@ func (o *Org) deliver(ctx context.Context, reqs []Request, list string) ([]*Rece
 		return true, nil
 	})
 	if err != nil {
+		if refused(err) {
+			o.dropSpooled(ctx, batch, nil)
+		}
 		return nil, err
 	}
+	o.dropSpooled(ctx, batch, receipts)
 	o.s.engine.Wake()
 	return receipts, nil
+}
+
+// refused reports whether err says that nothing was accepted, for what the requests hold; after other errors that may
+// not be known.
+func refused(err error) bool {
+	var invalid *destination.ValidationError
+	var conflict *ConflictError
+	return errors.As(err, &invalid) || errors.As(err, &conflict) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoDestinations)
+}
+
+// dropSpooled removes the stored payloads of requests that were not accepted or, with receipts, were accepted before.
+// What it leaves, maintenance finds.
+func (o *Org) dropSpooled(ctx context.Context, batch []*prepared, receipts []*Receipt) {
+	for i, p := range batch {
+		if !p.spooled || receipts != nil && !receipts[i].Duplicate {
+			continue
+		}
+		err := o.s.store.Write(context.WithoutCancel(ctx), func(ctx context.Context, tx *sqlstore.Tx) error {
+			return tx.DropPayload(ctx, o.name, p.Payload.ID)
+		}, sqlstore.Again)
+		if err != nil {
+			o.s.settings.Logger.WarnContext(ctx, "delivery: an unused payload could not be removed; maintenance will", "payload", p.Payload.ID, "error", err)
+		}
+	}
 }
 
 func (o *Org) deliverTx(ctx context.Context, tx Tx, reqs []Request, list string) ([]*Receipt, error) {
@@ -204,7 +236,7 @@ func (o *Org) store(ctx context.Context, p *prepared) error {
 		p.inlined(spooled.Inline)
 		return nil
 	}
-	p.Payload.Info, p.Payload.ID = spooled.Info, id.String()
+	p.Payload.Info, p.Payload.ID, p.spooled = spooled.Info, id.String(), true
 	return nil
 }
 

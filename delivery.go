@@ -96,7 +96,8 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		Types: map[string]*wiring.Type{}, Sources: map[string]payload.Source{}, Given: map[string]bool{},
 		Retry: retry.Default(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
 		Quotas:  wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
-		Workers: 64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, Logger: slog.Default(),
+		Workers: 64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second,
+		Logger: slog.Default(), //nolint:forbidigo // until WithLogger names another
 	}
 	var errs []error
 	for i, opt := range opts {

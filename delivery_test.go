@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -392,7 +393,9 @@ func TestLostLeases(t *testing.T) {
 				sweepOnly(t, db, c)
 			}
 		}
-		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		if pass := must[delivery.Pass](t)(svc.ProcessDue(t.Context())); pass.Dead != 1 || pass.Attempts != 0 {
+			t.Errorf("pass is %+v", pass)
+		}
 		s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
 		i := s.Items[0]
 		if i.State != queue.Dead || i.Reason != queue.Poison || len(i.Attempts) != 3 || i.Attempts[0].Reason != queue.LeaseLost ||
@@ -412,55 +415,58 @@ func sweepOnly(t *testing.T, db *sql.DB, c *clock) {
 	must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
 }
 
-// A worker that was stopped and wakes after its lease has ended must not overwrite what became of the item meanwhile.
+// A worker that was stopped and wakes after its lease has ended must not overwrite what became of the item meanwhile,
+// whether that has ended or waits for a retry.
 func TestStaleWorkerOverwritesNothing(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		began, wake := make(chan struct{}), make(chan struct{})
-		stale := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
-			close(began)
-			<-wake
-			return &handler.Result{Reference: handler.Reference{ID: "stale"}}, nil
-		}}
-		fresh := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
-			return &handler.Result{Reference: handler.Reference{ID: "fresh"}}, nil
-		}}
-		old, other := service(t, db, stale, c.option()), service(t, db, fresh, c.option())
-		acme := old.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Bytes("x", nil)}))
-		done := make(chan delivery.Pass)
-		ctx, stop := context.WithCancel(t.Context())
-		go func() {
-			pass, err := old.ProcessDue(ctx)
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("the stale process: %v", err)
-			}
-			done <- pass
-		}()
-		<-began
-		stop() // it claims nothing more, and waits for its attempt
-		c.advance(time.Minute)
-		if pass := must[delivery.Pass](t)(other.ProcessDue(t.Context())); pass.Delivered != 1 {
-			t.Errorf("the other process did %+v", pass)
-		}
-		close(wake)
-		if pass := <-done; pass.Delivered != 0 {
-			t.Errorf("the stale process counts %+v", pass)
-		}
-		s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
-		if i := s.Items[0]; i.Reference.ID != "fresh" || len(i.Attempts) != 2 {
-			t.Errorf("reference is %q, status %s", i.Reference.ID, show(s))
+		for name, meanwhile := range map[string]error{"delivered": nil, "failed": errors.New("fresh")} {
+			t.Run(name, func(t *testing.T) {
+				c := newClock()
+				began, wake := make(chan struct{}), make(chan struct{})
+				stale := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+					close(began)
+					<-wake
+					return &handler.Result{Reference: handler.Reference{ID: "stale"}}, nil
+				}}
+				fresh := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+					return &handler.Result{Reference: handler.Reference{ID: "fresh"}}, meanwhile
+				}}
+				old, other := service(t, db, stale, c.option()), service(t, db, fresh, c.option())
+				acme := old.Org("acme " + name)
+				create(t, acme, destination.Spec{Default: true})
+				receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Bytes("x", nil)}))
+				done := make(chan delivery.Pass)
+				ctx, stop := context.WithCancel(t.Context())
+				go func() {
+					pass, err := old.ProcessDue(ctx)
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("the stale process: %v", err)
+					}
+					done <- pass
+				}()
+				<-began
+				stop() // it claims nothing more, and waits for its attempt
+				c.advance(time.Minute)
+				if pass := must[delivery.Pass](t)(other.ProcessDue(t.Context())); pass.Attempts != 1 {
+					t.Errorf("the other process did %+v", pass)
+				}
+				before := show(must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID)))
+				close(wake)
+				if pass := <-done; pass.Delivered != 0 {
+					t.Errorf("the stale process counts %+v", pass)
+				}
+				s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
+				if show(s) != before || len(s.Items[0].Attempts) != 2 || s.Items[0].Attempts[1].Reference.ID != "fresh" {
+					t.Errorf("status was %s, is %s", before, show(s))
+				}
+			})
 		}
 	})
 }
 
 func TestPanicIsAFailedAttempt(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
-		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
-			if r.Topic == "exit" {
-				t.SkipNow() // ends the goroutine
-			}
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
 			panic("boom")
 		}}
 		var log strings.Builder
@@ -547,11 +553,143 @@ func TestUndecodableIsDead(t *testing.T) {
 			}
 		}
 		var reason int
-		if err := db.QueryRow(`select reason from delivery_attempts where delivery_id = '` + lost + `'`).Scan(&reason); err != nil || reason != int(queue.Undecodable) {
+		if err := db.QueryRowContext(t.Context(), `select reason from delivery_attempts where delivery_id = '`+lost+`'`).Scan(&reason); err != nil || reason != int(queue.Undecodable) {
 			t.Errorf("without its delivery an item has reason %d, %v", reason, err)
 		}
 		if s := must[*delivery.Status](t)(acme.Status(t.Context(), good)); s.State != queue.Completed {
 			t.Errorf("status is %s", show(s))
+		}
+	})
+}
+
+// A destination can be deleted while an attempt at it is under way: the attempt goes on, its item is not retried.
+func TestDeleteDuringAnAttempt(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		var acme *delivery.Org
+		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+			if err := acme.Destinations().Delete(ctx, r.Destination.ID, destination.CancelPending); err != nil {
+				t.Error(err)
+			}
+			return nil, errors.New("try again")
+		}}
+		svc := service(t, db, f, c.option())
+		acme = svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Bytes("x", nil)}))
+		must[delivery.Pass](t)(svc.ProcessDue(within(t, 20*time.Second)))
+		s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
+		if i := s.Items[0]; i.State != queue.Cancelled || i.Reason != queue.DestinationGone || len(i.Attempts) != 2 || i.Attempts[0].Error.Message != "try again" {
+			t.Errorf("status is %s", show(s))
+		}
+	})
+}
+
+// An item that found its destination just before that was deleted does not wait for ever.
+func TestItemsOfADeletedDestinationEnd(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		svc := service(t, db, &fake{})
+		acme := svc.Org("acme")
+		d := create(t, acme, destination.Spec{Default: true})
+		receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Bytes("x", nil)}))
+		execSQL(t, db, `update delivery_destinations set deleted_at = created_at, version = version + 1, config = '{}', sealed = null where id = '`+d.ID+`'`)
+		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
+		if s.State != queue.AllCancelled || s.Items[0].Reason != queue.DestinationGone {
+			t.Errorf("status is %s", show(s))
+		}
+	})
+}
+
+// A handler that ends its goroutine has made a failed attempt, under the request's own policy.
+func TestHandlerThatEndsItsGoroutine(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			runtime.Goexit()
+			return nil, nil
+		}}
+		svc := service(t, db, f, delivery.WithWorkers(1))
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		var ids []string
+		for range 3 { // more than there are workers
+			ids = append(ids, must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{
+				Payload: payload.Bytes("x", nil), Retry: retry.Policy{Retries: retry.None},
+			})).ID)
+		}
+		if pass := must[delivery.Pass](t)(svc.ProcessDue(within(t, 20*time.Second))); pass.Attempts != 3 || pass.Dead != 3 {
+			t.Errorf("pass is %+v", pass)
+		}
+		for _, id := range ids {
+			s := must[*delivery.Status](t)(acme.Status(t.Context(), id))
+			if i := s.Items[0]; i.Reason != queue.Exhausted || i.Attempts[0].StartedAt.IsZero() {
+				t.Errorf("status is %s", show(s))
+			}
+		}
+	})
+}
+
+// Attempts are timed by the database's clock, whatever the process's says; and no attempt ends before it began.
+func TestTimesAreOrdered(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		svc := service(t, db, &fake{})
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Bytes("x", nil)}))
+		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
+		a := s.Items[0].Attempts[0]
+		if s.CreatedAt.After(a.StartedAt) || a.StartedAt.After(a.EndedAt) || a.StartedAt.Location() != time.UTC {
+			t.Errorf("created %s, started %s, ended %s", s.CreatedAt, a.StartedAt, a.EndedAt)
+		}
+	})
+}
+
+// With more destinations than there is room for, claims go on where the last one ended.
+func TestDestinationsTakeTurns(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		f := &fake{}
+		svc := service(t, db, f, delivery.WithWorkers(1)) // two items a claim
+		acme := svc.Org("acme")
+		for range 5 {
+			create(t, acme, destination.Spec{Default: true})
+		}
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), []delivery.Request{
+			{Payload: payload.JSON(1)}, {Payload: payload.JSON(2)}, {Payload: payload.JSON(3)}, {Payload: payload.JSON(4)},
+		}))
+		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		if f.count() != 20 {
+			t.Fatalf("%d attempts", f.count())
+		}
+		for round := range 4 {
+			seen := map[string]bool{}
+			for _, r := range f.requests[round*5 : round*5+5] {
+				seen[r.Destination.ID] = true
+			}
+			if len(seen) != 5 {
+				t.Errorf("round %d reaches %d of 5 destinations", round+1, len(seen))
+			}
+		}
+	})
+}
+
+// What waits for a worker is not started after its deadline.
+func TestDeadlineWhileWaitingForAWorker(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			c.advance(10 * time.Second)
+			return nil, nil
+		}}
+		svc := service(t, db, f, c.option(), delivery.WithWorkers(1))
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1)}))
+		late := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(2), Deadline: c.now().Add(5 * time.Second)}))
+		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		s := must[*delivery.Status](t)(acme.Status(t.Context(), late.ID))
+		if f.count() != 1 || s.Items[0].Reason != queue.DeadlinePassed || s.Items[0].Attempts[0].Number != 0 {
+			t.Errorf("%d attempts, status is %s", f.count(), show(s))
 		}
 	})
 }

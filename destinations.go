@@ -41,23 +41,17 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 	row.Organization, row.ID = d.o.name, id.String()
 	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
 	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry
-	errs := []error{check(&row.Destination)}
-	var raw json.RawMessage
+	var config any
 	if isNil(spec.Config) {
-		errs = append(errs, destination.Require("config", ""))
+		err = destination.Require("config", "")
 	} else {
 		row.Type = spec.Config.DestinationType()
-		if d.typ(row.Type) == nil {
-			errs = append(errs, d.unknownType(row.Type))
-		} else {
-			raw, err = d.normalize(row.Type, spec.Config)
-			errs = append(errs, destination.Within("config", err))
-		}
+		config, err = d.parse(row.Type, spec.Config, nil)
 	}
-	if err := destination.NewValidationError("destination", errors.Join(errs...)); err != nil {
+	if err := destination.NewValidationError("destination", errors.Join(check(&row.Destination), err)); err != nil {
 		return nil, err
 	}
-	if err := d.setConfig(ctx, row, raw, nil); err != nil {
+	if err := d.seal(ctx, row, config); err != nil {
 		return nil, err
 	}
 	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
@@ -79,8 +73,36 @@ func (d *Destinations) unknownType(name string) error {
 		Message: fmt.Sprintf("there is no handler for %q; register one with delivery.WithHandler (there are: %q)", name, d.o.s.typeNames())}
 }
 
+// parse has the handler check and complete a config, and returns what is to be stored. stored is the config so far, nil
+// if there is none: what is redacted in config stands for what it has there.
+func (d *Destinations) parse(typ string, config destination.Config, stored json.RawMessage) (any, error) {
+	t := d.typ(typ)
+	if t == nil {
+		return nil, d.unknownType(typ)
+	}
+	raw, err := normalize(typ, config)
+	if err == nil && stored != nil {
+		raw, err = destination.FillRedacted(raw, stored)
+	}
+	if err != nil || t.Parser == nil {
+		return raw, destination.Within("config", err)
+	}
+	parsed, err := engine.ParseConfig(t, raw)
+	if err == nil && t.Completer != nil {
+		var before any
+		if stored != nil {
+			before, _ = engine.ParseConfig(t, stored) // one that is no longer valid has nothing to keep
+		}
+		parsed, err = t.Completer.Complete(parsed, before)
+	}
+	if err == nil {
+		_, err = destination.Reveal(parsed) // no placeholder is left
+	}
+	return parsed, destination.Within("config", err)
+}
+
 // normalize gives a config the form it is parsed from.
-func (d *Destinations) normalize(typ string, config destination.Config) (json.RawMessage, error) {
+func normalize(typ string, config destination.Config) (json.RawMessage, error) {
 	if t := config.DestinationType(); t != typ {
 		return nil, destination.Invalid("", "is of type %q, the destination of type %q", t, typ)
 	}
@@ -96,44 +118,23 @@ func (d *Destinations) normalize(typ string, config destination.Config) (json.Ra
 	return raw, nil
 }
 
-// setConfig has the handler check and complete a config, and puts its redacted and its sealed form into row. stored is
-// the config so far, nil if there is none.
-func (d *Destinations) setConfig(ctx context.Context, row *sqlstore.Destination, raw, stored json.RawMessage) error {
-	t := d.typ(row.Type)
-	if t == nil {
-		return destination.NewValidationError("destination", d.unknownType(row.Type))
-	}
-	clear := raw
-	if t.Parser == nil {
-		row.Config, row.Sealed = raw, nil
-		return nil
-	}
-	config, err := engine.ParseConfig(t, raw)
-	if err == nil && t.Completer != nil {
-		var before any
-		if stored != nil {
-			before, _ = engine.ParseConfig(t, stored) // one that is no longer valid has nothing to keep
-		}
-		config, err = t.Completer.Complete(config, before)
-	}
-	if err == nil {
-		clear, err = destination.Reveal(config)
-	}
-	if err == nil {
-		row.Config, err = json.Marshal(config)
-	}
+// seal puts the redacted form of a parsed config into row and, if it has secrets, the sealed one.
+func (d *Destinations) seal(ctx context.Context, row *sqlstore.Destination, config any) error {
+	revealed, err := destination.Reveal(config)
 	if err != nil {
-		return destination.NewValidationError("destination", destination.Within("config", err))
+		return err
+	}
+	if row.Config, err = json.Marshal(config); err != nil {
+		return err
 	}
 	row.Sealed = nil
-	if bytes.Equal(clear, row.Config) {
+	if bytes.Equal(revealed, row.Config) {
 		return nil
 	}
 	if d.o.s.settings.Keys == nil {
 		return ErrNoKeys
 	}
-	row.Sealed, err = d.o.s.settings.Keys.Seal(ctx, clear, engine.Binding(row))
-	if err != nil {
+	if row.Sealed, err = d.o.s.settings.Keys.Seal(ctx, revealed, engine.Binding(row)); err != nil {
 		return fmt.Errorf("delivery: sealing the config: %w", err)
 	}
 	return nil
@@ -290,14 +291,13 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	if p.Disabled != nil {
 		row.DisabledReason = ""
 	}
-	if err := destination.NewValidationError("destination", check(&row.Destination)); err != nil {
-		return err
-	}
+	wrong := check(&row.Destination)
 	if isNil(p.Config) && p.Merge == nil {
-		return nil
+		return destination.NewValidationError("destination", wrong)
 	}
 	if !isNil(p.Config) && p.Merge != nil {
-		return destination.NewValidationError("destination", destination.Invalid("config", "Patch has both Config and Merge; give one"))
+		return destination.NewValidationError("destination", errors.Join(wrong,
+			destination.Invalid("config", "Patch has both Config and Merge; give one")))
 	}
 	stored, err := engine.RawConfig(ctx, d.o.s.settings.Keys, row)
 	if err != nil {
@@ -307,19 +307,16 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	if p.Merge != nil {
 		merged, err := destination.MergePatch(stored, p.Merge)
 		if err != nil {
-			return destination.NewValidationError("destination", destination.Within("config", err))
+			return destination.NewValidationError("destination", errors.Join(wrong, destination.Within("config", err)))
 		}
 		config = destination.As(row.Type, merged)
 	}
-	raw, err := d.normalize(row.Type, config)
-	if err == nil {
-		raw, err = destination.FillRedacted(raw, stored)
-	}
-	if err != nil {
-		return destination.NewValidationError("destination", destination.Within("config", err))
+	parsed, err := d.parse(row.Type, config, stored)
+	if err := destination.NewValidationError("destination", errors.Join(wrong, err)); err != nil {
+		return err
 	}
 	row.ConfigVersion = row.Version + 1
-	return d.setConfig(ctx, row, raw, stored)
+	return d.seal(ctx, row, parsed)
 }
 
 func patch[T any](field *T, to *T) {

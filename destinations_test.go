@@ -161,7 +161,7 @@ func TestInvalidDestinationsNameEachField(t *testing.T) {
 			"empty":          {destination.Spec{}, []string{"label", "config"}},
 			"no handler":     {destination.Spec{Label: "x", Config: destination.As("smtp", `{}`)}, []string{"type"}},
 			"not JSON":       {destination.Spec{Label: "x", Config: destination.As("fake", `{`)}, []string{"config"}},
-			"unknown field":  {destination.Spec{Label: "x", Config: destination.As("fake", `{"name":"n","nmae":1}`)}, []string{"config.nmae"}},
+			"unknown field":  {destination.Spec{Label: "x", Config: destination.As("fake", `{"name":"n","nam":1}`)}, []string{"config.nam"}},
 			"wrong type":     {destination.Spec{Label: "x", Config: destination.As("fake", `{"name":1}`)}, []string{"config.name"}},
 			"its own check":  {destination.Spec{Label: "x", Config: script{}}, []string{"config.name"}},
 			"placeholder":    {destination.Spec{Label: "x", Config: destination.As("fake", `{"name":"n","token":"[redacted]"}`)}, []string{"config"}},
@@ -314,7 +314,7 @@ func dump(t *testing.T, db *sql.DB) string {
 			}
 			b.WriteString("\n")
 		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil { //nolint:sqlclosecheck // a failure before it ends the test
 			t.Fatal(err)
 		}
 	}

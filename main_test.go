@@ -182,7 +182,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 }
 
 func show(s *delivery.Status) string {
-	text := fmt.Sprintf("%s", s.State)
+	text := string(s.State)
 	for _, i := range s.Items {
 		text += fmt.Sprintf(" [%s %s", i.State, i.Reason)
 		for _, a := range i.Attempts {

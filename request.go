@@ -26,7 +26,7 @@ type Request struct {
 	// Destinations are ids; without any, the organization's defaults are meant. An id named twice counts once.
 	Destinations []string
 	// IdempotencyKey makes a repeated request harmless: the same key with the same request gives the first receipt,
-	// with another request a *ConflictError, for 24 hours. Topic, payload, destinations, tags, metadata, priority,
+	// with another request a *ConflictError, for 24 hours. Topic, content, destinations, tags, metadata, priority,
 	// retry policy and overrides make up the request; its times, correlation id and trace context do not, because a
 	// repetition has others.
 	IdempotencyKey string
@@ -89,6 +89,7 @@ type prepared struct {
 	sqlstore.NewDelivery
 	request Request
 	path    string // of the request, for errors: "" or "requests[2]."
+	spooled bool   // its payload was stored before the transaction
 }
 
 // prepare checks all of a request that can be checked without the database, and reports all that is wrong with it.
@@ -244,12 +245,8 @@ func (p *prepared) fingerprint() {
 		priorities[item.Destination] = item.Priority
 	}
 	slices.Sort(ids)
-	content := p.Payload.Info
-	if p.Payload.ID != "" {
-		content.Name = "" // of a staged payload, only the content counts
-	}
 	raw, _ := json.Marshal(map[string]any{ // of plain data: it cannot fail
-		"v": 1, "topic": p.Topic, "destinations": ids, "payload": content, "source": p.Payload.Source, "ref": p.Payload.Ref,
+		"v": 1, "topic": p.Topic, "destinations": ids, "payload": p.Payload.SHA256, "source": p.Payload.Source, "ref": p.Payload.Ref,
 		"tags": p.Tags, "metadata": p.Metadata, "priority": p.Priority, "retry": p.Options.Retry, "overrides": overrides,
 		"priorities": priorities,
 	})

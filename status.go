@@ -203,7 +203,7 @@ func (o *Org) WaitFor(ctx context.Context, id string) (*Status, error) {
 }
 
 // Cancel ends what has not ended of a delivery. Items that wait end at once; an attempt that is under way is told to stop
-// within seconds, and its item ends cancelled unless the attempt succeeds first. ErrEnded: nothing was left to cancel.
+// within ten seconds, and its item ends cancelled unless the attempt succeeds first. ErrEnded: nothing was left to cancel.
 func (o *Org) Cancel(ctx context.Context, id string) error {
 	if err := o.check(); err != nil {
 		return err

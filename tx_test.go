@@ -123,7 +123,7 @@ func TestRequestErrorLeavesTheTransactionUsable(t *testing.T) {
 			_, err := acme.DeliverTx(t.Context(), tx, c.req)
 			var validation *destination.ValidationError
 			var conflict *delivery.ConflictError
-			switch c.want.(type) {
+			switch c.want.(type) { //nolint:errorlint // what the table names, as it stands there
 			case *destination.ValidationError:
 				if !errors.As(err, &validation) {
 					t.Errorf("%s: %v", name, err)
@@ -288,6 +288,21 @@ func TestLargePayloads(t *testing.T) {
 			}
 			if after := count(t, db, "delivery_payload_chunks"); after != before {
 				t.Errorf("%s: %d chunks are left", name, after-before)
+			}
+		}
+		before := count(t, db, "delivery_payload_chunks")
+		for i, c := range []struct {
+			destinations []string
+			key          string
+		}{{nil, "k"}, {nil, "k"}, {[]string{"01890000-0000-7000-8000-000000000000"}, ""}} {
+			_, err := acme.Deliver(t.Context(), delivery.Request{
+				Payload: payload.Reader("x", bytes.NewReader(content)), IdempotencyKey: c.key, Destinations: c.destinations,
+			})
+			if (err != nil) != (i == 2) {
+				t.Errorf("request %d: %v", i, err)
+			}
+			if n := count(t, db, "delivery_payload_chunks"); n != before+4 {
+				t.Errorf("after request %d there are %d chunks more", i, n-before)
 			}
 		}
 	})

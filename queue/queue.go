@@ -7,6 +7,7 @@ import "fmt"
 // State is where an item stands. The numbers are stored: they never change.
 type State int16
 
+// The states: the first three are of pending items, the others of ended ones.
 const (
 	Ready      State = 0 // to be attempted as soon as a worker is free and nothing holds it
 	Processing State = 1 // leased: an attempt is under way
@@ -29,6 +30,7 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // Reason says why an item waits or ended. The numbers are stored: they never change.
 type Reason int16
 
+// The reasons.
 const (
 	None            Reason = 0
 	Backoff         Reason = 1  // waits for its next retry
@@ -63,6 +65,7 @@ func name[T ~int16](v T, names ...string) string {
 // Summary is the state of a delivery as a whole, derived from its items.
 type Summary string
 
+// The summaries.
 const (
 	Queued          Summary = "queued"           // no item has been attempted or ended
 	InProgress      Summary = "processing"       // some item is under way, waits for a retry, or has ended before others

@@ -12,7 +12,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// None, as Policy.Retries, is a policy of one attempt and no retry.
+// None is Policy.Retries for one attempt and no retry.
 const None = -1
 
 // Policy says how often and when a failed attempt is tried again. A zero field is inherited: a request's from its
@@ -21,7 +21,7 @@ const None = -1
 type Policy struct {
 	Retries       int           // after the first attempt: 5; None for no retry
 	First         time.Duration // the delay before the first retry: 1 s
-	Max           time.Duration // no delay is longer, Retry-After aside: 5 min
+	Max           time.Duration // no delay is longer, Retry-After aside: 5 min, or First if that is longer
 	Multiplier    float64       // of each delay to the one before: 2
 	Jitter        float64       // a delay is drawn from its value plus or minus this part of it: 0.1; negative for none
 	MaxRetryAfter time.Duration // the longest wait that the other side can ask for: 1 h; negative to ignore it
@@ -79,8 +79,9 @@ func (p Policy) Exhausted(attempts int) bool {
 // other side asked for, zero if nothing: it lengthens the delay, up to MaxRetryAfter, and never shortens it.
 func (p Policy) Delay(attempts int, retryAfter time.Duration) time.Duration {
 	p = p.Or(Default())
+	p.Max = max(p.Max, p.First)
 	b := backoff.ExponentialBackOff{
-		InitialInterval:     min(p.First, p.Max),
+		InitialInterval:     p.First,
 		RandomizationFactor: max(0, p.Jitter),
 		Multiplier:          p.Multiplier,
 		MaxInterval:         p.Max,

@@ -56,24 +56,34 @@ func TestDelayBounds(t *testing.T) {
 		attempts := rapid.IntRange(-1, 3000).Draw(t, "attempts")
 		after := time.Duration(rapid.Int64().Draw(t, "retry after"))
 		full := p.Or(retry.Default())
+		full.Max = max(full.Max, full.First)
 		d := p.Delay(attempts, after)
 		honoured := min(after, max(0, full.MaxRetryAfter))
 		if d < 0 || d < honoured || d > max(full.Max, honoured) {
 			t.Fatalf("%s for %+v", d, full)
 		}
 		if p.Jitter < 0 && after <= 0 {
-			want := float64(min(full.First, full.Max))
+			want := float64(full.First)
 			for range min(max(attempts, 1), 1001) - 1 {
 				want = min(want*full.Multiplier, float64(full.Max))
 			}
-			if diff := float64(d) - want; diff > 1e-6*want+1 || diff < -1e-6*want-1 {
-				// Steps are cut to whole nanoseconds, which matters only where they are tiny.
-				if want > 1e6 && full.First > 1000 {
-					t.Fatalf("%s, want %s", d, time.Duration(want))
-				}
+			// Steps are cut to whole nanoseconds, which matters only where they are tiny.
+			if diff := float64(d) - want; full.First >= time.Microsecond && (diff > 1e-3*want || diff < -1e-3*want) {
+				t.Fatalf("%s, want %s", d, time.Duration(want))
 			}
 		}
 	})
+}
+
+// A first delay of its own is not cut by the longest that it inherits.
+func TestFirstRaisesAnInheritedMax(t *testing.T) {
+	t.Parallel()
+	p := retry.Policy{First: time.Hour, Jitter: -1}.Or(retry.Policy{Max: time.Minute})
+	for attempts := range 3 {
+		if d := p.Delay(attempts, 0); d != time.Hour {
+			t.Errorf("%s after %d attempts", d, attempts)
+		}
+	}
 }
 
 func TestJitterSpreads(t *testing.T) {

@@ -16,59 +16,89 @@ import (
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/redact"
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
 
-// errCancelled is the cause of an attempt's context when its delivery was cancelled.
-var errCancelled = errors.New("delivery: the delivery was cancelled")
+// cancellation is the cause of an attempt's context when its item is to be cancelled.
+type cancellation struct{ reason queue.Reason }
 
-// attempt makes one attempt and says what it makes of the item. ctx ends with a cause when the attempt has no point any
-// more: handler.ErrLeaseLost, handler.ErrShutdown, errCancelled.
-func (e *Engine) attempt(ctx context.Context, j job) sqlstore.Outcome {
-	o := sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
-	o.Key, o.Destination, o.StartedAt = j.Key, j.destination.ID, e.Now()
+func (c cancellation) Error() string { return "delivery: cancelled: " + c.reason.String() }
+
+// errExit is what an attempt ends with whose handler neither returned nor panicked.
+var errExit = errors.New("the handler ended its goroutine")
+
+// attempt makes one attempt and calls done once with what it makes of the item, also when the handler ends its goroutine;
+// with nil where it shall look as if the process had died. ctx ends with a cause when the attempt has no point any more:
+// handler.ErrLeaseLost, handler.ErrShutdown, cancellation.
+func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome)) {
+	o := newOutcome(j)
+	o.Began = e.Now()
 	if err := undecodable(j.delivery); err != nil {
 		o.State, o.Reason, o.Failure = queue.Dead, queue.Undecodable, failure(handler.Fail(handler.Internal, err))
-		return o
+		done(o)
+		return
 	}
-	if !j.Deadline.IsZero() && !o.StartedAt.Before(j.Deadline) {
-		o.State, o.Reason, o.StartedAt = queue.Dead, queue.DeadlinePassed, time.Time{}
-		return o
+	if !j.Deadline.IsZero() && !o.Began.Before(j.Deadline) {
+		o.State, o.Reason, o.Began = queue.Dead, queue.DeadlinePassed, time.Time{}
+		done(o)
+		return
 	}
-	limits := j.destination.Limits.Or(e.Limits)
 	option := j.delivery.Options.Items[j.N]
 	policy := option.Retry.Or(j.delivery.Options.Retry).Or(j.destination.Retry).Or(e.Retry)
-	result, err := e.deliver(ctx, j, limits, option)
-	if err != nil && context.Cause(ctx) != nil {
-		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-	}
-	o.Number = j.Attempt + 1
-	if result != nil {
-		o.Reference = result.Reference
-		o.Detail = sqlstore.Detail{Exchange: result.Exchange, Parts: result.Parts, Notes: result.Notes}
-		if x := result.Exchange; x != nil {
-			c := *x
-			c.RequestHeaders, c.ResponseHeaders = redact.Headers(x.RequestHeaders), redact.Headers(x.ResponseHeaders)
-			o.Detail.Exchange = &c
+	var result *handler.Result
+	err := errExit
+	defer func() {
+		if errors.Is(err, wiring.ErrCrash) {
+			done(nil)
+			return
 		}
-	}
-	decide(&o, policy, err)
+		if err != nil && context.Cause(ctx) != nil {
+			err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
+		o.Number, o.Ended = j.Attempt+1, e.Now()
+		record(o, result)
+		decide(o, policy, err)
+		done(o)
+	}()
+	result, err = e.deliver(ctx, j, j.destination.Limits.Or(e.Limits), option)
+}
+
+// newOutcome is that of an item whose lease is given back.
+func newOutcome(j job) *sqlstore.Outcome {
+	o := &sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
+	o.Key, o.Destination, o.State, o.Reason = j.Key, j.destination.ID, queue.Ready, queue.Released
 	return o
+}
+
+// record keeps what a handler returned, credentials redacted.
+func record(o *sqlstore.Outcome, result *handler.Result) {
+	if result == nil {
+		return
+	}
+	o.Reference = result.Reference
+	o.Detail = sqlstore.Detail{Exchange: result.Exchange, Parts: result.Parts, Notes: result.Notes}
+	if x := result.Exchange; x != nil {
+		c := *x
+		c.RequestHeaders, c.ResponseHeaders = redact.Headers(x.RequestHeaders), redact.Headers(x.ResponseHeaders)
+		o.Detail.Exchange = &c
+	}
 }
 
 // decide is the rule of what becomes of an item after attempt o.Number ended with err.
 func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 	if err == nil {
-		o.State, o.Blame = queue.Delivered, sqlstore.Success
+		o.State, o.Reason, o.Blame = queue.Delivered, queue.None, sqlstore.Success
 		return
 	}
 	f := handler.Classify(err)
 	o.Failure = failure(f)
+	var cancelled cancellation
 	switch {
-	case errors.Is(err, errCancelled):
-		o.State, o.Reason = queue.Cancelled, queue.Requested
+	case errors.As(err, &cancelled):
+		o.State, o.Reason = queue.Cancelled, cancelled.reason
 		return
 	case errors.Is(err, handler.ErrShutdown), errors.Is(err, handler.ErrLeaseLost):
 		o.State, o.Reason, o.Number = queue.Ready, queue.Released, 0
@@ -137,10 +167,13 @@ func (e *Engine) deliver(ctx context.Context, j job, limits destination.Limits, 
 		if returned {
 			return
 		}
-		p := recover() // nil after runtime.Goexit, which recover does not stop
-		e.Logger.ErrorContext(ctx, "delivery: a handler panicked", "organization", j.Organization, "item", req.ItemID,
-			"type", j.destination.Type, "panic", p, "stack", string(debug.Stack()))
-		result, err = nil, fmt.Errorf("the handler panicked: %v", p)
+		problem := errExit
+		if p := recover(); p != nil { // it is nil, and stops nothing, after runtime.Goexit
+			problem = fmt.Errorf("the handler panicked: %v", p)
+		}
+		e.Logger.ErrorContext(ctx, "delivery: an attempt ended badly", "error", problem, "organization", j.Organization,
+			"item", req.ItemID, "type", j.destination.Type, "stack", string(debug.Stack()))
+		result, err = nil, problem
 	}()
 	result, err = j.destination.typ.Handler.Deliver(ctx, req)
 	returned = true

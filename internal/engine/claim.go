@@ -182,8 +182,9 @@ func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, inf
 	return usable, unknown, nil
 }
 
-// sweep makes due items ready and ends what ran out of time. It returns how many items it moved.
-func (e *Engine) sweep(ctx context.Context) (moved int, err error) {
+// sweep makes due items ready and ends what ran out of time. It returns how many items it moved, and how long it is until
+// more fall due: a day at most. count is told of each item that it ended or took from a lost lease.
+func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (moved int, until time.Duration, err error) {
 	for {
 		n := 0
 		var ended []sqlstore.Outcome
@@ -201,16 +202,25 @@ func (e *Engine) sweep(ctx context.Context) (moved int, err error) {
 				return err
 			}
 			n = due + len(expired) + len(overdue)
-			ended, err = e.settle(ctx, tx, expired, overdue)
+			if ended, err = e.settle(ctx, tx, expired, overdue); err != nil {
+				return err
+			}
+			next, err := tx.NextDue(ctx)
+			if until = next.Sub(tx.Now); next.IsZero() {
+				until = 24 * time.Hour
+			}
 			return err
 		}, nil)
 		if err != nil {
-			return moved, err
+			return moved, 0, err
 		}
 		moved += n
+		for i := range ended {
+			count(&ended[i])
+		}
 		e.tell(ended)
 		if n < sweepBatch {
-			return moved, nil
+			return moved, until, nil
 		}
 	}
 }
@@ -241,8 +251,8 @@ func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue [
 		switch {
 		case i >= len(expired), !c.Deadline.IsZero() && !c.Deadline.After(tx.Now):
 			o.State, o.Reason = queue.Dead, queue.DeadlinePassed
-		case c.Cancel:
-			o.State, o.Reason = queue.Cancelled, queue.Requested
+		case c.Cancel != queue.None:
+			o.State, o.Reason = queue.Cancelled, c.Cancel
 		case c.Lost+1 >= poison:
 			o.State, o.Reason = queue.Dead, queue.Poison
 		default:

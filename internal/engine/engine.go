@@ -84,7 +84,7 @@ type Counts struct {
 }
 
 func (c *Counts) add(o *sqlstore.Outcome) {
-	if !o.StartedAt.IsZero() && o.Reason != queue.Released {
+	if !o.Began.IsZero() && o.Reason != queue.Released {
 		c.Attempts.Add(1)
 	}
 	switch o.State {
@@ -121,7 +121,7 @@ type pipeline struct {
 	limit  int // items held at once: in flight, waiting for a worker or for the finisher
 	counts Counts
 
-	base     context.Context // of attempts: not the host's, which ends before they do
+	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
 	held     atomic.Int64
 	active   atomic.Int64  // in the hands of a worker
 	room     chan struct{} // has room for one; sent to when items are finished
@@ -168,7 +168,7 @@ func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 		if n > 0 && time.Since(swept) < busyPoll {
 			continue
 		}
-		moved, err := p.e.sweep(ctx)
+		moved, _, err := p.e.sweep(ctx, p.counts.add)
 		swept = time.Now()
 		switch {
 		case err != nil:
@@ -186,7 +186,7 @@ func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 // stopped is err, unless it comes of ctx having ended.
 func stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the caller reports ctx's own error
 	}
 	return err
 }
@@ -196,43 +196,50 @@ const (
 	errorPause = time.Second
 )
 
-// claimForever claims until ctx ends. While there is something to do it looks every 100 ms for what has fallen due, and
-// more seldom the longer there is not. Errors of the database are logged and tried again.
+// claimForever claims until ctx ends. While there is something to do it looks every 100 ms for what other processes have
+// accepted, and more seldom the longer there is not; for what falls due it looks when it does. Errors of the database are
+// logged and tried again.
 func (p *pipeline) claimForever(ctx context.Context) {
 	poll := busyPoll
-	var swept time.Time
+	var sweepAt, dueAt time.Time
 	var failing bool
 	for ctx.Err() == nil {
 		var n, moved int
 		var err error
-		if time.Since(swept) >= busyPoll {
-			moved, err = p.e.sweep(ctx)
-			swept = time.Now()
+		if now := time.Now(); !now.Before(sweepAt) || !dueAt.IsZero() && !now.Before(dueAt) {
+			var until time.Duration
+			moved, until, err = p.e.sweep(ctx, p.counts.add)
+			sweepAt, dueAt = time.Now().Add(busyPoll), time.Time{}
+			if until > 0 { // else it is due, and held by a worker
+				dueAt = time.Now().Add(until)
+			}
 		}
 		if err == nil {
 			n, err = p.claim(ctx)
 		}
-		pause := time.NewTimer(poll)
+		var pause time.Duration
 		switch {
-		case err != nil && ctx.Err() == nil:
-			if !failing {
+		case err != nil:
+			if !failing && ctx.Err() == nil {
 				p.e.Logger.ErrorContext(ctx, "delivery: the queue cannot be read; trying again", "error", err)
 			}
-			failing = true
-			pause.Reset(errorPause)
+			failing, pause = true, errorPause
 		case n > 0 || moved > 0:
 			failing, poll = false, busyPoll
-			pause.Stop()
 			continue
 		default:
-			failing = false
+			failing, pause = false, poll
 			poll = min(poll*5/4, p.e.PollInterval)
+			if p.held.Load() > 0 {
+				poll = min(busyPoll, p.e.PollInterval)
+			}
+			if !dueAt.IsZero() {
+				pause = min(pause, time.Until(dueAt))
+			}
 		}
-		if p.held.Load() > 0 {
-			poll = min(busyPoll, p.e.PollInterval)
-		}
-		p.wait(ctx, pause.C)
-		pause.Stop()
+		timer := time.NewTimer(pause)
+		p.wait(ctx, timer.C)
+		timer.Stop()
 	}
 }
 
@@ -252,7 +259,7 @@ func (p *pipeline) claim(ctx context.Context) (int, error) {
 	for p.held.Load() > int64(p.limit/2) {
 		p.wait(ctx, nil)
 		if ctx.Err() != nil {
-			return 0, nil
+			return 0, nil //nolint:nilerr // the caller sees it
 		}
 	}
 	jobs, unknown, err := p.e.claim(ctx, p.limit-int(p.held.Load()))
@@ -303,38 +310,29 @@ func (p *pipeline) worker() {
 // serve turns a job into an outcome, whatever the handler does.
 func (p *pipeline) serve(j job) {
 	p.active.Add(1)
-	o := sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane)}
-	o.Key, o.Destination, o.State, o.Reason = j.Key, j.destination.ID, queue.Ready, queue.Released
-	done := false
-	defer func() {
-		if !done { // runtime.Goexit
-			o.Number = j.Attempt + 1
-			decide(&o, j.destination.Retry.Or(p.e.Retry), errors.New("the handler ended its goroutine"))
-		}
+	done := func(o *sqlstore.Outcome) {
 		p.active.Add(-1)
-		p.outcomes <- o
-	}()
-	if p.stopping.Load() {
-		done = true
-		return
+		if o == nil {
+			p.forget(j.Key)
+			return
+		}
+		p.outcomes <- *o
 	}
 	ctx, cancel := context.WithCancelCause(p.base)
 	defer cancel(nil)
-	limits := j.destination.Limits.Or(p.e.Limits)
 	p.mu.Lock()
 	f := p.flights[j.Key]
 	f.cancel = cancel
-	f.giveUp = time.Now().Add(time.Duration(limits.Timeout) + p.e.Lease)
+	f.giveUp = time.Now().Add(p.e.Timeout(j.destination.Limits) + p.e.Lease)
 	if f.cause != nil {
 		cancel(f.cause)
 	}
 	p.mu.Unlock()
-	if errors.Is(context.Cause(ctx), handler.ErrLeaseLost) {
-		done = true
+	if p.stopping.Load() || errors.Is(context.Cause(ctx), handler.ErrLeaseLost) {
+		done(newOutcome(j))
 		return
 	}
-	o = p.e.attempt(ctx, j)
-	done = true
+	p.e.attempt(ctx, j, done)
 }
 
 const mostFinished = 2000
@@ -342,6 +340,7 @@ const mostFinished = 2000
 // finisher writes outcomes. What accumulates while one batch is committed is the next.
 func (p *pipeline) finisher() {
 	batch := make([]sqlstore.Outcome, 0, min(p.limit, mostFinished))
+	var keys []sqlstore.Key
 	for o := range p.outcomes {
 		batch = append(batch[:0], o)
 	more:
@@ -357,16 +356,25 @@ func (p *pipeline) finisher() {
 			}
 		}
 		p.write(batch)
-		p.mu.Lock()
-		for _, o := range batch {
-			delete(p.flights, o.Key)
+		keys = keys[:0]
+		for i := range batch {
+			keys = append(keys, batch[i].Key)
 		}
-		p.mu.Unlock()
-		p.held.Add(-int64(len(batch)))
-		select {
-		case p.room <- struct{}{}:
-		default:
-		}
+		p.forget(keys...)
+	}
+}
+
+// forget makes room for others: these items are held no more.
+func (p *pipeline) forget(keys ...sqlstore.Key) {
+	p.mu.Lock()
+	for _, k := range keys {
+		delete(p.flights, k)
+	}
+	p.mu.Unlock()
+	p.held.Add(-int64(len(keys)))
+	select {
+	case p.room <- struct{}{}:
+	default:
 	}
 }
 
@@ -409,7 +417,7 @@ func (p *pipeline) write(batch []sqlstore.Outcome) {
 
 // heartbeat prolongs the leases of what is held, and ends attempts whose lease is lost or whose delivery is cancelled.
 func (p *pipeline) heartbeat() {
-	tick := time.NewTicker(p.e.Lease / 3)
+	tick := time.NewTicker(p.e.Lease / 6)
 	defer tick.Stop()
 	for {
 		select {
@@ -425,7 +433,7 @@ func (p *pipeline) extend(now time.Time) {
 	var keys []sqlstore.Key
 	p.mu.Lock()
 	for k, f := range p.flights {
-		if now.Sub(f.claimed) >= p.e.Lease/4 && (f.giveUp.IsZero() || now.Before(f.giveUp)) {
+		if now.Sub(f.claimed) >= p.e.Lease/6 && (f.giveUp.IsZero() || now.Before(f.giveUp)) {
 			keys = append(keys, k)
 		}
 	}
@@ -447,8 +455,8 @@ func (p *pipeline) extend(now time.Time) {
 	still := make(map[sqlstore.Key]bool, len(held))
 	for _, c := range held {
 		still[c.Key] = true
-		if c.Cancel {
-			p.end(c.Key, errCancelled)
+		if c.Cancel != queue.None {
+			p.end(c.Key, cancellation{c.Cancel})
 		}
 	}
 	for _, k := range keys {

@@ -15,6 +15,7 @@ import (
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
 
@@ -100,7 +101,7 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 		"gone":                  {1, handler.Gone(plain), "dead permanent failure false 2 0s"},
 		"timeout":               {1, fmt.Errorf("x: %w", context.DeadlineExceeded), "scheduled backoff true 2 1s"},
 		"corrupt":               {1, fmt.Errorf("x: %w", payload.ErrCorrupt), "dead undecodable false 0 0s"},
-		"cancelled":             {1, fmt.Errorf("%w (%w)", context.Canceled, engine.Cancelled), "cancelled requested false 0 0s"},
+		"cancelled":             {1, fmt.Errorf("%w (%w)", context.Canceled, engine.Cancelled(queue.DestinationGone)), "cancelled destination deleted false 0 0s"},
 		"shutdown":              {1, fmt.Errorf("%w (%w)", context.Canceled, handler.ErrShutdown), "ready released false 0 0s"},
 		"shutdown, permanent":   {1, handler.Permanent(fmt.Errorf("x (%w)", handler.ErrShutdown)), "ready released false 0 0s"},
 		"lease lost":            {1, fmt.Errorf("x (%w)", handler.ErrLeaseLost), "ready released false 0 0s"},

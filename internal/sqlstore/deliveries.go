@@ -125,7 +125,7 @@ func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (atte
 			return err
 		}
 		if category.Valid {
-			a.Failure = &Failure{handler.Category(category.Int64), int(status.Int64), code, text} //nolint:gosec // stored as smallint
+			a.Failure = &Failure{handler.Category(category.Int64), int(status.Int64), code, text}
 		}
 		attempts = append(attempts, a)
 		last := &attempts[len(attempts)-1]

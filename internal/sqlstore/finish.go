@@ -15,6 +15,8 @@ import (
 type Outcome struct {
 	Attempt
 	No      int64         // of the destination
+	Began   time.Time     // the attempt, by the process's clock, as time.Now gave it; zero if none was begun
+	Ended   time.Time     // likewise; zero for what ends now
 	Delay   time.Duration // of the next attempt, where it goes back
 	Charge  bool          // the attempt counts
 	Lost    bool          // the lease was lost
@@ -34,7 +36,7 @@ const (
 )
 
 // Silent reports whether the outcome leaves no record: a lease given back before its attempt began.
-func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.StartedAt.IsZero() }
+func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Began.IsZero() }
 
 // Finish applies outcomes to the items whose fence still matches, and reports for each whether it did. For the others it
 // records nothing. It must run in a write transaction.
@@ -42,10 +44,14 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 	at := make(map[Key]int, len(outcomes))
 	var ends []Key
 	var changes []Change
+	now := time.Now()
 	for i := range outcomes {
 		o := &outcomes[i]
 		at[o.Key] = i
-		o.EndedAt = tx.Now
+		o.StartedAt, o.EndedAt = tx.local(o.Began, now), tx.local(o.Ended, now)
+		if o.EndedAt.IsZero() {
+			o.EndedAt = tx.Now
+		}
 		if o.State.Ended() {
 			o.NextAt = time.Time{}
 			ends = append(ends, o.Key)
@@ -67,9 +73,9 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 		for _, c := range done {
 			i := at[c.Key]
 			applied[i] = true
-			if c.Cancel {
+			if c.Cancel != queue.None {
 				outcomes[i].NextAt = time.Time{}
-				if err := tx.cancelled(ctx, outcomes[i]); err != nil {
+				if err := tx.cancelled(ctx, outcomes[i], c.Cancel); err != nil {
 					return nil, err
 				}
 			}
@@ -99,15 +105,23 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 	return applied, tx.health(ctx, outcomes, applied)
 }
 
+// local moves a time of this process to the clock of the transaction. With a clock that tests move it stays.
+func (tx *Tx) local(t, now time.Time) time.Time {
+	if t.IsZero() || tx.s.clock != nil {
+		return t
+	}
+	return tx.Now.Add(-now.Sub(t)).Truncate(time.Microsecond)
+}
+
 // cancelled ends an item that has just been put back although cancelling was asked for.
-func (tx *Tx) cancelled(ctx context.Context, o Outcome) error {
+func (tx *Tx) cancelled(ctx context.Context, o Outcome, reason queue.Reason) error {
 	k := o.Key
 	k.Fence++
 	if _, err := tx.s.Delete(ctx, tx, []Key{k}); err != nil {
 		return err
 	}
 	return tx.s.InsertAttempts(ctx, tx, []Attempt{{
-		Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: queue.Requested, EndedAt: tx.Now,
+		Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, EndedAt: tx.Now,
 	}})
 }
 
@@ -213,14 +227,14 @@ func (tx *Tx) NextDue(ctx context.Context) (at time.Time, err error) {
 		}
 		return err
 	}, `select (select min(run_at) from delivery_queue where state <> 0),
-		(select min(deadline) from delivery_queue where deadline is not null)`)
+		(select min(deadline) from delivery_queue where deadline is not null and state <> 1)`)
 	return at, err
 }
 
 const mostCancelled = 1000
 
 // CancelPending ends the waiting items of a delivery or, with delivery "", of a destination, and flags the leased ones.
-// It returns how many it found, at most 1,000 at a time of a destination.
+// It returns how many it found, at most 1,000 at a time; of a destination, none that is flagged already.
 func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, no int64, reason queue.Reason) (int, error) {
 	rows, err := tx.s.Pending(ctx, tx, organization, delivery, no, mostCancelled)
 	if err != nil || len(rows) == 0 {
@@ -237,7 +251,7 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 	var outcomes []Outcome
 	for i, c := range rows {
 		if c.State == queue.Processing {
-			if err := tx.requestCancel(ctx, c.Key); err != nil {
+			if err := tx.requestCancel(ctx, c.Key, reason); err != nil {
 				return 0, err
 			}
 			continue
@@ -251,8 +265,8 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 }
 
 // requestCancel flags a leased item; its worker sees it at the next heartbeat.
-func (tx *Tx) requestCancel(ctx context.Context, k Key) error {
+func (tx *Tx) requestCancel(ctx context.Context, k Key, reason queue.Reason) error {
 	_, err := tx.Exec(ctx, `update delivery_queue set cancel = $4 where organization_id = $1 and delivery_id = $2 and n = $3`,
-		k.Organization, k.Delivery, k.N, true)
+		k.Organization, k.Delivery, k.N, int(reason))
 	return err
 }

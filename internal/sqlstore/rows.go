@@ -112,7 +112,7 @@ type Claimed struct {
 	State     queue.State
 	Attempt   int // attempts charged so far
 	Lost      int
-	Cancel    bool
+	Cancel    queue.Reason // why it is to be cancelled, if it is
 	RunAt     time.Time
 	Deadline  time.Time
 }
@@ -129,7 +129,7 @@ type Change struct {
 // Changed is a row that a Change or an extension reached.
 type Changed struct {
 	Key
-	Cancel bool
+	Cancel queue.Reason // why it is to be cancelled, if it is
 }
 
 // Attempt is a row of the history.

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 	"time"
 )
 
@@ -72,14 +71,15 @@ type Dialect interface {
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
 	// InsertAttempts appends; a row that is there already stays as it is.
 	InsertAttempts(ctx context.Context, tx Execer, attempts []Attempt) error
-	// Extend prolongs leases and returns those still held, with whether cancelling was asked for.
+	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and returns how many.
 	Due(ctx context.Context, tx Execer, now time.Time, limit int) (int, error)
 	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased.
 	Expired(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
 	Overdue(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
-	// Pending locks and lists the items of a delivery or, with delivery "", of a destination.
+	// Pending locks and lists the items of a delivery or, with delivery "", those of a destination that are not being
+	// cancelled already.
 	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)
 }
 
@@ -90,8 +90,6 @@ type Store struct {
 	clock func() time.Time // nil: the database's
 
 	writer chan struct{} // a place for the one writer, where the database has one
-	mu     sync.Mutex
-	ready  bool // the tables are there
 }
 
 // New returns a Store; clock replaces the database's own where it is not nil.

@@ -3,6 +3,7 @@
 package wiring
 
 import (
+	"errors"
 	"log/slog"
 	"time"
 
@@ -14,6 +15,10 @@ import (
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/retry"
 )
+
+// ErrCrash is how the handler of package deliverytest plays a process that dies in the middle of an attempt: the engine
+// forgets the attempt, so that nothing of it is recorded and its lease runs out. No other handler can return it.
+var ErrCrash = errors.New("the process died in the middle of the attempt")
 
 // Settings are what the options set, after New has filled in the defaults.
 type Settings struct {
@@ -42,7 +47,7 @@ func (s *Settings) Now() time.Time {
 	if s.Clock != nil {
 		return s.Clock()
 	}
-	return time.Now().UTC()
+	return time.Now()
 }
 
 // Quotas bound what is accepted.

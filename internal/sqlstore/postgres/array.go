@@ -91,11 +91,3 @@ func (a *array) String() string {
 	}
 	return a.b.String() + "}"
 }
-
-func ints[T ~int | ~int64](values []T) string {
-	var a array
-	for _, v := range values {
-		a.int(int64(v))
-	}
-	return a.String()
-}

@@ -275,7 +275,8 @@ const pendingOfDelivery = `select ` + claimed + ` from delivery_queue q
  where q.organization_id = $1 and q.delivery_id = $2 order by q.n limit $3 for update`
 
 const pendingOfDestination = `select ` + claimed + ` from delivery_queue q
- where q.organization_id = $1 and q.lane & 4294967295 = $2 order by q.delivery_id limit $3 for update`
+ where q.organization_id = $1 and q.lane & 4294967295 = $2 and not (q.state = 1 and q.cancel <> 0)
+ order by q.delivery_id limit $3 for update`
 
 // Pending implements sqlstore.Dialect. For a destination it reads all items of its organization: for a deletion.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {

@@ -20,14 +20,14 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 	if now.IsZero() {
 		now = time.Now().UTC()
 	}
-	seq, err := next(ctx, tx, 0)
-	if err != nil {
+	if _, err := next(ctx, tx, 0); err != nil {
 		return nil, err
 	}
 	results := make([]sqlstore.Enqueued, len(batch))
 	items := make([][]resolved, len(batch))
 	found := make([]map[string]bool, len(batch))
 	complete := true
+	var err error
 	for i, n := range batch {
 		if items[i], err = resolve(ctx, tx, organization, n); err != nil {
 			return nil, err
@@ -47,7 +47,8 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 	if !complete {
 		return results, nil
 	}
-	if seq, err = next(ctx, tx, total); err != nil {
+	seq, err := next(ctx, tx, total)
+	if err != nil {
 		return nil, err
 	}
 	for i, n := range batch {

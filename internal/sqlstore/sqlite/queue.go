@@ -207,5 +207,6 @@ func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, de
 			where organization_id = ?1 and delivery_id = ?2 order by n limit ?3`, organization, delivery, limit)
 	}
 	return claims(ctx, tx, `select `+claimed+` from delivery_queue
-		where organization_id = ?1 and lane & 4294967295 = ?2 order by delivery_id limit ?3`, organization, no, limit)
+		where organization_id = ?1 and lane & 4294967295 = ?2 and not (state = 1 and cancel <> 0)
+		order by delivery_id limit ?3`, organization, no, limit)
 }

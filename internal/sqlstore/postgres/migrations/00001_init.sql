@@ -129,7 +129,7 @@ create table delivery_queue (
     attempt         smallint not null default 0, -- attempts charged
     lost            smallint not null default 0, -- leases lost
     gated           boolean not null default false, -- claimed through a gate, or keeps its place in a strict order
-    cancel          boolean not null default false, -- asked for while leased
+    cancel          smallint not null default 0, -- the reason, where it was asked for while leased
     organization_id text not null,
     primary key (organization_id, delivery_id, n)
 ) with (

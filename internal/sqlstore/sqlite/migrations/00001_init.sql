@@ -132,7 +132,7 @@ create table delivery_queue (
     attempt         integer not null default 0, -- attempts charged
     lost            integer not null default 0, -- leases lost
     gated           integer not null default 0, -- claimed through a gate, or keeps its place in a strict order
-    cancel          integer not null default 0, -- asked for while leased
+    cancel          integer not null default 0, -- the reason, where it was asked for while leased
     organization_id text not null,
     primary key (organization_id, delivery_id, n)
 ) without rowid;

@@ -1,0 +1,232 @@
+package deliverytest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/internal/netguard"
+	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/wiring"
+)
+
+// Kit is a DeliveryService under a test's control. Drain, Advance, Destination and the Require methods end a test that
+// goes wrong, and so belong to the goroutine that runs it; everything else may be called from any.
+type Kit struct {
+	*delivery.DeliveryService
+
+	t       testing.TB
+	clock   clock
+	scripts *scripts
+
+	mu         sync.Mutex
+	maintained time.Time
+	passes     int
+	next       time.Time // when the last pass said that something falls due
+}
+
+// start is where a kit's clock starts.
+var start = time.Date(2026, time.January, 1, 12, 0, 0, 0, time.UTC)
+
+// clock is the time of a kit.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// forward moves the clock to a time, unless it is there already.
+func (c *clock) forward(to time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if to.After(c.now) {
+		c.now = to
+	}
+}
+
+// New returns a service on a migrated SQLite database in memory that no other Kit sees. Both are closed when the test
+// ends. Options are those of delivery.New, and may set what the kit sets otherwise:
+//
+//   - a key to seal credentials with,
+//   - a logger to the test's output, on the kit's clock,
+//   - a network that reaches loopback addresses, for servers of package httptest,
+//   - a retry policy without jitter, so that a retry is due at a moment that a test can name; WithRetry keeps that where
+//     it sets no Jitter itself,
+//   - one worker, so that attempts are made one after another in the order of the queue, and a script means the same in
+//     every run.
+//
+// A bad option ends the test. The database has room for one connection, which is the service's: code that needs a
+// transaction or tables of its own beside it is what NewOn is for.
+func New(t testing.TB, opts ...delivery.Option) *Kit {
+	t.Helper()
+	db, err := inMemory()
+	if err != nil {
+		t.Fatalf("deliverytest: the database: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("deliverytest: closing the database: %v", err)
+		}
+	})
+	return build(t, db, opts)
+}
+
+// NewOn is New on the host's own test database, SQLite or PostgreSQL: it migrates it, and closes only the service. The
+// database should be the test's alone, because the kit's clock rules all that is in it.
+func NewOn(t testing.TB, db delivery.DB, opts ...delivery.Option) *Kit {
+	t.Helper()
+	k := build(t, db, opts)
+	if err := k.Migrate(context.Background()); err != nil {
+		t.Fatalf("deliverytest: %v", err)
+	}
+	return k
+}
+
+func build(t testing.TB, db delivery.DB, opts []delivery.Option) *Kit {
+	t.Helper()
+	k := &Kit{t: t, clock: clock{now: start}, maintained: start}
+	k.scripts = &scripts{kit: k}
+	for i, opt := range opts {
+		if opt == nil { // New would count the kit's own too
+			t.Fatalf("deliverytest: option %d is nil", i+1)
+		}
+	}
+	all := append([]delivery.Option{k.defaults}, opts...)
+	svc, err := delivery.New(db, append(all, k.own)...)
+	if err != nil {
+		t.Fatalf("deliverytest: %v", err)
+	}
+	k.DeliveryService = svc
+	t.Cleanup(func() {
+		if err := svc.Close(); err != nil {
+			t.Errorf("deliverytest: closing the service: %v", err)
+		}
+	})
+	return k
+}
+
+// key is no secret: it seals what tests make up.
+const key = "ZGVsaXZlcnl0ZXN0IGtleSwgZm9yIHRlc3RzIG9ubHk="
+
+// defaults comes before the host's options, and sets what they may overrule.
+func (k *Kit) defaults(s *wiring.Settings) error {
+	wrapper, err := seal.Local("deliverytest", key)
+	if err != nil {
+		return err
+	}
+	if s.Keys, err = seal.NewKeyring(wrapper); err != nil {
+		return err
+	}
+	s.Logger = slog.New(slog.NewTextHandler(k.t.Output(), &slog.HandlerOptions{
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				a.Value = slog.TimeValue(k.Now())
+			}
+			return a
+		},
+	}))
+	s.Network = netguard.Policy{Loopback: true}
+	s.Retry.Jitter = -1
+	s.Workers = 1
+	s.Clock = k.clock.Now
+	return nil
+}
+
+// own comes after the host's options, and sets what is the kit's alone.
+func (k *Kit) own(s *wiring.Settings) error {
+	if s.Types[typ] != nil {
+		return fmt.Errorf("deliverytest: the type %q is the kit's own; register your handler under another name", typ)
+	}
+	s.Types[typ] = wiring.NewType(typ, k.scripts)
+	return nil
+}
+
+// Now is the time on the kit's clock, in UTC. It is 2026-01-01 12:00:00 until Advance moves it: the service, its handlers
+// and its log know no other time. Timeouts of attempts are the exception, they run in real time. A host's code that
+// computes NotBefore or Deadline, or verifies a webhook's signature, should be given this clock.
+func (k *Kit) Now() time.Time { return k.clock.Now() }
+
+// Drain makes all attempts that are due, until nothing is at the current time. A retry that is to wait waits for Advance.
+func (k *Kit) Drain() {
+	k.t.Helper()
+	k.pass("Drain")
+}
+
+func (k *Kit) pass(caller string) (next time.Time) {
+	k.t.Helper()
+	pass, err := k.ProcessDue(context.Background())
+	if err != nil {
+		k.t.Fatalf("deliverytest: %s: %v", caller, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.passes++
+	k.next = pass.Next
+	return pass.Next
+}
+
+const (
+	maintainEvery  = 10 * time.Minute // no chore is due more often
+	mostMaintained = 100              // in one Advance, however long
+	lookAgain      = time.Second
+)
+
+// Advance moves the clock on by d. All that is due now is done first, then what falls due on the way, each at its own
+// moment: retries, NotBefore, deadlines, leases of attempts that crashed. What is due at the end is done too. Maintain is
+// called on the way, every 10 minutes and, where d is longer than 1000 minutes, every hundredth part of it.
+//
+// A step of a script may call it, to play an attempt that takes its time.
+func (k *Kit) Advance(d time.Duration) {
+	k.t.Helper()
+	if d < 0 {
+		k.t.Fatalf("deliverytest: Advance(%v): the clock does not go back", d)
+	}
+	end := k.Now().Add(d)
+	every := max(maintainEvery, d/mostMaintained)
+	for {
+		maintenance := k.maintain(every)
+		next := k.pass("Advance")
+		now := k.Now()
+		if !now.Before(end) {
+			return
+		}
+		stop := end
+		if maintenance.Before(stop) {
+			stop = maintenance
+		}
+		if !next.IsZero() && !next.After(now) { // overdue, and left alone by the pass: it waits for a lease to end
+			next = now.Add(lookAgain)
+		}
+		if !next.IsZero() && next.Before(stop) {
+			stop = next
+		}
+		k.clock.forward(stop)
+	}
+}
+
+// maintain calls Maintain where that is due, and returns when it is next.
+func (k *Kit) maintain(every time.Duration) time.Time {
+	k.t.Helper()
+	now := k.Now()
+	k.mu.Lock()
+	due := k.maintained.Add(every)
+	if now.Before(due) {
+		k.mu.Unlock()
+		return due
+	}
+	k.maintained = now
+	k.mu.Unlock()
+	if _, err := k.Maintain(context.Background()); err != nil {
+		k.t.Fatalf("deliverytest: Advance: Maintain: %v", err)
+	}
+	return now.Add(every)
+}
