@@ -164,5 +164,5 @@ func TestLog(t *testing.T) {
 		deliver(t, kit.DeliveryService, "x")
 		kit.Drain()
 		d.RequireDelivered(1)
-	}), "time=2026-01-01T12:01:30.000Z level=ERROR", "a handler panicked", "panic=ouch")
+	}), "time=2026-01-01T12:01:30.000Z level=ERROR", "an attempt ended badly", "the handler panicked: ouch")
 }
