@@ -37,9 +37,8 @@ soak: setup ## run all tests for long (DELIVERY_SOAK=1), with the race detector;
 	@DELIVERY_SOAK=1 $(withpg) -- scripts/test -race -count=1 -timeout 6h $(ARGS)
 
 .PHONY: bench
-bench: setup ## run the benchmarks of bench/ on a PostgreSQL with fsync
-	@[ -f bench/go.mod ] || { echo 'make bench: there is no bench/go.mod: the benchmarks are a module of their own in the folder bench, which is missing here' >&2; exit 1; }
-	@$(withpg) -fsync -- $(SHELL) -c 'cd bench && go test -run "^$$" -bench . -benchmem -timeout 2h $(ARGS) ./...'
+bench: setup ## measure beside River, on a PostgreSQL with fsync; ARGS='-h' lists the flags
+	@cd bench && go run . $(ARGS)
 
 .PHONY: lint
 lint: $(golangci_lint) ## check format, go.mod, go vet and golangci-lint of every module

@@ -1,0 +1,24 @@
+package main
+
+import "fmt"
+
+func contests(n int) []contest {
+	var all []contest
+	for _, lanes := range []int{1, 100, 10_000} {
+		all = append(all, contest{name: fmt.Sprintf("no-op, %d destinations", lanes), contenders: []contender{
+			{"River, pgx", riverWork(n)}, {"delivery, lib/pq", oursWork("postgres", n, lanes)}, {"delivery, pgx", oursWork("pgx", n, lanes)},
+		}})
+	}
+	for _, backlog := range []int{1_000_000, 5_000_000} {
+		all = append(all, contest{name: fmt.Sprintf("no-op, backlog of %d", backlog), long: true, contenders: []contender{
+			{"100,000, lib/pq", oursWork("postgres", 100_000, 100)}, {"the backlog, lib/pq", oursWork("postgres", backlog, 100)},
+		}})
+	}
+	return append(all,
+		contest{name: "DeliverMany of 1,000", contenders: []contender{
+			{"River InsertManyFast, pgx", riverInsertMany(n)}, {"delivery, lib/pq", oursInsertMany("postgres", n)}, {"delivery, pgx", oursInsertMany("pgx", n)},
+		}},
+		contest{name: "Deliver, 8 goroutines", contenders: []contender{
+			{"River Insert, pgx", riverInsert(n / 5)}, {"delivery, lib/pq", oursInsert("postgres", n/5)}, {"delivery, pgx", oursInsert("pgx", n/5)},
+		}})
+}
