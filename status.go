@@ -49,7 +49,7 @@ type Attempt struct {
 	Reason      queue.Reason // for that state
 	Error       *AttemptError
 	StartedAt   time.Time // zero where no attempt was begun
-	EndedAt     time.Time
+	EndedAt     time.Time // when it was recorded; StartedAt is so much earlier as the attempt took
 	NextAttempt time.Time // where it left the item waiting
 	Reference   handler.Reference
 	Exchange    *handler.Exchange // request and response, where the protocol has them; credentials redacted
@@ -167,8 +167,11 @@ func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt
 
 func attempt(a sqlstore.Attempt) Attempt {
 	v := Attempt{
-		Number: a.Number, State: a.State, Reason: a.Reason, StartedAt: a.StartedAt, EndedAt: a.EndedAt, NextAttempt: a.NextAt,
+		Number: a.Number, State: a.State, Reason: a.Reason, EndedAt: a.EndedAt, NextAttempt: a.NextAt,
 		Reference: a.Reference, Exchange: a.Detail.Exchange, Parts: a.Detail.Parts, Notes: a.Detail.Notes,
+	}
+	if a.Took != sqlstore.NotBegun {
+		v.StartedAt = a.EndedAt.Add(-a.Took)
 	}
 	if f := a.Failure; f != nil {
 		v.Error = &AttemptError{Category: f.Category, StatusCode: f.StatusCode, Code: f.Code, Message: f.Text}

@@ -35,19 +35,19 @@ var errExit = errors.New("the handler ended its goroutine")
 // handler.ErrLeaseLost, handler.ErrShutdown, cancellation.
 func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome)) {
 	o := newOutcome(j)
-	o.Began = e.Now()
-	if err := undecodable(j.delivery); err != nil {
+	began := e.Now()
+	if err := undecodable(j.Content); err != nil {
 		o.State, o.Reason, o.Failure = queue.Dead, queue.Undecodable, failure(handler.Fail(handler.Internal, err))
 		done(o)
 		return
 	}
-	if !j.Deadline.IsZero() && !o.Began.Before(j.Deadline) {
-		o.State, o.Reason, o.Began = queue.Dead, queue.DeadlinePassed, time.Time{}
+	if !j.Deadline.IsZero() && !began.Before(j.Deadline) {
+		o.State, o.Reason = queue.Dead, queue.DeadlinePassed
 		done(o)
 		return
 	}
-	option := j.delivery.Options.Items[j.N]
-	policy := option.Retry.Or(j.delivery.Options.Retry).Or(j.destination.Retry).Or(e.Retry)
+	option := j.Content.Options.Items[j.N]
+	policy := option.Retry.Or(j.Content.Options.Retry).Or(j.destination.Retry).Or(e.Retry)
 	var result *handler.Result
 	err := errExit
 	defer func() {
@@ -58,7 +58,7 @@ func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome
 		if err != nil && context.Cause(ctx) != nil {
 			err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
-		o.Number, o.Ended = j.Attempt+1, e.Now()
+		o.Number, o.Took = j.Attempt+1, max(0, e.Now().Sub(began))
 		record(o, result)
 		decide(o, policy, err)
 		done(o)
@@ -69,7 +69,8 @@ func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome
 // newOutcome is that of an item whose lease is given back.
 func newOutcome(j job) *sqlstore.Outcome {
 	o := &sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
-	o.Key, o.Destination, o.State, o.Reason = j.Key, j.destination.ID, queue.Ready, queue.Released
+	o.Key, o.Destination, o.State, o.Reason, o.Took = j.Key, j.destination.ID, queue.Ready, queue.Released,
+		sqlstore.NotBegun
 	return o
 }
 
@@ -140,7 +141,7 @@ func clean(s string) string {
 
 // deliver calls the handler within its time, and turns a panic into an error.
 func (e *Engine) deliver(ctx context.Context, j job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {
-	d := j.delivery
+	d := j.Content
 	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
 		return nil, handler.Fail(handler.Validation,
 			fmt.Errorf("the payload has %d bytes, the destination takes at most %d", d.Payload.Size, limits.MaxBytes))

@@ -20,7 +20,6 @@ const (
 // job is a claimed item with all that an attempt needs.
 type job struct {
 	sqlstore.Claimed
-	delivery    *sqlstore.Delivery
 	destination *target
 	failures    int // of the destination, in a row, as the claim saw them
 }
@@ -47,10 +46,9 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 	lowestFirst := c.claims%fromLowest == 0
 	var items []sqlstore.Claimed
 	var infos map[int64]*lane
-	var deliveries []*sqlstore.Delivery
 	var cursors [sqlstore.Lowest + 1]int64
 	err = e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		items, unknown, deliveries = nil, nil, nil
+		items, unknown = nil, nil
 		infos = map[int64]*lane{}
 		cursors = c.cursors
 		ranks, err := e.Store.Ranks(ctx, tx)
@@ -70,15 +68,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 				break
 			}
 		}
-		if len(items) == 0 {
-			return nil
-		}
-		keys := make([]sqlstore.Key, len(items))
-		for i, item := range items {
-			keys[i] = item.Key
-		}
-		deliveries, err = e.Store.Load(ctx, tx, keys)
-		return err
+		return nil
 	}, nil)
 	if err != nil {
 		return nil, nil, err
@@ -87,7 +77,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 	jobs = make([]job, len(items))
 	for i, item := range items {
 		info := infos[sqlstore.DestinationOf(item.Lane)]
-		jobs[i] = job{Claimed: item, delivery: deliveries[i], destination: info.target, failures: info.Failures}
+		jobs[i] = job{Claimed: item, destination: info.target, failures: info.Failures}
 	}
 	return jobs, unknown, nil
 }
@@ -247,7 +237,7 @@ func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue [
 	outcomes := make([]sqlstore.Outcome, len(all))
 	for i, c := range all {
 		o := sqlstore.Outcome{No: nos[i]}
-		o.Key, o.Destination = c.Key, infos[nos[i]].ID
+		o.Key, o.Destination, o.Took = c.Key, infos[nos[i]].ID, sqlstore.NotBegun
 		switch {
 		case i >= len(expired), !c.Deadline.IsZero() && !c.Deadline.After(tx.Now):
 			o.State, o.Reason = queue.Dead, queue.DeadlinePassed

@@ -84,7 +84,7 @@ type Counts struct {
 }
 
 func (c *Counts) add(o *sqlstore.Outcome) {
-	if !o.Began.IsZero() && o.Reason != queue.Released {
+	if o.Took != sqlstore.NotBegun && o.Reason != queue.Released {
 		c.Attempts.Add(1)
 	}
 	switch o.State {

@@ -7,29 +7,52 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/payload"
 )
 
-// DeliveryColumns are what ScanDelivery reads.
-const DeliveryColumns = `d.organization_id, d.id, d.created_at, d.deadline, d.topic, d.priority, d.idempotency_key,
-	d.correlation_id, d.trace_parent, d.tags, d.metadata, d.options, d.payload_name, d.payload_type, d.payload_size,
-	d.payload_sha256, d.payload, d.payload_id, d.payload_source, d.payload_ref`
+// ContentColumns are what a DeliveryScanner reads of delivery_deliveries d.
+const ContentColumns = `d.created_at, d.deadline, d.topic, d.priority, d.idempotency_key, d.correlation_id, d.trace_parent,
+	d.tags, d.metadata, d.options, d.payload_name, d.payload_type, d.payload_size, d.payload_sha256, d.payload, d.payload_id,
+	d.payload_source, d.payload_ref`
 
-// ScanDelivery reads a delivery, after the given leading columns. What of it cannot be decoded is in Faulty: one such row
-// must not stop those beside it.
-func ScanDelivery(rows *sql.Rows, leading ...any) (*Delivery, error) {
-	var d Delivery
-	var tags, metadata, options, sha []byte
-	err := rows.Scan(append(leading, &d.Organization, &d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority,
-		Text{&d.IdempotencyKey}, Text{&d.CorrelationID}, Text{&d.TraceParent}, &tags, &metadata, &options,
-		Text{&d.Payload.Name}, &d.Payload.ContentType, &d.Payload.Size, &sha, &d.Payload.Inline, Text{&d.Payload.ID},
-		Text{&d.Payload.Source}, Text{&d.Payload.Ref})...)
-	if err != nil {
+// DeliveryScanner reads deliveries from the rows of one query, after the given leading columns. It makes its targets once,
+// because making them anew for each row costs more than reading it.
+type DeliveryScanner struct {
+	targets                                            []any
+	d                                                  Delivery
+	contentType                                        sql.NullString
+	priority, size                                     sql.NullInt64
+	topic, key, correlation, trace, name, id, src, ref sql.NullString
+	tags, metadata, options, sha                       sql.RawBytes
+}
+
+// NewDeliveryScanner returns a scanner that first reads into leading.
+func NewDeliveryScanner(leading ...any) *DeliveryScanner {
+	s := &DeliveryScanner{}
+	s.targets = append(leading, Time{&s.d.CreatedAt}, Time{&s.d.Deadline}, &s.topic, &s.priority, &s.key, &s.correlation, &s.trace,
+		&s.tags, &s.metadata, &s.options, &s.name, &s.contentType, &s.size, &s.sha, &s.d.Payload.Inline, &s.id, &s.src, &s.ref)
+	return s
+}
+
+// Scan reads a row, and returns a nil delivery where its columns are null. What of it cannot be decoded is in Faulty: one
+// such row must not stop those beside it.
+func (s *DeliveryScanner) Scan(rows *sql.Rows) (*Delivery, error) {
+	s.d.Payload.Inline = nil
+	if err := rows.Scan(s.targets...); err != nil {
 		return nil, err
 	}
-	d.Payload.SHA256 = hex.EncodeToString(sha)
-	d.Faulty = errors.Join(decode("tags", tags, &d.Tags), decode("metadata", metadata, &d.Metadata), decode("options", options, &d.Options))
+	if !s.contentType.Valid {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	d := s.d
+	d.Topic, d.Priority, d.IdempotencyKey = s.topic.String, int(s.priority.Int64), s.key.String
+	d.CorrelationID, d.TraceParent = s.correlation.String, s.trace.String
+	d.Payload.Info = payload.Info{Name: s.name.String, ContentType: s.contentType.String, Size: s.size.Int64, SHA256: hex.EncodeToString(s.sha)}
+	d.Payload.ID, d.Payload.Source, d.Payload.Ref = s.id.String, s.src.String, s.ref.String
+	d.Faulty = errors.Join(decode("tags", s.tags, &d.Tags), decode("metadata", s.metadata, &d.Metadata), decode("options", s.options, &d.Options))
 	return &d, nil
 }
 
@@ -67,10 +90,13 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 
 // Delivery reads a delivery, nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
+	scanner := NewDeliveryScanner()
 	err = tx.Query(ctx, func(rows *sql.Rows) (err error) {
-		d, err = ScanDelivery(rows)
+		if d, err = scanner.Scan(rows); d != nil {
+			d.Organization, d.ID = organization, id
+		}
 		return err
-	}, `select `+DeliveryColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
+	}, `select `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
 	return d, err
 }
 
@@ -119,19 +145,23 @@ func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (atte
 		var a Attempt
 		var category, status sql.NullInt64
 		var code, text string
+		var took sql.NullFloat64
 		var reference, detail []byte
 		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason, &category,
-			&status, Text{&code}, Text{&text}, Time{&a.StartedAt}, Time{&a.EndedAt}, Time{&a.NextAt}, &reference, &detail); err != nil {
+			&status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt}, &reference, &detail); err != nil {
 			return err
 		}
 		if category.Valid {
 			a.Failure = &Failure{handler.Category(category.Int64), int(status.Int64), code, text}
 		}
+		if a.Took = NotBegun; took.Valid {
+			a.Took = time.Duration(took.Float64 * float64(time.Second)).Round(time.Microsecond)
+		}
 		attempts = append(attempts, a)
 		last := &attempts[len(attempts)-1]
 		return errors.Join(decode("reference", reference, &last.Reference), decode("detail", detail, &last.Detail))
 	}, `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
-		started_at, ended_at, next_at, reference, detail
+		took, ended_at, next_at, reference, detail
 		from delivery_attempts where organization_id = $1 and delivery_id = $2 order by n, fence`, organization, delivery)
 	return attempts, err
 }

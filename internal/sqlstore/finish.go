@@ -15,8 +15,6 @@ import (
 type Outcome struct {
 	Attempt
 	No      int64         // of the destination
-	Began   time.Time     // the attempt, by the process's clock, as time.Now gave it; zero if none was begun
-	Ended   time.Time     // likewise; zero for what ends now
 	Delay   time.Duration // of the next attempt, where it goes back
 	Charge  bool          // the attempt counts
 	Lost    bool          // the lease was lost
@@ -36,25 +34,22 @@ const (
 )
 
 // Silent reports whether the outcome leaves no record: a lease given back before its attempt began.
-func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Began.IsZero() }
+func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Took == NotBegun }
 
 // Finish applies outcomes to the items whose fence still matches, and reports for each whether it did. For the others it
 // records nothing. It must run in a write transaction.
 func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
-	at := make(map[Key]int, len(outcomes))
-	var ends []Key
+	applied := make([]bool, len(outcomes))
+	var ends, appends []Attempt
+	var endAt []int // the outcome of each end
 	var changes []Change
-	now := time.Now()
+	var at map[Key]int // the outcome of each change
 	for i := range outcomes {
 		o := &outcomes[i]
-		at[o.Key] = i
-		o.StartedAt, o.EndedAt = tx.local(o.Began, now), tx.local(o.Ended, now)
-		if o.EndedAt.IsZero() {
-			o.EndedAt = tx.Now
-		}
+		o.EndedAt = tx.Now
 		if o.State.Ended() {
 			o.NextAt = time.Time{}
-			ends = append(ends, o.Key)
+			ends, endAt = append(ends, o.Attempt), append(endAt, i)
 			continue
 		}
 		o.NextAt = tx.Now.Add(o.Delay)
@@ -62,67 +57,47 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 		if o.Delay <= 0 {
 			state = queue.Ready
 		}
+		if at == nil {
+			at = map[Key]int{}
+		}
+		at[o.Key] = i
 		changes = append(changes, Change{Key: o.Key, State: state, RunAt: o.NextAt, Charge: o.Charge, Lost: o.Lost})
 	}
-	applied := make([]bool, len(outcomes))
 	if len(changes) > 0 {
 		done, err := tx.s.Reschedule(ctx, tx, changes)
 		if err != nil {
 			return nil, err
 		}
 		for _, c := range done {
-			i := at[c.Key]
-			applied[i] = true
+			o := &outcomes[at[c.Key]]
+			applied[at[c.Key]] = true
 			if c.Cancel != queue.None {
-				outcomes[i].NextAt = time.Time{}
-				if err := tx.cancelled(ctx, outcomes[i], c.Cancel); err != nil {
-					return nil, err
-				}
+				o.NextAt = time.Time{}
+				ends, endAt = append(ends, cancelled(o, c.Cancel)), append(endAt, at[c.Key])
+			}
+			if !o.Silent() {
+				appends = append(appends, o.Attempt)
 			}
 		}
 	}
-	if len(ends) > 0 {
-		done, err := tx.s.Delete(ctx, tx, ends)
-		if err != nil {
+	if len(appends) > 0 {
+		if err := tx.s.Append(ctx, tx, tx.Now, appends); err != nil {
 			return nil, err
 		}
-		for _, k := range done {
-			applied[at[k]] = true
+	}
+	if len(ends) > 0 {
+		if err := tx.s.End(ctx, tx, tx.Now, ends, func(i int) { applied[endAt[i]] = true }); err != nil {
+			return nil, err
 		}
-	}
-	var attempts []Attempt
-	for i, o := range outcomes {
-		if applied[i] && !o.Silent() {
-			attempts = append(attempts, o.Attempt)
-		}
-	}
-	if len(attempts) == 0 {
-		return applied, nil
-	}
-	if err := tx.s.InsertAttempts(ctx, tx, attempts); err != nil {
-		return nil, err
 	}
 	return applied, tx.health(ctx, outcomes, applied)
 }
 
-// local moves a time of this process to the clock of the transaction. With a clock that tests move it stays.
-func (tx *Tx) local(t, now time.Time) time.Time {
-	if t.IsZero() || tx.s.clock != nil {
-		return t
-	}
-	return tx.Now.Add(-now.Sub(t)).Truncate(time.Microsecond)
-}
-
-// cancelled ends an item that has just been put back although cancelling was asked for.
-func (tx *Tx) cancelled(ctx context.Context, o Outcome, reason queue.Reason) error {
+// cancelled is the end of an item that has just been put back although cancelling was asked for.
+func cancelled(o *Outcome, reason queue.Reason) Attempt {
 	k := o.Key
 	k.Fence++
-	if _, err := tx.s.Delete(ctx, tx, []Key{k}); err != nil {
-		return err
-	}
-	return tx.s.InsertAttempts(ctx, tx, []Attempt{{
-		Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, EndedAt: tx.Now,
-	}})
+	return Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
 }
 
 // health writes what the outcomes say of destinations, in the order of their numbers so that processes cannot deadlock,
@@ -257,7 +232,7 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 			continue
 		}
 		o := Outcome{No: nos[i]}
-		o.Key, o.Destination, o.State, o.Reason = c.Key, infos[nos[i]].ID, queue.Cancelled, reason
+		o.Key, o.Destination, o.State, o.Reason, o.Took = c.Key, infos[nos[i]].ID, queue.Cancelled, reason, NotBegun
 		outcomes = append(outcomes, o)
 	}
 	_, err = tx.Finish(ctx, outcomes)

@@ -105,10 +105,11 @@ type Share struct {
 	N    int
 }
 
-// Claimed is a row of the queue.
+// Claimed is a row of the queue. A claim fills in what an attempt needs: not State, Cancel and RunAt, which it has set.
 type Claimed struct {
 	Key
 	Lane, Seq int64
+	Content   *Delivery // of a claim: what is delivered, nil if it is gone
 	State     queue.State
 	Attempt   int // attempts charged so far
 	Lost      int
@@ -140,11 +141,21 @@ type Attempt struct {
 	State       queue.State
 	Reason      queue.Reason
 	Failure     *Failure
-	StartedAt   time.Time
-	EndedAt     time.Time
+	Took        time.Duration // NotBegun where no attempt was begun
+	EndedAt     time.Time     // when it was recorded
 	NextAt      time.Time
 	Reference   handler.Reference
 	Detail      Detail
+}
+
+// NotBegun is Attempt.Took of what was no attempt.
+const NotBegun time.Duration = -1
+
+// Plain reports whether there is nothing to record of an attempt but that it delivered.
+func (a *Attempt) Plain() bool {
+	return a.State == queue.Delivered && a.Reason == queue.None && a.Failure == nil && a.Took != NotBegun &&
+		a.Reference.ID == "" && a.Reference.URL == "" && a.Reference.Details == nil &&
+		a.Detail.Exchange == nil && a.Detail.Parts == nil && a.Detail.Notes == nil
 }
 
 // Failure is what went wrong.

@@ -61,16 +61,16 @@ type Dialect interface {
 	Ranks(ctx context.Context, tx Execer) ([]int64, error)
 	// Walk lists up to limit lanes with ready items in (after, last], ascending.
 	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
-	// Claim leases up to Share.N of the oldest ready items of each lane.
+	// Claim leases up to Share.N of the oldest ready items of each lane, and reads what they deliver.
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
-	// Load reads what is delivered, in the order of keys; a missing delivery is nil.
-	Load(ctx context.Context, tx Execer, keys []Key) ([]*Delivery, error)
-	// Delete and Reschedule act on the rows whose fence matches, and return those as they were asked for. Reschedule
-	// moves the fence on, so that each lease has its own.
-	Delete(ctx context.Context, tx Execer, keys []Key) ([]Key, error)
+	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
+	// the place of each of them.
+	End(ctx context.Context, tx Execer, now time.Time, attempts []Attempt, applied func(i int)) error
+	// Reschedule puts the items back whose fence matches, and returns those as they were asked for. It moves the fence
+	// on, so that each lease has its own.
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
-	// InsertAttempts appends; a row that is there already stays as it is.
-	InsertAttempts(ctx context.Context, tx Execer, attempts []Attempt) error
+	// Append adds attempts at items that go on.
+	Append(ctx context.Context, tx Execer, now time.Time, attempts []Attempt) error
 	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and returns how many.
@@ -158,6 +158,9 @@ func (s *Store) Write(ctx context.Context, fn func(ctx context.Context, tx *Tx) 
 	return s.run(ctx, true, fn, settled)
 }
 
+// ErrConcurrent says that a row was changed between two looks of one statement: the transaction is run again.
+var ErrConcurrent = errors.New("sqlstore: changed by another transaction")
+
 // Again settles an unknown outcome of writes that do no harm the second time: by running them again.
 func Again(context.Context, *Tx) (bool, error) { return false, nil }
 
@@ -175,7 +178,7 @@ func (s *Store) run(ctx context.Context, write bool, fn func(context.Context, *T
 			return nil
 		case s.MissingTable(err):
 			return fmt.Errorf("%w (%w)", ErrNotMigrated, err)
-		case !committing && s.Retryable(err) && i < retries:
+		case !committing && (s.Retryable(err) || errors.Is(err, ErrConcurrent)) && i < retries:
 			select {
 			case <-ctx.Done():
 				return err

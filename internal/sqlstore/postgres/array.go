@@ -9,46 +9,59 @@ import (
 
 // array writes a PostgreSQL array literal (documentation, section 8.15.2). As text it passes through every driver, and
 // the library needs none.
-type array struct {
-	b strings.Builder
-}
+type array []byte
+
+// newArray returns an array that has room for n values of so many bytes.
+func newArray(n, size int) array { return make(array, 0, n*(size+1)+2) }
 
 func (a *array) next() {
-	if a.b.Len() == 0 {
-		a.b.WriteByte('{')
+	if len(*a) == 0 {
+		*a = append(*a, '{')
 	} else {
-		a.b.WriteByte(',')
+		*a = append(*a, ',')
 	}
 }
 
 func (a *array) null() {
 	a.next()
-	a.b.WriteString("NULL")
+	*a = append(*a, "NULL"...)
 }
 
 func (a *array) int(v int64) {
 	a.next()
-	a.b.WriteString(strconv.FormatInt(v, 10))
+	*a = strconv.AppendInt(*a, v, 10)
+}
+
+func (a *array) float(v float64) {
+	a.next()
+	*a = strconv.AppendFloat(*a, v, 'g', 8, 64)
 }
 
 func (a *array) bool(v bool) {
 	a.next()
-	a.b.WriteString(strconv.FormatBool(v))
+	*a = strconv.AppendBool(*a, v)
 }
 
-// id writes a text that needs no quotes: a UUID.
+// id writes a text that needs no quotes, a UUID; "" as null.
 func (a *array) id(v string) {
+	if v == "" {
+		a.null()
+		return
+	}
 	a.next()
-	a.b.WriteString(v)
+	*a = append(*a, v...)
 }
 
 var quote = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func (a *array) text(v string) {
 	a.next()
-	a.b.WriteByte('"')
-	_, _ = quote.WriteString(&a.b, v)
-	a.b.WriteByte('"')
+	if strings.ContainsAny(v, `\"`) {
+		v = quote.Replace(v)
+	}
+	*a = append(*a, '"')
+	*a = append(*a, v...)
+	*a = append(*a, '"')
 }
 
 // opt writes a text, "" as null.
@@ -67,10 +80,9 @@ func (a *array) bytes(v []byte) {
 		return
 	}
 	a.next()
-	a.b.WriteString(`"\\x`)
-	a.b.Grow(hex.EncodedLen(len(v)) + 1)
-	_, _ = hex.NewEncoder(&a.b).Write(v)
-	a.b.WriteByte('"')
+	*a = append(*a, `"\\x`...)
+	*a = hex.AppendEncode(*a, v)
+	*a = append(*a, '"')
 }
 
 // time writes a timestamptz, zero as null.
@@ -80,14 +92,14 @@ func (a *array) time(v time.Time) {
 		return
 	}
 	a.next()
-	a.b.WriteByte('"')
-	a.b.WriteString(v.UTC().Format("2006-01-02 15:04:05.999999"))
-	a.b.WriteString(`+00"`)
+	*a = append(*a, '"')
+	*a = v.UTC().AppendFormat(*a, "2006-01-02 15:04:05.999999")
+	*a = append(*a, `+00"`...)
 }
 
-func (a *array) String() string {
-	if a.b.Len() == 0 {
+func (a array) String() string {
+	if len(a) == 0 {
 		return "{}"
 	}
-	return a.b.String() + "}"
+	return string(append(a, '}'))
 }

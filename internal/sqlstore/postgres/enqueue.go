@@ -94,11 +94,7 @@ func (Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization str
 		}
 		sha.bytes(hash)
 		inline.bytes(d.Payload.Inline)
-		if d.Payload.ID == "" {
-			payloadID.null()
-		} else {
-			payloadID.id(d.Payload.ID)
-		}
+		payloadID.id(d.Payload.ID)
 		source.opt(d.Payload.Source)
 		ref.opt(d.Payload.Ref)
 		most = d.Most

@@ -48,28 +48,45 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-const claimed = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.run_at, q.deadline`
-
 const claim = `
 with pick as materialized (
   select p.tid from unnest($1::bigint[], $2::int[]) w(lane, n)
   cross join lateral (select q.ctid tid from delivery_queue q
-    where q.state = 0 and q.lane = w.lane order by q.seq limit w.n for update skip locked) p)
-update delivery_queue q set state = 1, run_at = $3
- where q.ctid = any(array(select tid from pick))
-returning ` + claimed
+    where q.state = 0 and q.lane = w.lane order by q.seq limit w.n for update skip locked) p
+), claimed as (
+  update delivery_queue q set state = 1, run_at = $3 where q.ctid = any(array(select tid from pick))
+  returning q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline
+)
+select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt, c.lost, c.deadline, ` + sqlstore.ContentColumns + `
+  from claimed c left join lateral (select * from delivery_deliveries d
+    where d.organization_id = c.organization_id and d.id = c.delivery_id limit 1) d on true`
 
 // Claim implements sqlstore.Dialect.
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
-	var lane, n array
+	lane, n := newArray(len(shares), 20), newArray(len(shares), 5)
+	total := 0
 	for _, s := range shares {
 		lane.int(s.Lane)
 		n.int(int64(s.N))
+		total += s.N
 	}
-	return claims(ctx, tx, claim, lane.String(), n.String(), d.Time(until))
+	all := make([]sqlstore.Claimed, 0, total)
+	var c sqlstore.Claimed
+	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
+		sqlstore.Time{T: &c.Deadline})
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
+		if c.Content, err = scanner.Scan(rows); c.Content != nil {
+			c.Content.Organization, c.Content.ID = c.Organization, c.Delivery
+		}
+		all = append(all, c)
+		return err
+	}, claim, lane.String(), n.String(), d.Time(until))
+	return all, err
 }
 
-func claims(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
+const row = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.run_at, q.deadline`
+
+func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var c sqlstore.Claimed
@@ -81,30 +98,6 @@ func claims(ctx context.Context, tx sqlstore.Execer, query string, args ...any) 
 	return all, err
 }
 
-const load = `
-select i.at, ` + sqlstore.DeliveryColumns + `
-  from unnest($1::text[], $2::uuid[]) with ordinality i(o, id, at)
- cross join lateral (select * from delivery_deliveries d where d.organization_id = i.o and d.id = i.id limit 1) d`
-
-// Load implements sqlstore.Dialect.
-func (Dialect) Load(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]*sqlstore.Delivery, error) {
-	var o, id array
-	for _, k := range keys {
-		o.text(k.Organization)
-		id.id(k.Delivery)
-	}
-	all := make([]*sqlstore.Delivery, len(keys))
-	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var at int
-		d, err := sqlstore.ScanDelivery(rows, &at)
-		if err == nil {
-			all[at-1] = d
-		}
-		return err
-	}, load, o.String(), id.String())
-	return all, err
-}
-
 // located finds rows by key and fence. It does not mention state, which would invite a partial index.
 const located = `
 with t as materialized (
@@ -112,29 +105,136 @@ with t as materialized (
   cross join lateral (select q.ctid tid from delivery_queue q
     where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f limit 1 for update) q)`
 
-func located4(keys []sqlstore.Key) []any {
-	var o, d, n, f array
-	for _, k := range keys {
+// keys are the parameters of located.
+func keyArrays(n int, key func(i int) sqlstore.Key) []any {
+	o, d, no, f := newArray(n, 24), newArray(n, 37), newArray(n, 3), newArray(n, 4)
+	for i := range n {
+		k := key(i)
 		o.text(k.Organization)
 		d.id(k.Delivery)
-		n.int(int64(k.N))
+		no.int(int64(k.N))
 		f.int(int64(k.Fence))
 	}
-	return []any{o.String(), d.String(), n.String(), f.String()}
+	return []any{o.String(), d.String(), no.String(), f.String()}
 }
 
-const remove = located + `
-delete from delivery_queue q where q.ctid = any(array(select tid from t))
-returning q.organization_id, q.delivery_id, q.n, q.fence, q.cancel`
+// end deletes and records in one statement, by the place of each item in the arrays. The rows are locked, so that as many
+// are deleted as were found; but one that was changed while it was waited for, such as by a heartbeat, is found in its new
+// version and deleted in neither. Then the counts differ, and the transaction is run again.
+const (
+	endFound = `
+with i as materialized (
+  select * from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::uuid[], $6::smallint[], $7::real[]`
+	endDeleted = `
+), t as materialized (
+  select q.tid, i.* from i cross join lateral (select q.ctid tid from delivery_queue q
+    where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f limit 1 for update) q
+), gone as (
+  delete from delivery_queue q where q.ctid = any(array(select tid from t)) returning 1
+), kept as (
+  insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id, attempt, took, ended_at, state, reason`
+	endCounted = `
+)
+select t.place, (select count(*) from gone) from t`
 
-// Delete implements sqlstore.Dialect.
-func (Dialect) Delete(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]sqlstore.Key, error) {
-	rows, err := changed(ctx, tx, remove, located4(keys)...)
-	deleted := make([]sqlstore.Key, len(rows))
-	for i, r := range rows {
-		deleted[i] = r.Key
+	endPlain = endFound + `) with ordinality i(o, d, n, f, destination, attempt, took, place)` + endDeleted + `)
+  select o, d, n, f, destination, attempt, took, $8, 3, 0 from t` + endCounted
+
+	endFull = endFound + `, $9::smallint[], $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[],
+    $16::jsonb[]) with ordinality
+    i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, place)` + endDeleted + `,
+      category, status_code, code, error, reference, detail)
+  select o, d, n, f, destination, attempt, took, $8, state, reason, category, status, code, error, reference, detail from t` + endCounted
+)
+
+// End implements sqlstore.Dialect.
+func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt, applied func(i int)) error {
+	plain := true
+	for i := range attempts {
+		plain = plain && attempts[i].Plain()
 	}
-	return deleted, err
+	query, args := endPlain, append(attemptArrays(attempts), d.Time(now))
+	if !plain {
+		query, args = endFull, append(args, detailArrays(attempts)...)
+	}
+	found, deleted := 0, 0
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		var place int
+		err := rows.Scan(&place, &deleted)
+		applied(place - 1)
+		found++
+		return err
+	}, query, args...)
+	if err == nil && found != deleted {
+		err = sqlstore.ErrConcurrent
+	}
+	return err
+}
+
+// attemptArrays are the keys, destinations, numbers and durations of attempts.
+func attemptArrays(attempts []sqlstore.Attempt) []any {
+	n := len(attempts)
+	destination, number, took := newArray(n, 37), newArray(n, 2), newArray(n, 12)
+	for i := range attempts {
+		a := &attempts[i]
+		destination.id(a.Destination)
+		number.int(int64(a.Number))
+		if a.Took == sqlstore.NotBegun {
+			took.null()
+		} else {
+			took.float(a.Took.Seconds())
+		}
+	}
+	args := keyArrays(n, func(i int) sqlstore.Key { return attempts[i].Key })
+	return append(args, destination.String(), number.String(), took.String())
+}
+
+// detailArrays are what is seldom there.
+func detailArrays(attempts []sqlstore.Attempt) []any {
+	var state, reason, category, status, code, text, reference, detail array
+	for i := range attempts {
+		a := &attempts[i]
+		state.int(int64(a.State))
+		reason.int(int64(a.Reason))
+		if f := a.Failure; f == nil {
+			category.null()
+			status.null()
+			code.null()
+			text.null()
+		} else {
+			category.int(int64(f.Category))
+			status.int(int64(f.StatusCode))
+			code.opt(f.Code)
+			text.opt(f.Text)
+		}
+		reference.opt(string(sqlstore.Encode(a.Reference)))
+		detail.opt(string(sqlstore.Encode(a.Detail)))
+	}
+	args := make([]any, 0, 8)
+	for _, a := range []*array{&state, &reason, &category, &status, &code, &text, &reference, &detail} {
+		args = append(args, a.String())
+	}
+	return args
+}
+
+const appendAttempts = `
+insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id, attempt, took, ended_at, state, reason,
+    category, status_code, code, error, reference, detail, next_at)
+select o, d, n, f, destination, attempt, took, $8, state, reason, category, status, code, error, reference, detail, next_at
+  from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::uuid[], $6::smallint[], $7::real[], $9::smallint[],
+    $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[], $16::jsonb[], $17::timestamptz[])
+    i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, next_at)`
+
+// Append implements sqlstore.Dialect.
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt) error {
+	var next array
+	for i := range attempts {
+		next.time(attempts[i].NextAt)
+	}
+	args := append(attemptArrays(attempts), d.Time(now))
+	args = append(append(args, detailArrays(attempts)...), next.String())
+	_, err := tx.ExecContext(ctx, appendAttempts, args...)
+	return err
 }
 
 func changed(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Changed, error) {
@@ -166,17 +266,15 @@ returning q.organization_id, q.delivery_id, q.n, q.fence - 1, q.cancel`
 
 // Reschedule implements sqlstore.Dialect.
 func (Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
-	keys := make([]sqlstore.Key, len(changes))
 	var state, runAt, charge, lost array
-	for i, c := range changes {
-		keys[i] = c.Key
+	for _, c := range changes {
 		state.int(int64(c.State))
 		runAt.time(c.RunAt)
 		charge.int(flag(c.Charge))
 		lost.int(flag(c.Lost))
 	}
-	args := append(located4(keys), state.String(), runAt.String(), charge.String(), lost.String())
-	return changed(ctx, tx, reschedule, args...)
+	args := keyArrays(len(changes), func(i int) sqlstore.Key { return changes[i].Key })
+	return changed(ctx, tx, reschedule, append(args, state.String(), runAt.String(), charge.String(), lost.String())...)
 }
 
 func flag(b bool) int64 {
@@ -186,57 +284,13 @@ func flag(b bool) int64 {
 	return 0
 }
 
-const insertAttempts = `
-insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category,
-    status_code, code, error, started_at, ended_at, next_at, reference, detail)
-select * from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::uuid[], $6::smallint[], $7::smallint[],
-    $8::smallint[], $9::smallint[], $10::int[], $11::text[], $12::text[], $13::timestamptz[], $14::timestamptz[],
-    $15::timestamptz[], $16::jsonb[], $17::jsonb[])
-on conflict do nothing`
-
-// InsertAttempts implements sqlstore.Dialect.
-func (Dialect) InsertAttempts(ctx context.Context, tx sqlstore.Execer, attempts []sqlstore.Attempt) error {
-	keys := make([]sqlstore.Key, len(attempts))
-	var destination, number, state, reason, category, status, code, text, started, ended, next, reference, detail array
-	for i, a := range attempts {
-		keys[i] = a.Key
-		destination.id(a.Destination)
-		number.int(int64(a.Number))
-		state.int(int64(a.State))
-		reason.int(int64(a.Reason))
-		if f := a.Failure; f == nil {
-			category.null()
-			status.null()
-			code.null()
-			text.null()
-		} else {
-			category.int(int64(f.Category))
-			status.int(int64(f.StatusCode))
-			code.opt(f.Code)
-			text.opt(f.Text)
-		}
-		started.time(a.StartedAt)
-		ended.time(a.EndedAt)
-		next.time(a.NextAt)
-		reference.opt(string(sqlstore.Encode(a.Reference)))
-		detail.opt(string(sqlstore.Encode(a.Detail)))
-	}
-	args := located4(keys)
-	for _, a := range []*array{&destination, &number, &state, &reason, &category, &status, &code, &text, &started, &ended,
-		&next, &reference, &detail} {
-		args = append(args, a.String())
-	}
-	_, err := tx.ExecContext(ctx, insertAttempts, args...)
-	return err
-}
-
 const extend = located + `
 update delivery_queue q set run_at = $5 where q.ctid = any(array(select tid from t))
 returning q.organization_id, q.delivery_id, q.n, q.fence, q.cancel`
 
 // Extend implements sqlstore.Dialect.
 func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key, until time.Time) ([]sqlstore.Changed, error) {
-	return changed(ctx, tx, extend, append(located4(keys), d.Time(until))...)
+	return changed(ctx, tx, extend, append(keyArrays(len(keys), func(i int) sqlstore.Key { return keys[i] }), d.Time(until))...)
 }
 
 const due = `
@@ -255,33 +309,33 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, lim
 	return int(n), err
 }
 
-const expired = `select ` + claimed + ` from delivery_queue q
+const expired = `select ` + row + ` from delivery_queue q
  where q.state <> 0 and q.run_at <= $1 and q.state = 1 order by q.run_at limit $2 for update skip locked`
 
 // Expired implements sqlstore.Dialect.
 func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return claims(ctx, tx, expired, d.Time(now), limit)
+	return list(ctx, tx, expired, d.Time(now), limit)
 }
 
-const overdue = `select ` + claimed + ` from delivery_queue q
+const overdue = `select ` + row + ` from delivery_queue q
  where q.deadline is not null and q.deadline <= $1 and q.state <> 1 order by q.deadline limit $2 for update skip locked`
 
 // Overdue implements sqlstore.Dialect.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return claims(ctx, tx, overdue, d.Time(now), limit)
+	return list(ctx, tx, overdue, d.Time(now), limit)
 }
 
-const pendingOfDelivery = `select ` + claimed + ` from delivery_queue q
+const pendingOfDelivery = `select ` + row + ` from delivery_queue q
  where q.organization_id = $1 and q.delivery_id = $2 order by q.n limit $3 for update`
 
-const pendingOfDestination = `select ` + claimed + ` from delivery_queue q
+const pendingOfDestination = `select ` + row + ` from delivery_queue q
  where q.organization_id = $1 and q.lane & 4294967295 = $2 and not (q.state = 1 and q.cancel <> 0)
  order by q.delivery_id limit $3 for update`
 
 // Pending implements sqlstore.Dialect. For a destination it reads all items of its organization: for a deletion.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
-		return claims(ctx, tx, pendingOfDelivery, organization, delivery, limit)
+		return list(ctx, tx, pendingOfDelivery, organization, delivery, limit)
 	}
-	return claims(ctx, tx, pendingOfDestination, organization, no, limit)
+	return list(ctx, tx, pendingOfDestination, organization, no, limit)
 }

@@ -43,9 +43,9 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-const claimed = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, run_at, deadline`
+const row = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, run_at, deadline`
 
-func claims(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
+func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var c sqlstore.Claimed
@@ -61,27 +61,25 @@ func claims(ctx context.Context, tx sqlstore.Execer, query string, args ...any) 
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	for _, s := range shares {
-		rows, err := claims(ctx, tx, `update delivery_queue set state = 1, run_at = ?3
+		rows, err := list(ctx, tx, `update delivery_queue set state = 1, run_at = ?3
 			where (organization_id, delivery_id, n) in (select organization_id, delivery_id, n from delivery_queue
 			  where state = 0 and lane = ?1 order by seq limit ?2)
-			returning `+claimed, s.Lane, s.N, d.Time(until))
+			returning `+row, s.Lane, s.N, d.Time(until))
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, rows...)
 	}
-	return all, nil
-}
-
-// Load implements sqlstore.Dialect.
-func (Dialect) Load(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]*sqlstore.Delivery, error) {
-	all := make([]*sqlstore.Delivery, len(keys))
-	for i, k := range keys {
+	scanner := sqlstore.NewDeliveryScanner()
+	for i := range all {
+		c := &all[i]
 		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
-			all[i], err = sqlstore.ScanDelivery(rows)
+			if c.Content, err = scanner.Scan(rows); c.Content != nil {
+				c.Content.Organization, c.Content.ID = c.Organization, c.Delivery
+			}
 			return err
-		}, `select `+sqlstore.DeliveryColumns+` from delivery_deliveries d where d.organization_id = ?1 and d.id = ?2`,
-			k.Organization, k.Delivery)
+		}, `select `+sqlstore.ContentColumns+` from delivery_deliveries d where d.organization_id = ?1 and d.id = ?2`,
+			c.Organization, c.Delivery)
 		if err != nil {
 			return nil, err
 		}
@@ -91,23 +89,26 @@ func (Dialect) Load(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key
 
 const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 and fence = ?4 `
 
-// Delete implements sqlstore.Dialect.
-func (Dialect) Delete(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key) ([]sqlstore.Key, error) {
-	var deleted []sqlstore.Key
-	for _, k := range keys {
-		r, err := tx.ExecContext(ctx, `delete from delivery_queue`+matching, k.Organization, k.Delivery, k.N, k.Fence)
+// End implements sqlstore.Dialect.
+func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt, applied func(i int)) error {
+	for i, a := range attempts {
+		r, err := tx.ExecContext(ctx, `delete from delivery_queue`+matching, a.Organization, a.Delivery, a.N, a.Fence)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		n, err := r.RowsAffected()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if n > 0 {
-			deleted = append(deleted, k)
+		if n == 0 {
+			continue
 		}
+		if err := d.Append(ctx, tx, now, attempts[i:i+1]); err != nil {
+			return err
+		}
+		applied(i)
 	}
-	return deleted, nil
+	return nil
 }
 
 // changed runs an update of one item that returns its cancel flag.
@@ -149,19 +150,22 @@ func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore
 	return all, nil
 }
 
-// InsertAttempts implements sqlstore.Dialect.
-func (d Dialect) InsertAttempts(ctx context.Context, tx sqlstore.Execer, attempts []sqlstore.Attempt) error {
+// Append implements sqlstore.Dialect.
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt) error {
 	for _, a := range attempts {
-		var category, status, code, text any
+		var category, status, code, text, took any
 		if f := a.Failure; f != nil {
 			category, status, code, text = int(f.Category), f.StatusCode, sqlstore.Null(f.Code), sqlstore.Null(f.Text)
 		}
+		if a.Took != sqlstore.NotBegun {
+			took = a.Took.Seconds()
+		}
 		if _, err := tx.ExecContext(ctx, `insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id,
-			attempt, state, reason, category, status_code, code, error, started_at, ended_at, next_at, reference, detail)
-			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) on conflict do nothing`,
-			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, int(a.State), int(a.Reason), category, status, code,
-			text, d.Time(a.StartedAt), d.Time(a.EndedAt), d.Time(a.NextAt), d.JSON(sqlstore.Encode(a.Reference)),
-			d.JSON(sqlstore.Encode(a.Detail))); err != nil {
+			attempt, took, ended_at, state, reason, category, status_code, code, error, reference, detail, next_at)
+			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)`,
+			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, took, d.Time(now), int(a.State), int(a.Reason),
+			category, status, code, text, d.JSON(sqlstore.Encode(a.Reference)), d.JSON(sqlstore.Encode(a.Detail)),
+			d.Time(a.NextAt)); err != nil {
 			return err
 		}
 	}
@@ -170,7 +174,7 @@ func (d Dialect) InsertAttempts(ctx context.Context, tx sqlstore.Execer, attempt
 
 // Due implements sqlstore.Dialect. The rows get consecutive numbers in the order of their times.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) (int, error) {
-	rows, err := claims(ctx, tx, `select `+claimed+` from delivery_queue
+	rows, err := list(ctx, tx, `select `+row+` from delivery_queue
 		where state <> 0 and run_at <= ?1 and state = 2 order by run_at limit ?2`, d.Time(now), limit)
 	if err != nil || len(rows) == 0 {
 		return 0, err
@@ -190,23 +194,23 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, lim
 
 // Expired implements sqlstore.Dialect.
 func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+	return list(ctx, tx, `select `+row+` from delivery_queue
 		where state <> 0 and run_at <= ?1 and state = 1 order by run_at limit ?2`, d.Time(now), limit)
 }
 
 // Overdue implements sqlstore.Dialect.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+	return list(ctx, tx, `select `+row+` from delivery_queue
 		where deadline is not null and deadline <= ?1 and state <> 1 order by deadline limit ?2`, d.Time(now), limit)
 }
 
 // Pending implements sqlstore.Dialect.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
-		return claims(ctx, tx, `select `+claimed+` from delivery_queue
+		return list(ctx, tx, `select `+row+` from delivery_queue
 			where organization_id = ?1 and delivery_id = ?2 order by n limit ?3`, organization, delivery, limit)
 	}
-	return claims(ctx, tx, `select `+claimed+` from delivery_queue
+	return list(ctx, tx, `select `+row+` from delivery_queue
 		where organization_id = ?1 and lane & 4294967295 = ?2 and not (state = 1 and cancel <> 0)
 		order by delivery_id limit ?3`, organization, no, limit)
 }

@@ -144,13 +144,13 @@ create index delivery_queue_gated on delivery_queue (lane) where gated;
 
 -- What became of items. Append-only; each item gets exactly one row whose state is an end.
 create table delivery_attempts (
-    started_at      timestamptz,
     ended_at        timestamptz not null,
     next_at         timestamptz,
     delivery_id     uuid not null,
     destination_id  uuid not null,
     fence           integer not null,
     status_code     integer,
+    took            real,              -- seconds; null if no attempt was begun
     n               smallint not null,
     attempt         smallint not null, -- its number; 0 if it was none, or is not charged
     state           smallint not null, -- that the item then had

@@ -143,13 +143,13 @@ create index delivery_queue_gated on delivery_queue (lane) where gated;
 
 -- What became of items. Append-only; each item gets exactly one row whose state is an end.
 create table delivery_attempts (
-    started_at      integer,
     ended_at        integer not null,
     next_at         integer,
     delivery_id     text not null,
     destination_id  text not null,
     fence           integer not null,
     status_code     integer,
+    took            real,              -- seconds; null if no attempt was begun
     n               integer not null,
     attempt         integer not null, -- its number; 0 if it was none, or is not charged
     state           integer not null, -- that the item then had
