@@ -78,7 +78,7 @@ type Request struct {
 	ItemID       string
 	Attempt      int // from 1
 	Organization string
-	Destination  *destination.Destination // its Config is redacted
+	Destination  *destination.Destination // its Config is redacted; shared, not to be changed
 	Config       any                      // what ParseConfig returned: req.Config.(Config); shared, not to be changed
 	Payload      *payload.Content
 	Topic        string

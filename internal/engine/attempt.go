@@ -30,20 +30,20 @@ func (c cancellation) Error() string { return "delivery: cancelled: " + c.reason
 // errExit is what an attempt ends with whose handler neither returned nor panicked.
 var errExit = errors.New("the handler ended its goroutine")
 
-// attempt makes one attempt and calls done once with what it makes of the item, also when the handler ends its goroutine;
-// with nil where it shall look as if the process had died. ctx ends with a cause when the attempt has no point any more:
+// attempt makes one attempt, notes what it makes of the item in j.outcome, and calls done once, also when the handler ends
+// its goroutine. crashed is that it shall look as if the process had died. ctx ends with a cause when the attempt has no point any more:
 // handler.ErrLeaseLost, handler.ErrShutdown, cancellation.
-func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome)) {
-	o := newOutcome(j)
+func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
+	o := &j.outcome
 	began := e.Now()
 	if err := undecodable(j.Content); err != nil {
 		o.State, o.Reason, o.Failure = queue.Dead, queue.Undecodable, failure(handler.Fail(handler.Internal, err))
-		done(o)
+		done(false)
 		return
 	}
 	if !j.Deadline.IsZero() && !began.Before(j.Deadline) {
 		o.State, o.Reason = queue.Dead, queue.DeadlinePassed
-		done(o)
+		done(false)
 		return
 	}
 	option := j.Content.Options.Items[j.N]
@@ -52,7 +52,7 @@ func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome
 	err := errExit
 	defer func() {
 		if errors.Is(err, wiring.ErrCrash) {
-			done(nil)
+			done(true)
 			return
 		}
 		if err != nil && context.Cause(ctx) != nil {
@@ -61,17 +61,16 @@ func (e *Engine) attempt(ctx context.Context, j job, done func(*sqlstore.Outcome
 		o.Number, o.Took = j.Attempt+1, max(0, e.Now().Sub(began))
 		record(o, result)
 		decide(o, policy, err)
-		done(o)
+		done(false)
 	}()
 	result, err = e.deliver(ctx, j, j.destination.Limits.Or(e.Limits), option)
 }
 
-// newOutcome is that of an item whose lease is given back.
-func newOutcome(j job) *sqlstore.Outcome {
-	o := &sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
-	o.Key, o.Destination, o.State, o.Reason, o.Took = j.Key, j.destination.ID, queue.Ready, queue.Released,
-		sqlstore.NotBegun
-	return o
+// release is the outcome of a lease that is given back before its attempt.
+func (j *job) release() {
+	o := &j.outcome
+	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
+	o.Key, o.Destination, o.State, o.Reason, o.Took = j.Key, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
 }
 
 // record keeps what a handler returned, credentials redacted.
@@ -140,7 +139,7 @@ func clean(s string) string {
 }
 
 // deliver calls the handler within its time, and turns a panic into an error.
-func (e *Engine) deliver(ctx context.Context, j job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {
+func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {
 	d := j.Content
 	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
 		return nil, handler.Fail(handler.Validation,
@@ -156,10 +155,9 @@ func (e *Engine) deliver(ctx context.Context, j job, limits destination.Limits, 
 	if err != nil {
 		return nil, err
 	}
-	seen := j.destination.Destination.Destination
 	req := &handler.Request{
 		MessageID: ItemID(j.Delivery, j.N), DeliveryID: j.Delivery, ItemID: ItemID(j.Delivery, j.N), Attempt: j.Attempt + 1,
-		Organization: j.Organization, Destination: &seen, Config: j.destination.config, Payload: content, Topic: d.Topic,
+		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic,
 		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
 		Transfer: &transfer{ctx, e.Store, j.Key},
 	}

@@ -17,13 +17,6 @@ const (
 	refillTries = 3   // further parts for lanes that gave their whole part
 )
 
-// job is a claimed item with all that an attempt needs.
-type job struct {
-	sqlstore.Claimed
-	destination *target
-	failures    int // of the destination, in a row, as the claim saw them
-}
-
 // lane is what a claim knows of a destination; target is nil where its items cannot be claimed.
 type lane struct {
 	sqlstore.LaneInfo
@@ -177,7 +170,7 @@ func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, inf
 func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (moved int, until time.Duration, err error) {
 	for {
 		n := 0
-		var ended []sqlstore.Outcome
+		var ended []*sqlstore.Outcome
 		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 			due, err := e.Store.Due(ctx, tx, tx.Now, sweepBatch)
 			if err != nil {
@@ -206,7 +199,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (move
 		}
 		moved += n
 		for i := range ended {
-			count(&ended[i])
+			count(ended[i])
 		}
 		e.tell(ended)
 		if n < sweepBatch {
@@ -221,7 +214,7 @@ const (
 )
 
 // settle finishes items whose lease was lost or whose deadline has passed.
-func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue []sqlstore.Claimed) ([]sqlstore.Outcome, error) {
+func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue []sqlstore.Claimed) ([]*sqlstore.Outcome, error) {
 	if len(expired)+len(overdue) == 0 {
 		return nil, nil
 	}
@@ -234,9 +227,9 @@ func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue [
 	if err != nil {
 		return nil, err
 	}
-	outcomes := make([]sqlstore.Outcome, len(all))
+	outcomes := make([]*sqlstore.Outcome, len(all))
 	for i, c := range all {
-		o := sqlstore.Outcome{No: nos[i]}
+		o := &sqlstore.Outcome{No: nos[i]}
 		o.Key, o.Destination, o.Took = c.Key, infos[nos[i]].ID, sqlstore.NotBegun
 		switch {
 		case i >= len(expired), !c.Deadline.IsZero() && !c.Deadline.After(tx.Now):

@@ -38,18 +38,17 @@ func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Took ==
 
 // Finish applies outcomes to the items whose fence still matches, and reports for each whether it did. For the others it
 // records nothing. It must run in a write transaction.
-func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
+func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) ([]bool, error) {
 	applied := make([]bool, len(outcomes))
-	var ends, appends []Attempt
+	var ends, appends []*Attempt
 	var endAt []int // the outcome of each end
 	var changes []Change
 	var at map[Key]int // the outcome of each change
-	for i := range outcomes {
-		o := &outcomes[i]
+	for i, o := range outcomes {
 		o.EndedAt = tx.Now
 		if o.State.Ended() {
 			o.NextAt = time.Time{}
-			ends, endAt = append(ends, o.Attempt), append(endAt, i)
+			ends, endAt = append(ends, &o.Attempt), append(endAt, i)
 			continue
 		}
 		o.NextAt = tx.Now.Add(o.Delay)
@@ -69,14 +68,14 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 			return nil, err
 		}
 		for _, c := range done {
-			o := &outcomes[at[c.Key]]
+			o := outcomes[at[c.Key]]
 			applied[at[c.Key]] = true
 			if c.Cancel != queue.None {
 				o.NextAt = time.Time{}
 				ends, endAt = append(ends, cancelled(o, c.Cancel)), append(endAt, at[c.Key])
 			}
 			if !o.Silent() {
-				appends = append(appends, o.Attempt)
+				appends = append(appends, &o.Attempt)
 			}
 		}
 	}
@@ -94,15 +93,15 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []Outcome) ([]bool, error) {
 }
 
 // cancelled is the end of an item that has just been put back although cancelling was asked for.
-func cancelled(o *Outcome, reason queue.Reason) Attempt {
+func cancelled(o *Outcome, reason queue.Reason) *Attempt {
 	k := o.Key
 	k.Fence++
-	return Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
+	return &Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
 }
 
 // health writes what the outcomes say of destinations, in the order of their numbers so that processes cannot deadlock,
 // and only of those that fail or have failed.
-func (tx *Tx) health(ctx context.Context, outcomes []Outcome, applied []bool) error {
+func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) error {
 	type change struct {
 		no           int64
 		organization string
@@ -223,7 +222,7 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 	if err != nil {
 		return 0, err
 	}
-	var outcomes []Outcome
+	var outcomes []*Outcome
 	for i, c := range rows {
 		if c.State == queue.Processing {
 			if err := tx.requestCancel(ctx, c.Key, reason); err != nil {
@@ -231,7 +230,7 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 			}
 			continue
 		}
-		o := Outcome{No: nos[i]}
+		o := &Outcome{No: nos[i]}
 		o.Key, o.Destination, o.State, o.Reason, o.Took = c.Key, infos[nos[i]].ID, queue.Cancelled, reason, NotBegun
 		outcomes = append(outcomes, o)
 	}

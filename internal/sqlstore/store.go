@@ -65,12 +65,12 @@ type Dialect interface {
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
 	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
 	// the place of each of them.
-	End(ctx context.Context, tx Execer, now time.Time, attempts []Attempt, applied func(i int)) error
+	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error
 	// Reschedule puts the items back whose fence matches, and returns those as they were asked for. It moves the fence
 	// on, so that each lease has its own.
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
 	// Append adds attempts at items that go on.
-	Append(ctx context.Context, tx Execer, now time.Time, attempts []Attempt) error
+	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
 	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and returns how many.

@@ -148,7 +148,7 @@ select t.place, (select count(*) from gone) from t`
 )
 
 // End implements sqlstore.Dialect.
-func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt, applied func(i int)) error {
+func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	plain := true
 	for i := range attempts {
 		plain = plain && attempts[i].Plain()
@@ -172,11 +172,11 @@ func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, att
 }
 
 // attemptArrays are the keys, destinations, numbers and durations of attempts.
-func attemptArrays(attempts []sqlstore.Attempt) []any {
+func attemptArrays(attempts []*sqlstore.Attempt) []any {
 	n := len(attempts)
 	destination, number, took := newArray(n, 37), newArray(n, 2), newArray(n, 12)
 	for i := range attempts {
-		a := &attempts[i]
+		a := attempts[i]
 		destination.id(a.Destination)
 		number.int(int64(a.Number))
 		if a.Took == sqlstore.NotBegun {
@@ -190,10 +190,10 @@ func attemptArrays(attempts []sqlstore.Attempt) []any {
 }
 
 // detailArrays are what is seldom there.
-func detailArrays(attempts []sqlstore.Attempt) []any {
+func detailArrays(attempts []*sqlstore.Attempt) []any {
 	var state, reason, category, status, code, text, reference, detail array
 	for i := range attempts {
-		a := &attempts[i]
+		a := attempts[i]
 		state.int(int64(a.State))
 		reason.int(int64(a.Reason))
 		if f := a.Failure; f == nil {
@@ -226,7 +226,7 @@ select o, d, n, f, destination, attempt, took, $8, state, reason, category, stat
     i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, next_at)`
 
 // Append implements sqlstore.Dialect.
-func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt) error {
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	var next array
 	for i := range attempts {
 		next.time(attempts[i].NextAt)

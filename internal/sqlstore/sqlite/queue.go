@@ -90,7 +90,7 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 and fence = ?4 `
 
 // End implements sqlstore.Dialect.
-func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt, applied func(i int)) error {
+func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	for i, a := range attempts {
 		r, err := tx.ExecContext(ctx, `delete from delivery_queue`+matching, a.Organization, a.Delivery, a.N, a.Fence)
 		if err != nil {
@@ -151,7 +151,7 @@ func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore
 }
 
 // Append implements sqlstore.Dialect.
-func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []sqlstore.Attempt) error {
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	for _, a := range attempts {
 		var category, status, code, text, took any
 		if f := a.Failure; f != nil {

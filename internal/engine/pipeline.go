@@ -1,0 +1,387 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
+)
+
+// pipeline is one running pass: a claimer, workers that come as they are needed, a finisher that writes outcomes in the
+// batches that accumulate while the last is committed, and a heartbeat for the leases.
+type pipeline struct {
+	e      *Engine
+	limit  int // items held at once: in flight, waiting for a worker or for the finisher
+	counts Counts
+
+	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
+	held     atomic.Int64
+	active   atomic.Int64  // in the hands of a worker
+	served   atomic.Int64  // in all
+	room     chan struct{} // has room for one; sent to when items are finished
+	jobs     chan *job
+	done     chan *job
+	stopping atomic.Bool // items that wait for a worker are released instead
+
+	mu      sync.Mutex
+	workers int
+	flights map[*job]struct{}
+	growth  *time.Timer // nil while no more workers are considered
+
+	work, finish, beat sync.WaitGroup
+	stopBeat           chan struct{}
+}
+
+// job is a claimed item with all that an attempt needs, and what became of it.
+type job struct {
+	sqlstore.Claimed
+	destination *target
+	failures    int // of the destination, in a row, as the claim saw them
+	claimed     time.Time
+	outcome     sqlstore.Outcome
+
+	// Under the pipeline's lock.
+	cancel context.CancelCauseFunc // nil before its attempt starts
+	cause  error                   // why to end it, noted before it starts
+	giveUp time.Time               // when its lease is no longer prolonged
+}
+
+func (e *Engine) newPipeline(ctx context.Context) *pipeline {
+	limit := 2 * e.Workers
+	p := &pipeline{
+		e: e, limit: limit, base: context.WithoutCancel(ctx), room: make(chan struct{}, 1),
+		jobs: make(chan *job, limit), done: make(chan *job, limit),
+		flights: map[*job]struct{}{}, stopBeat: make(chan struct{}),
+	}
+	p.finish.Go(p.finisher)
+	p.beat.Go(p.heartbeat)
+	return p
+}
+
+// claim fills the room there is, once at least half is free, and returns how many items it claimed or loaded
+// destinations for.
+func (p *pipeline) claim(ctx context.Context) (int, error) {
+	for p.held.Load() > int64(p.limit/2) {
+		p.wait(ctx, nil)
+		if ctx.Err() != nil {
+			return 0, nil //nolint:nilerr // the caller sees it
+		}
+	}
+	jobs, unknown, err := p.e.claim(ctx, p.limit-int(p.held.Load()))
+	if err != nil {
+		return 0, err
+	}
+	p.start(jobs)
+	if len(unknown) > 0 {
+		err = p.e.load(ctx, unknown)
+	}
+	return len(jobs) + len(unknown), err
+}
+
+// start hands jobs to workers.
+func (p *pipeline) start(jobs []job) {
+	if len(jobs) == 0 {
+		return
+	}
+	p.held.Add(int64(len(jobs)))
+	now := time.Now()
+	p.mu.Lock()
+	for i := range jobs {
+		jobs[i].claimed = now
+		p.flights[&jobs[i]] = struct{}{}
+	}
+	p.mu.Unlock()
+	for i := range jobs {
+		p.jobs <- &jobs[i]
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.grow(max(atOnce, p.workers))
+	if p.growth == nil && p.workers < p.e.Workers {
+		served := p.served.Load()
+		p.growth = time.AfterFunc(growEvery, func() { p.growAgain(served) })
+	}
+}
+
+// Workers come as jobs wait for them: a few at once, and twice as many every other millisecond as long as those there are
+// do not keep up. Where attempts take no time, the few do all the work, and 2,000 stacks stay unused.
+const (
+	atOnce    = 64
+	growEvery = 2 * time.Millisecond
+)
+
+// grow starts workers until there are so many, or as many as there is work for. The lock is held.
+func (p *pipeline) grow(to int) {
+	for want := min(to, p.e.Workers, int(p.active.Load())+len(p.jobs)); p.workers < want; {
+		p.workers++
+		p.work.Go(p.worker)
+	}
+}
+
+// growAgain starts more workers where those there are would take longer than a few turns for what waits.
+func (p *pipeline) growAgain(servedBefore int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	waiting, served := len(p.jobs), p.served.Load()
+	if p.stopping.Load() || waiting == 0 {
+		p.growth = nil
+		return
+	}
+	if int(served-servedBefore) < waiting/4+1 {
+		p.grow(2 * p.workers)
+	}
+	if p.workers == p.e.Workers {
+		p.growth = nil
+		return
+	}
+	p.growth = time.AfterFunc(growEvery, func() { p.growAgain(served) })
+}
+
+func (p *pipeline) worker() {
+	finished := false
+	defer func() {
+		if !finished { // a handler called runtime.Goexit: its place is taken over
+			p.work.Go(p.worker)
+		}
+	}()
+	for j := range p.jobs {
+		p.serve(j)
+	}
+	finished = true
+}
+
+// serve turns a job into an outcome, whatever the handler does.
+func (p *pipeline) serve(j *job) {
+	p.active.Add(1)
+	done := func(crashed bool) {
+		p.active.Add(-1)
+		p.served.Add(1)
+		if crashed {
+			p.forget([]*job{j})
+			return
+		}
+		p.done <- j
+	}
+	j.release()
+	ctx, cancel := context.WithCancelCause(p.base)
+	defer cancel(nil)
+	p.mu.Lock()
+	j.cancel = cancel
+	j.giveUp = time.Now().Add(p.e.Timeout(j.destination.Limits) + p.e.Lease)
+	if j.cause != nil {
+		cancel(j.cause)
+	}
+	p.mu.Unlock()
+	if p.stopping.Load() || errors.Is(context.Cause(ctx), handler.ErrLeaseLost) {
+		done(false)
+		return
+	}
+	p.e.attempt(ctx, j, done)
+}
+
+const mostFinished = 2000
+
+// finisher writes outcomes. What accumulates while one batch is committed is the next.
+func (p *pipeline) finisher() {
+	batch := make([]*job, 0, min(p.limit, mostFinished))
+	for j := range p.done {
+		batch = append(batch[:0], j)
+	more:
+		for len(batch) < mostFinished {
+			select {
+			case j, ok := <-p.done:
+				if !ok {
+					break more
+				}
+				batch = append(batch, j)
+			default:
+				break more
+			}
+		}
+		p.write(batch)
+		p.forget(batch)
+	}
+}
+
+// forget makes room for others: these items are held no more.
+func (p *pipeline) forget(batch []*job) {
+	p.mu.Lock()
+	for _, j := range batch {
+		delete(p.flights, j)
+	}
+	p.mu.Unlock()
+	p.held.Add(-int64(len(batch)))
+	select {
+	case p.room <- struct{}{}:
+	default:
+	}
+}
+
+// write finishes a batch. It tries again while the leases last: what was delivered must not be forgotten for a database
+// that is away for a moment.
+func (p *pipeline) write(batch []*job) {
+	ctx, cancel := context.WithTimeout(p.base, p.e.Lease)
+	defer cancel()
+	outcomes := make([]*sqlstore.Outcome, len(batch))
+	for i, j := range batch {
+		outcomes[i] = &j.outcome
+	}
+	var applied []bool
+	for pause := 10 * time.Millisecond; ; pause *= 2 {
+		err := p.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			applied, err = tx.Finish(ctx, outcomes)
+			return err
+		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			for i, o := range outcomes {
+				if applied[i] && !o.Silent() { // one transaction: if one is there, all are
+					return tx.Recorded(ctx, o.Key)
+				}
+			}
+			return true, nil
+		})
+		if err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			p.e.Logger.ErrorContext(ctx, "delivery: outcomes could not be recorded; the items will be attempted again",
+				"items", len(batch), "error", err)
+			return
+		case <-time.After(pause):
+		}
+	}
+	for i, o := range outcomes {
+		if applied[i] {
+			p.counts.add(o)
+		}
+	}
+	p.e.tell(outcomes)
+}
+
+// heartbeat prolongs the leases of what is held, and ends attempts whose lease is lost or whose delivery is cancelled.
+func (p *pipeline) heartbeat() {
+	tick := time.NewTicker(p.e.Lease / 6)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.stopBeat:
+			return
+		case now := <-tick.C:
+			p.extend(now)
+		}
+	}
+}
+
+func (p *pipeline) extend(now time.Time) {
+	due := map[sqlstore.Key]*job{}
+	var keys []sqlstore.Key
+	p.mu.Lock()
+	for j := range p.flights {
+		if now.Sub(j.claimed) >= p.e.Lease/6 && (j.giveUp.IsZero() || now.Before(j.giveUp)) {
+			due[j.Key] = j
+			keys = append(keys, j.Key)
+		}
+	}
+	p.mu.Unlock()
+	if len(keys) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.base, p.e.Lease/3)
+	defer cancel()
+	var held []sqlstore.Changed
+	err := p.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		held, err = p.e.Store.Extend(ctx, tx, keys, tx.Now.Add(p.e.Lease))
+		return err
+	}, nil)
+	if err != nil {
+		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "items", len(keys), "error", err)
+		return
+	}
+	for _, c := range held {
+		if c.Cancel != queue.None {
+			p.end(due[c.Key], cancellation{c.Cancel})
+		}
+		delete(due, c.Key)
+	}
+	for _, j := range due {
+		p.end(j, handler.ErrLeaseLost)
+	}
+}
+
+// end ends the attempt at an item, or notes why it shall not begin.
+func (p *pipeline) end(j *job, cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if j.cause = cause; j.cancel != nil {
+		j.cancel(cause)
+	}
+}
+
+// graceAfterCancel is how long handlers get to notice that their context has ended.
+const graceAfterCancel = 5 * time.Second
+
+// drain ends the pass. With release, what waits for a worker goes back to the queue, and what is in flight has the
+// shutdown timeout.
+func (p *pipeline) drain(release bool) {
+	p.mu.Lock()
+	p.stopping.Store(release)
+	if p.growth != nil {
+		p.growth.Stop()
+	}
+	p.mu.Unlock()
+	if release {
+		p.work.Go(p.worker) // for what waits, in case all workers are stuck or none was started
+	}
+	close(p.jobs)
+	done := make(chan struct{})
+	go func() {
+		p.work.Wait()
+		close(p.done)
+		p.finish.Wait()
+		close(done)
+	}()
+	if release {
+		p.endAll(done)
+	} else {
+		<-done
+	}
+	select {
+	case <-done:
+	default:
+		p.e.Logger.Error("delivery: handlers ignore that their context has ended; their items are attempted again when the leases end",
+			"items", p.active.Load())
+		for p.held.Load() > p.active.Load() { // the others' outcomes are still to be written
+			<-p.room
+		}
+	}
+	close(p.stopBeat)
+	p.beat.Wait()
+}
+
+// endAll waits for what is in flight, then ends it.
+func (p *pipeline) endAll(done <-chan struct{}) {
+	timeout := time.NewTimer(p.e.ShutdownTimeout)
+	defer timeout.Stop()
+	select {
+	case <-done:
+		return
+	case <-timeout.C:
+	}
+	p.mu.Lock()
+	for j := range p.flights {
+		if j.cause = handler.ErrShutdown; j.cancel != nil {
+			j.cancel(handler.ErrShutdown)
+		}
+	}
+	p.mu.Unlock()
+	timeout.Reset(graceAfterCancel)
+	select {
+	case <-done:
+	case <-timeout.C:
+	}
+}
