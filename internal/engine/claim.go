@@ -40,7 +40,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 	var items []sqlstore.Claimed
 	var infos map[int64]*lane
 	var cursors [sqlstore.Lowest + 1]int64
-	err = e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err = e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		items, unknown = nil, nil
 		infos = map[int64]*lane{}
 		cursors = c.cursors
@@ -62,7 +62,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 			}
 		}
 		return nil
-	}, nil)
+	})
 	if err != nil {
 		return nil, nil, err
 	}

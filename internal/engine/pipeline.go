@@ -294,10 +294,10 @@ func (p *pipeline) extend(now time.Time) {
 	ctx, cancel := context.WithTimeout(p.base, p.e.Lease/3)
 	defer cancel()
 	var held []sqlstore.Changed
-	err := p.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err := p.e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		held, err = p.e.Store.Extend(ctx, tx, keys, tx.Now.Add(p.e.Lease))
 		return err
-	}, nil)
+	})
 	if err != nil {
 		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "items", len(keys), "error", err)
 		return

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
@@ -32,7 +33,7 @@ type DeliveryScanner struct {
 // NewDeliveryScanner returns a scanner that first reads into leading.
 func NewDeliveryScanner(leading ...any) *DeliveryScanner {
 	s := &DeliveryScanner{}
-	s.targets = append(leading, Time{&s.d.CreatedAt}, Time{&s.d.Deadline}, &s.topic, &s.priority, &s.key, &s.correlation, &s.trace,
+	s.targets = append(slices.Clip(leading), Time{&s.d.CreatedAt}, Time{&s.d.Deadline}, &s.topic, &s.priority, &s.key, &s.correlation, &s.trace,
 		&s.tags, &s.metadata, &s.options, &s.name, &s.contentType, &s.size, &s.sha, &s.d.Payload.Inline, &s.id, &s.src, &s.ref)
 	return s
 }

@@ -45,7 +45,7 @@ type Dialect interface {
 	// JSON is a JSON document as a parameter, nil for an empty one.
 	JSON(raw []byte) any
 	// Begin starts a transaction; one that will write waits for other writers here. now is the database's clock.
-	Begin(ctx context.Context, db DB, write bool) (tx *sql.Tx, now time.Time, err error)
+	Begin(ctx context.Context, db DB, access Access) (tx *sql.Tx, now time.Time, err error)
 	// SingleWriter reports whether writers exclude each other, so that queueing in process beats waiting in the database.
 	SingleWriter() bool
 	// Retryable reports whether err says that the transaction lost against another and can be run again.
@@ -82,6 +82,16 @@ type Dialect interface {
 	// cancelled already.
 	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)
 }
+
+// Access is what a transaction is for.
+type Access int
+
+// The accesses.
+const (
+	Reading Access = iota
+	Writing
+	Leasing // writing what may be forgotten if the database crashes: its COMMIT does not wait for the disk
+)
 
 // Store runs transactions on the host's database. It may be used by many goroutines at once.
 type Store struct {
@@ -148,14 +158,20 @@ func (s *Store) In(tx Execer) *Tx {
 
 // Read runs fn in a transaction that is rolled back.
 func (s *Store) Read(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	return s.run(ctx, false, fn, nil)
+	return s.run(ctx, Reading, fn, nil)
 }
 
 // Write runs fn in a transaction and commits it; fn may run several times. Where the outcome of COMMIT is unknown,
 // because the connection broke on it, settled looks in a new transaction whether it took effect; if that is nil, or
 // cannot tell either, the error is returned.
 func (s *Store) Write(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, settled func(ctx context.Context, tx *Tx) (bool, error)) error {
-	return s.run(ctx, true, fn, settled)
+	return s.run(ctx, Writing, fn, settled)
+}
+
+// Lease is Write for leases: one that a crash of the database forgets leaves its item ready, with the fence that the
+// worker knows.
+func (s *Store) Lease(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	return s.run(ctx, Leasing, fn, nil)
 }
 
 // ErrConcurrent says that a row was changed between two looks of one statement: the transaction is run again.
@@ -169,10 +185,10 @@ const (
 	firstPause = 2 * time.Millisecond
 )
 
-func (s *Store) run(ctx context.Context, write bool, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error)) error {
+func (s *Store) run(ctx context.Context, access Access, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error)) error {
 	pause := firstPause
 	for i := 0; ; i++ {
-		committing, err := s.once(ctx, write, fn)
+		committing, err := s.once(ctx, access, fn)
 		switch {
 		case err == nil:
 			return nil
@@ -204,8 +220,8 @@ func (s *Store) run(ctx context.Context, write bool, fn func(context.Context, *T
 	}
 }
 
-func (s *Store) once(ctx context.Context, write bool, fn func(context.Context, *Tx) error) (committing bool, err error) {
-	if write && s.writer != nil {
+func (s *Store) once(ctx context.Context, access Access, fn func(context.Context, *Tx) error) (committing bool, err error) {
+	if access != Reading && s.writer != nil {
 		select {
 		case s.writer <- struct{}{}:
 			defer func() { <-s.writer }()
@@ -213,7 +229,7 @@ func (s *Store) once(ctx context.Context, write bool, fn func(context.Context, *
 			return false, ctx.Err()
 		}
 	}
-	tx, now, err := s.Begin(ctx, s.DB, write)
+	tx, now, err := s.Begin(ctx, s.DB, access)
 	if err != nil {
 		return false, err
 	}
@@ -225,7 +241,7 @@ func (s *Store) once(ctx context.Context, write bool, fn func(context.Context, *
 	if err := fn(ctx, &Tx{Execer: tx, Now: now, s: s}); err != nil {
 		return false, err
 	}
-	if !write {
+	if access == Reading {
 		return false, nil
 	}
 	return true, tx.Commit()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/internal/dbtest"
+	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
 )
 
@@ -78,7 +79,7 @@ func open(t *testing.T) *sql.DB {
 
 func explain(t *testing.T, db *sql.DB, mode string, s postgres.Statement) string {
 	t.Helper()
-	tx, _, err := postgres.Dialect{}.Begin(t.Context(), db, true)
+	tx, _, err := postgres.Dialect{}.Begin(t.Context(), db, sqlstore.Writing)
 	if err != nil {
 		t.Fatal(err)
 	}

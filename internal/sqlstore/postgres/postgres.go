@@ -52,18 +52,27 @@ func (Dialect) JSON(raw []byte) any {
 	return string(raw)
 }
 
+const (
+	begin = `select now(), set_config('jit', 'off', true) || set_config('enable_seqscan', 'off', true) ||
+		set_config('enable_bitmapscan', 'off', true)`
+	beginLease = begin + ` || set_config('synchronous_commit', 'off', true)`
+)
+
 // Begin starts a transaction in which plans cannot flip to a sequential scan, nor to a bitmap of all that is due and a
 // sort of it, and reads its time.
-func (Dialect) Begin(ctx context.Context, db sqlstore.DB, _ bool) (tx *sql.Tx, now time.Time, err error) {
+func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (tx *sql.Tx, now time.Time, err error) {
 	tx, err = db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, now, err
 	}
+	query := begin
+	if access == sqlstore.Leasing {
+		query = beginLease
+	}
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var jit, seqscan, bitmapscan string
-		return rows.Scan(sqlstore.Time{T: &now}, &jit, &seqscan, &bitmapscan)
-	}, `select now(), set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true),
-		set_config('enable_bitmapscan', 'off', true)`)
+		var settings string
+		return rows.Scan(sqlstore.Time{T: &now}, &settings)
+	}, query)
 	if err != nil {
 		return nil, now, errors.Join(err, tx.Rollback())
 	}

@@ -53,12 +53,12 @@ func (Dialect) JSON(raw []byte) any {
 }
 
 // Begin starts a transaction; one that will write begins by taking the lock. The time is the process's.
-func (Dialect) Begin(ctx context.Context, db sqlstore.DB, write bool) (*sql.Tx, time.Time, error) {
+func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (*sql.Tx, time.Time, error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	if write {
+	if access != sqlstore.Reading {
 		if _, err := next(ctx, tx, 0); err != nil {
 			return nil, time.Time{}, errors.Join(err, tx.Rollback())
 		}
