@@ -17,7 +17,8 @@ type Pass struct {
 }
 
 // ProcessDue attempts what is due and returns when nothing is: for a host's own loop, cron or ticker. Overlapping calls,
-// in any number of processes, share the work. When ctx ends it stops as Run does, and returns ctx's error. A host that
+// in any number of processes, share the work. Items that a destination's rate holds back are not due: Pass.Next says when
+// they are. When ctx ends it stops as Run does, and returns ctx's error. A host that
 // calls it also calls Maintain, once a minute or so.
 func (s *DeliveryService) ProcessDue(ctx context.Context) (Pass, error) {
 	ctx, done, err := s.begin(ctx, false)
@@ -34,6 +35,9 @@ func (s *DeliveryService) ProcessDue(ctx context.Context) (Pass, error) {
 		return pass, err
 	}
 	pass.Next, err = s.engine.Next(ctx)
+	if at := counts.GateAt; !at.IsZero() && (pass.Next.IsZero() || at.Before(pass.Next)) {
+		pass.Next = at.UTC()
+	}
 	return pass, err
 }
 

@@ -6,6 +6,7 @@ package destination
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"reflect"
 	"time"
 
@@ -113,10 +114,17 @@ type Patch struct {
 // Set returns a pointer to v, for the fields of Patch.
 func Set[T any](v T) *T { return &v }
 
-// Limits bound what one destination gets, over all processes. A zero field is inherited from the service.
+// Limits bound what one destination gets, over all processes together. A zero field is inherited from the service; a
+// negative number means unlimited.
 type Limits struct {
-	Timeout  Duration `json:"timeout,omitempty"`   // of one attempt: 30 s
-	MaxBytes int64    `json:"max_bytes,omitempty"` // of a payload; a larger one is dead at once: unlimited
+	Timeout     Duration `json:"timeout,omitempty"`     // of one attempt: 30 s
+	MaxBytes    int64    `json:"max_bytes,omitempty"`   // of a payload; a larger one is dead at once: unlimited
+	Concurrency int      `json:"concurrency,omitempty"` // attempts at once: unlimited
+	PerSecond   float64  `json:"per_second,omitempty"`  // attempts begun, by a token bucket: unlimited
+	Burst       int      `json:"burst,omitempty"`       // size of that bucket: what PerSecond gives in a second, at least 1
+	// Ordered makes attempts one at a time in the order in which items became ready, those of a higher priority first. A
+	// failed item keeps its place: while it waits for its retry, all behind it wait too, until it is delivered or dead.
+	Ordered bool `json:"ordered,omitempty"`
 }
 
 // Or fills the zero fields of l from base.
@@ -127,14 +135,33 @@ func (l Limits) Or(base Limits) Limits {
 	if l.MaxBytes == 0 {
 		l.MaxBytes = base.MaxBytes
 	}
+	if l.Concurrency == 0 {
+		l.Concurrency = base.Concurrency
+	}
+	if l.PerSecond == 0 {
+		l.PerSecond, l.Burst = base.PerSecond, base.Burst
+	}
+	l.Ordered = l.Ordered || base.Ordered
 	return l
 }
+
+// Gated reports whether claims for the destination need a look at what all processes have in flight.
+func (l Limits) Gated() bool { return l.Concurrency > 0 || l.PerSecond > 0 || l.Ordered }
 
 // Validate reports every field that has no meaning, joined.
 func (l Limits) Validate() error {
 	var errs []error
 	if l.Timeout < 0 || l.Timeout > Hours(24) {
 		errs = append(errs, Invalid("timeout", "%s is not between 0 and 24h", time.Duration(l.Timeout)))
+	}
+	if l.PerSecond > 1e6 || l.PerSecond > 0 && l.PerSecond < 1e-4 || math.IsNaN(l.PerSecond) {
+		errs = append(errs, Invalid("per_second", "%v is not between 0.0001 and 1000000", l.PerSecond))
+	}
+	if l.Burst < 0 || l.Burst > 1e6 {
+		errs = append(errs, Invalid("burst", "%d is not between 0 and 1000000", l.Burst))
+	}
+	if l.Burst > 0 && l.PerSecond <= 0 {
+		errs = append(errs, Invalid("burst", "is set, but per_second is not"))
 	}
 	return errors.Join(errs...)
 }

@@ -30,8 +30,9 @@ type claimer struct {
 	claims  int
 }
 
-// claim leases up to limit items. unknown lists destinations that must be loaded before their items can be claimed.
-func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []int64, err error) {
+// claim leases up to limit items. unknown lists destinations that must be loaded before their items can be claimed; wait is
+// how long it takes until a rate lets more through, 0 if none is used up.
+func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []int64, wait time.Duration, err error) {
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -43,6 +44,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 	err = e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		items, unknown = nil, nil
 		infos = map[int64]*lane{}
+		gates := gates{}
 		cursors = c.cursors
 		ranks, err := e.Store.Ranks(ctx, tx)
 		if err != nil || len(ranks) == 0 {
@@ -52,7 +54,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 			slices.Reverse(ranks)
 		}
 		for _, rank := range ranks {
-			got, missing, err := e.claimRank(ctx, tx, rank, &cursors[rank], limit-len(items), infos)
+			got, missing, err := e.claimRank(ctx, tx, rank, &cursors[rank], limit-len(items), infos, gates)
 			if err != nil {
 				return err
 			}
@@ -61,10 +63,11 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 				break
 			}
 		}
-		return nil
+		wait, err = gates.settle(ctx, tx)
+		return err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	c.cursors = cursors
 	jobs = make([]job, len(items))
@@ -72,11 +75,11 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 		info := infos[sqlstore.DestinationOf(item.Lane)]
 		jobs[i] = job{Claimed: item, destination: info.target, failures: info.Failures}
 	}
-	return jobs, unknown, nil
+	return jobs, unknown, wait, nil
 }
 
 // claimRank walks the lanes of a rank as a ring from its cursor and claims a fair share of each.
-func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cursor *int64, limit int, infos map[int64]*lane) (items []sqlstore.Claimed, unknown []int64, err error) {
+func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cursor *int64, limit int, infos map[int64]*lane, gates gates) (items []sqlstore.Claimed, unknown []int64, err error) {
 	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
 	if *cursor < start || *cursor > end {
 		*cursor = start
@@ -112,26 +115,33 @@ func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cur
 		}
 		return nil, unknown, nil
 	}
+	*cursor = lanes[min(len(lanes), limit)-1]
+	if err := e.lock(ctx, tx, lanes, infos, gates); err != nil {
+		return nil, nil, err
+	}
 	lease := tx.Now.Add(e.Lease)
-	asked := shares(lanes, limit)
-	got := map[int64]int{}
-	for try := 0; ; try++ {
+	asked := gates.allowed(shares(gates.open(lanes), limit))
+	for try := 0; len(asked) > 0; try++ {
 		part, err := e.Store.Claim(ctx, tx, asked, lease)
 		if err != nil {
 			return nil, nil, err
 		}
 		items = append(items, part...)
-		clear(got)
+		got := map[int64]int{}
 		for _, c := range part {
 			got[c.Lane]++
 		}
-		more := hungry(asked, got)
+		for l, n := range got {
+			if gate := gates[sqlstore.DestinationOf(l)]; gate != nil {
+				gate.take(n)
+			}
+		}
+		more := gates.open(hungry(asked, got))
 		if len(items) >= limit || len(more) == 0 || try == refillTries {
 			break
 		}
-		asked = shares(more, limit-len(items))
+		asked = gates.allowed(shares(more, limit-len(items)))
 	}
-	*cursor = lanes[min(len(lanes), limit)-1]
 	return interleave(items), unknown, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
@@ -78,6 +79,8 @@ func (b *broadcast) send() {
 
 // Counts are what a pass did.
 type Counts struct {
+	GateAt time.Time // when a rate lets more items through, if one holds any back
+
 	Attempts, Delivered, Retrying, Dead atomic.Int64
 }
 
@@ -101,6 +104,7 @@ func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 	p := e.newPipeline(ctx)
 	err := p.claimUntilIdle(ctx)
 	p.drain(ctx.Err() != nil)
+	p.counts.GateAt = p.gateAt
 	return &p.counts, errors.Join(err, ctx.Err())
 }
 

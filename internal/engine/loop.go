@@ -81,8 +81,10 @@ func (p *pipeline) claimForever(ctx context.Context) {
 			if p.held.Load() > 0 {
 				poll = min(busyPoll, p.e.PollInterval)
 			}
-			if !dueAt.IsZero() {
-				pause = min(pause, time.Until(dueAt))
+			for _, at := range []time.Time{dueAt, p.gateAt} {
+				if !at.IsZero() {
+					pause = min(pause, time.Until(at))
+				}
 			}
 		}
 		timer := time.NewTimer(pause)

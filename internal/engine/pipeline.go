@@ -19,6 +19,8 @@ type pipeline struct {
 	limit  int // items held at once: in flight, waiting for a worker or for the finisher
 	counts Counts
 
+	gateAt time.Time // when a rate lets more through; the claimer's own
+
 	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
 	held     atomic.Int64
 	active   atomic.Int64  // in the hands of a worker
@@ -72,7 +74,11 @@ func (p *pipeline) claim(ctx context.Context) (int, error) {
 			return 0, nil //nolint:nilerr // the caller sees it
 		}
 	}
-	jobs, unknown, err := p.e.claim(ctx, p.limit-int(p.held.Load()))
+	jobs, unknown, wait, err := p.e.claim(ctx, p.limit-int(p.held.Load()))
+	p.gateAt = time.Time{}
+	if wait > 0 {
+		p.gateAt = p.e.Now().Add(wait)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -79,7 +79,8 @@ func (tx *Tx) UpdateDestination(ctx context.Context, d *Destination) (bool, erro
 // gate makes the destination's gate say what the destination says.
 func (tx *Tx) gate(ctx context.Context, d *Destination) error {
 	if !d.Disabled {
-		_, err := tx.Exec(ctx, `delete from delivery_gates where destination_no = $1 and organization_id = $2`, d.No, d.Organization)
+		_, err := tx.Exec(ctx, `update delivery_gates set blocked_until = null, reason = 0
+			where destination_no = $1 and organization_id = $2 and reason = $3`, d.No, d.Organization, int(queue.Disabled))
 		return err
 	}
 	_, err := tx.Exec(ctx, `insert into delivery_gates (destination_no, organization_id, blocked_until, reason)

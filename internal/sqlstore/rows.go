@@ -103,7 +103,18 @@ type EnqueuedItem struct {
 type Share struct {
 	Lane int64
 	N    int
+	Gate Gate
 }
+
+// Gate is how items of a lane are claimed. The numbers are stored.
+type Gate int
+
+// The gates: Ordered also keeps an item's place through its retries.
+const (
+	Open    Gate = 0
+	Limited Gate = 1
+	Ordered Gate = 2
+)
 
 // Claimed is a row of the queue. A claim fills in what an attempt needs: not State, Cancel and RunAt, which it has set.
 type Claimed struct {
@@ -114,6 +125,7 @@ type Claimed struct {
 	Attempt   int // attempts charged so far
 	Lost      int
 	Cancel    queue.Reason // why it is to be cancelled, if it is
+	Gate      Gate
 	RunAt     time.Time
 	Deadline  time.Time
 }

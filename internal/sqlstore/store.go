@@ -63,6 +63,11 @@ type Dialect interface {
 	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
 	// Claim leases up to Share.N of the oldest ready items of each lane, and reads what they deliver.
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
+	// GateQuery selects number, tokens, tokens_at and the time of gates, in the order of their numbers, and locks those that are not locked; nos is a list of numbers.
+	GateQuery(nos string) string
+	// InFlight counts, by destination, the gated items that are leased or, in strict order, wait for a retry. The gates
+	// are locked by a statement before, or two processes would count the same.
+	InFlight(ctx context.Context, tx Execer, nos []int64) (map[int64]int, error)
 	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
 	// the place of each of them.
 	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error

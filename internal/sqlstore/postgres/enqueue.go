@@ -60,6 +60,7 @@ with req as materialized (
   select $1, d.delivery_id, d.n, (d.rank::bigint << 32) | d.no, coalesce(d.not_before, $2, now()),
       case when d.not_before > coalesce($2, now()) then 2 else 0 end, d.deadline
     from dest d, ok where ok.ok and (not d.keyed or d.delivery_id in (select delivery_id from keys))
+   order by d.i, d.n -- in which they take their numbers
 )
 select d.i, d.n, d.id, not d.keyed or d.delivery_id in (select delivery_id from keys) from dest d`
 

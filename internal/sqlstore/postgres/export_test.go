@@ -21,10 +21,11 @@ func Statements() map[string]Statement {
 	return map[string]Statement{
 		"ranks":                  {ranks, nil, "delivery_queue_ready"},
 		"walk":                   {walk, []string{"0", "1099511627776", "500"}, "delivery_queue_ready"},
-		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now}, "delivery_queue_ready"},
+		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now, "'{1}'", "'{2}'"}, "delivery_queue_ready"},
 		"end, plain":             {endPlain, with(ids, two, two, now), "delivery_queue_pkey"},
 		"end":                    {endFull, with(ids, two, two, now, two, two, two, two, "'{a,b}'", "'{a,b}'", "'{null,null}'", "'{null,null}'"), "delivery_queue_pkey"},
 		"reschedule":             {reschedule, with(two, "'{2026-01-01,2026-01-02}'", two, two), "delivery_queue_pkey"},
+		"in flight":              {inFlight, []string{"'{1,2,3}'"}, "delivery_queue_gated"},
 		"extend":                 {extend, with(now), "delivery_queue_pkey"},
 		"due":                    {due, []string{now, "1000"}, "delivery_queue_due"},
 		"expired":                {expired, []string{now, "1000"}, "delivery_queue_due"},

@@ -54,7 +54,9 @@ with pick as materialized (
   cross join lateral (select q.ctid tid from delivery_queue q
     where q.state = 0 and q.lane = w.lane order by q.seq limit w.n for update skip locked) p
 ), claimed as (
-  update delivery_queue q set state = 1, run_at = $3 where q.ctid = any(array(select tid from pick))
+  update delivery_queue q set state = 1, run_at = $3,
+      gated = case when q.lane = any($5::bigint[]) then 2 when q.lane = any($4::bigint[]) then 1 else 0 end
+   where q.ctid = any(array(select tid from pick))
   returning q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline
 )
 select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt, c.lost, c.deadline, ` + sqlstore.ContentColumns + `
@@ -64,10 +66,17 @@ select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt,
 // Claim implements sqlstore.Dialect.
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
 	lane, n := newArray(len(shares), 20), newArray(len(shares), 5)
+	var limited, ordered array
 	total := 0
 	for _, s := range shares {
 		lane.int(s.Lane)
 		n.int(int64(s.N))
+		switch s.Gate {
+		case sqlstore.Limited:
+			limited.int(s.Lane)
+		case sqlstore.Ordered:
+			ordered.int(s.Lane)
+		}
 		total += s.N
 	}
 	all := make([]sqlstore.Claimed, 0, total)
@@ -80,18 +89,18 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 		}
 		all = append(all, c)
 		return err
-	}, claim, lane.String(), n.String(), d.Time(until))
+	}, claim, lane.String(), n.String(), d.Time(until), limited.String(), ordered.String())
 	return all, err
 }
 
-const row = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.run_at, q.deadline`
+const row = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.gated, q.run_at, q.deadline`
 
 func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var c sqlstore.Claimed
 		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.State, &c.Attempt, &c.Lost,
-			&c.Cancel, sqlstore.Time{T: &c.RunAt}, sqlstore.Time{T: &c.Deadline})
+			&c.Cancel, &c.Gate, sqlstore.Time{T: &c.RunAt}, sqlstore.Time{T: &c.Deadline})
 		all = append(all, c)
 		return err
 	}, query, args...)
@@ -260,7 +269,8 @@ with i as materialized (
 update delivery_queue q
    set (state, run_at, attempt, lost) =
        (select t.state, t.run_at, q.attempt + t.charge, q.lost + t.lost from t where t.tid = q.ctid),
-       fence = q.fence + 1, seq = nextval('delivery_seq'), gated = false
+       fence = q.fence + 1, seq = case when q.gated = 2 then q.seq else nextval('delivery_seq') end,
+       gated = case when q.gated = 2 then 2 else 0 end
  where q.ctid = any(array(select tid from t))
 returning q.organization_id, q.delivery_id, q.n, q.fence - 1, q.cancel`
 
@@ -294,7 +304,7 @@ func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore
 }
 
 const due = `
-update delivery_queue q set state = 0, gated = false, seq = nextval('delivery_seq')
+update delivery_queue q set state = 0, seq = case when q.gated = 2 then q.seq else nextval('delivery_seq') end
  where q.ctid = any(array(
    select ctid from delivery_queue where state <> 0 and run_at <= $1 and state = 2
    order by run_at limit $2 for update skip locked))`
@@ -307,6 +317,36 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, lim
 	}
 	n, err := r.RowsAffected()
 	return int(n), err
+}
+
+// GateQuery implements sqlstore.Dialect.
+func (Dialect) GateQuery(nos string) string {
+	return `select destination_no, tokens, tokens_at, clock_timestamp()
+		from delivery_gates where destination_no in (` + nos + `) order by destination_no for update skip locked`
+}
+
+const inFlight = `
+select l.lane & 4294967295, q.n from unnest($1::bigint[]) l(lane)
+ cross join lateral (select count(*) n from delivery_queue q where q.lane = l.lane and q.gated <> 0 and q.state <> 0) q
+ where q.n > 0`
+
+// InFlight implements sqlstore.Dialect.
+func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos []int64) (map[int64]int, error) {
+	all := make(map[int64]int, len(nos))
+	a := newArray(len(nos)*(sqlstore.Lowest+1), 20)
+	for _, no := range nos {
+		for rank := range int64(sqlstore.Lowest + 1) {
+			a.int(sqlstore.Lane(rank, no))
+		}
+	}
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		var no int64
+		var n int
+		err := rows.Scan(&no, &n)
+		all[no] += n
+		return err
+	}, inFlight, a.String())
+	return all, err
 }
 
 const expired = `select ` + row + ` from delivery_queue q

@@ -43,14 +43,14 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-const row = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, run_at, deadline`
+const row = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, gated, run_at, deadline`
 
 func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var c sqlstore.Claimed
 		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.State, &c.Attempt, &c.Lost,
-			&c.Cancel, sqlstore.Time{T: &c.RunAt}, sqlstore.Time{T: &c.Deadline})
+			&c.Cancel, &c.Gate, sqlstore.Time{T: &c.RunAt}, sqlstore.Time{T: &c.Deadline})
 		all = append(all, c)
 		return err
 	}, query, args...)
@@ -61,10 +61,10 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	for _, s := range shares {
-		rows, err := list(ctx, tx, `update delivery_queue set state = 1, run_at = ?3
+		rows, err := list(ctx, tx, `update delivery_queue set state = 1, run_at = ?3, gated = ?4
 			where (organization_id, delivery_id, n) in (select organization_id, delivery_id, n from delivery_queue
 			  where state = 0 and lane = ?1 order by seq limit ?2)
-			returning `+row, s.Lane, s.N, d.Time(until))
+			returning `+row, s.Lane, s.N, d.Time(until), int(s.Gate))
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +131,8 @@ func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []s
 	var all []sqlstore.Changed
 	for i, c := range changes {
 		all, err = changed(ctx, tx, all, c.Key, `update delivery_queue
-			set state = ?5, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = ?9, fence = fence + 1, gated = 0`+
+			set state = ?5, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = case when gated = 2 then seq else ?9 end, fence = fence + 1,
+			gated = case when gated = 2 then 2 else 0 end`+
 			matching+`returning cancel`, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
 		if err != nil {
 			return nil, err
@@ -184,12 +185,37 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, lim
 		return 0, err
 	}
 	for i, r := range rows {
-		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 0, gated = 0, seq = ?5`+matching,
+		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 0, seq = case when gated = 2 then seq else ?5 end`+matching,
 			r.Organization, r.Delivery, r.N, r.Fence, seq+int64(i)); err != nil {
 			return 0, err
 		}
 	}
 	return len(rows), nil
+}
+
+// GateQuery implements sqlstore.Dialect. The writer excludes all others; the time is its transaction's.
+func (Dialect) GateQuery(nos string) string {
+	return `select destination_no, tokens, tokens_at, null
+		from delivery_gates where destination_no in (` + nos + `) order by destination_no`
+}
+
+// InFlight implements sqlstore.Dialect.
+func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos []int64) (map[int64]int, error) {
+	all := make(map[int64]int, len(nos))
+	for _, no := range nos {
+		for rank := range int64(sqlstore.Lowest + 1) {
+			err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+				var n int
+				err := rows.Scan(&n)
+				all[no] += n
+				return err
+			}, `select count(*) from delivery_queue where lane = ?1 and gated <> 0 and state <> 0`, sqlstore.Lane(rank, no))
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
 }
 
 // Expired implements sqlstore.Dialect.

@@ -31,17 +31,16 @@ create table delivery_destinations (
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
 
--- A row only for a destination whose claims are gated: held, limited, ordered, probed, drained slowly.
+-- What changes of a destination whose claims are gated: a row only for those that are held or limited. The limits
+-- themselves stand with the destination.
 create table delivery_gates (
     destination_no  integer primary key,
     organization_id text not null,
     blocked_until   timestamptz,      -- the year 9999 for a hold without end
     reason          smallint not null default 0,
-    max_in_flight   integer,          -- 1 with ordered
-    ordered         boolean not null default false,
-    per_second      double precision,
-    burst           integer,
-    tokens          double precision,
+    max_in_flight   integer,          -- below the destination's own: probes of a breaker
+    per_second      double precision, -- below the destination's own: a paced drain
+    tokens          double precision, -- of the rate, at tokens_at; null for a full bucket
     tokens_at       timestamptz
 );
 
@@ -128,7 +127,7 @@ create table delivery_queue (
     state           smallint not null default 0, -- 0 ready, 1 leased, 2 scheduled
     attempt         smallint not null default 0, -- attempts charged
     lost            smallint not null default 0, -- leases lost
-    gated           boolean not null default false, -- claimed through a gate, or keeps its place in a strict order
+    gated           smallint not null default 0, -- claimed through a gate: 1 limited; 2 in strict order, which a retry keeps
     cancel          smallint not null default 0, -- the reason, where it was asked for while leased
     organization_id text not null,
     primary key (organization_id, delivery_id, n)
@@ -140,7 +139,7 @@ create table delivery_queue (
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
 create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
-create index delivery_queue_gated on delivery_queue (lane) where gated;
+create index delivery_queue_gated on delivery_queue (lane) where gated <> 0;
 
 -- What became of items. Append-only; each item gets exactly one row whose state is an end.
 create table delivery_attempts (

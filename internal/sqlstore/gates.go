@@ -1,0 +1,60 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// GateState is what is kept of a gated destination between claims.
+type GateState struct {
+	No       int64
+	Tokens   float64
+	TokensAt time.Time // zero: the bucket is full
+	Now      time.Time // read while the gate was locked: a refill by an earlier time would count some of it twice
+}
+
+// LockGates locks the gates of destinations that no other process has locked, and makes those that are missing: a system
+// statement. Gates are locked in the order of their numbers.
+func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateState, error) {
+	nos := make([]int64, 0, len(lanes))
+	for no := range lanes {
+		nos = append(nos, no)
+	}
+	var gates []GateState
+	lock := func() error {
+		gates = gates[:0]
+		return tx.Query(ctx, func(rows *sql.Rows) error {
+			var g GateState
+			var tokens sql.NullFloat64
+			err := rows.Scan(&g.No, &tokens, Time{&g.TokensAt}, Time{&g.Now})
+			g.Tokens = tokens.Float64
+			if tx.s.clock != nil || g.Now.IsZero() {
+				g.Now = tx.Now
+			}
+			gates = append(gates, g)
+			return err
+		}, tx.s.GateQuery(list(nos)))
+	}
+	if err := lock(); err != nil || len(gates) == len(nos) {
+		return gates, err
+	}
+	made := int64(0)
+	for no, organization := range lanes {
+		n, err := tx.Exec(ctx, `insert into delivery_gates (destination_no, organization_id) values ($1, $2) on conflict do nothing`, no, organization)
+		if err != nil {
+			return nil, err
+		}
+		made += n
+	}
+	if made == 0 {
+		return gates, nil
+	}
+	return gates, lock()
+}
+
+// TakeTokens notes what is left in a bucket: a system statement.
+func (tx *Tx) TakeTokens(ctx context.Context, no int64, left float64, at time.Time) error {
+	_, err := tx.Exec(ctx, `update delivery_gates set tokens = $2, tokens_at = $3 where destination_no = $1`, no, left, tx.s.Time(at))
+	return err
+}
