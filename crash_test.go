@@ -26,7 +26,7 @@ const victimEnv = "DELIVERY_TEST_VICTIM"
 
 const (
 	victimWorkers = 8
-	victimLease   = 500 * time.Millisecond
+	victimLease   = 3 * time.Second // longer than a busy machine keeps a heartbeat waiting
 )
 
 // victim runs a service until it is killed. It writes a line for each item that it has delivered, before the service

@@ -216,3 +216,44 @@ func TestStrictOrderAfterALostLease(t *testing.T) {
 		}
 	})
 }
+
+// Destinations that never answer do not take the workers from those that do.
+func TestSlowDestinationsLeaveWorkersForOthers(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		slow := map[string]bool{}
+		var hanging, good atomic.Int64
+		end := make(chan struct{})
+		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+			if slow[r.Destination.ID] {
+				hanging.Add(1)
+				<-end
+				return nil, nil
+			}
+			good.Add(1)
+			return nil, nil
+		}}
+		svc := service(t, db, f, delivery.WithWorkers(32))
+		acme := svc.Org("acme")
+		for range 3 {
+			slow[create(t, acme, destination.Spec{Default: true}).ID] = true
+		}
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(100)))
+		run(t, svc)
+		t.Cleanup(func() { close(end) }) // before run waits for them
+		ctx := within(t, time.Minute)
+		waitFor(ctx, t, func() bool { return hanging.Load() >= 24 })
+		var ids []string
+		for range 2 {
+			ids = append(ids, create(t, acme, destination.Spec{}).ID)
+		}
+		reqs := topics(100)
+		for i := range reqs {
+			reqs[i].Destinations = ids
+		}
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
+		waitFor(ctx, t, func() bool { return good.Load() == 200 })
+		if n := hanging.Load(); n >= 32 {
+			t.Errorf("%d of 32 workers hang", n)
+		}
+	})
+}

@@ -30,9 +30,9 @@ type claimer struct {
 	claims  int
 }
 
-// claim leases up to limit items. unknown lists destinations that must be loaded before their items can be claimed; wait is
+// claim leases up to limit items. held tells how many items of a destination the process holds already. unknown lists destinations that must be loaded before their items can be claimed; wait is
 // how long it takes until a rate lets more through, 0 if none is used up.
-func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []int64, wait time.Duration, err error) {
+func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) (jobs []job, unknown []int64, wait time.Duration, err error) {
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +44,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 	err = e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		items, unknown = nil, nil
 		infos = map[int64]*lane{}
-		gates := gates{}
+		bounds := newBounds(held)
 		cursors = c.cursors
 		ranks, err := e.Store.Ranks(ctx, tx)
 		if err != nil || len(ranks) == 0 {
@@ -54,7 +54,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 			slices.Reverse(ranks)
 		}
 		for _, rank := range ranks {
-			got, missing, err := e.claimRank(ctx, tx, rank, &cursors[rank], limit-len(items), infos, gates)
+			got, missing, err := e.claimRank(ctx, tx, rank, &cursors[rank], limit-len(items), infos, bounds)
 			if err != nil {
 				return err
 			}
@@ -63,7 +63,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 				break
 			}
 		}
-		wait, err = gates.settle(ctx, tx)
+		wait, err = bounds.settle(ctx, tx)
 		return err
 	})
 	if err != nil {
@@ -79,7 +79,7 @@ func (e *Engine) claim(ctx context.Context, limit int) (jobs []job, unknown []in
 }
 
 // claimRank walks the lanes of a rank as a ring from its cursor and claims a fair share of each.
-func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cursor *int64, limit int, infos map[int64]*lane, gates gates) (items []sqlstore.Claimed, unknown []int64, err error) {
+func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cursor *int64, limit int, infos map[int64]*lane, bounds *bounds) (items []sqlstore.Claimed, unknown []int64, err error) {
 	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
 	if *cursor < start || *cursor > end {
 		*cursor = start
@@ -116,11 +116,12 @@ func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cur
 		return nil, unknown, nil
 	}
 	*cursor = lanes[min(len(lanes), limit)-1]
-	if err := e.lock(ctx, tx, lanes, infos, gates); err != nil {
+	bounds.begin(limit, len(lanes))
+	if err := e.lock(ctx, tx, lanes, infos, bounds); err != nil {
 		return nil, nil, err
 	}
 	lease := tx.Now.Add(e.Lease)
-	asked := gates.allowed(shares(gates.open(lanes), limit))
+	asked := bounds.cut(shares(bounds.open(lanes), limit))
 	for try := 0; len(asked) > 0; try++ {
 		part, err := e.Store.Claim(ctx, tx, asked, lease)
 		if err != nil {
@@ -132,15 +133,13 @@ func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cur
 			got[c.Lane]++
 		}
 		for l, n := range got {
-			if gate := gates[sqlstore.DestinationOf(l)]; gate != nil {
-				gate.take(n)
-			}
+			bounds.take(l, n)
 		}
-		more := gates.open(hungry(asked, got))
+		more := bounds.open(hungry(asked, got))
 		if len(items) >= limit || len(more) == 0 || try == refillTries {
 			break
 		}
-		asked = gates.allowed(shares(more, limit-len(items)))
+		asked = bounds.cut(shares(more, limit-len(items)))
 	}
 	return interleave(items), unknown, nil
 }

@@ -1,6 +1,9 @@
 package engine
 
-import "github.com/deliverykit/delivery/queue"
+import (
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
+)
 
 // For tests of the rules, which need no database.
 var (
@@ -12,3 +15,37 @@ var (
 
 // Cancelled is the cause of an attempt that is to end cancelled.
 func Cancelled(r queue.Reason) error { return cancellation{r} }
+
+// Dispatcher is a dispatcher without the waiting.
+type Dispatcher struct{ d *dispatcher }
+
+// Job is what a Dispatcher hands out.
+type Job interface {
+	Of() (destination, seq int64)
+}
+
+// Of identifies a job.
+func (j *job) Of() (destination, seq int64) { return sqlstore.DestinationOf(j.Lane), j.Seq }
+
+// NewDispatcher returns one for so many workers.
+func NewDispatcher(workers int) Dispatcher { return Dispatcher{newDispatcher(workers)} }
+
+// Put adds n jobs for a destination, numbered from first.
+func (d Dispatcher) Put(destination, first int64, n int) {
+	jobs := make([]job, n)
+	for i := range jobs {
+		jobs[i].Lane, jobs[i].Seq = sqlstore.Lane(5, destination), first+int64(i)
+	}
+	d.d.put(jobs)
+}
+
+// Take returns the next job, nil where none may be started.
+func (d Dispatcher) Take() Job {
+	if j := d.d.next(); j != nil {
+		return j
+	}
+	return nil
+}
+
+// Done gives a job back.
+func (d Dispatcher) Done(j Job) { d.d.done(j.(*job)) }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
@@ -47,12 +48,6 @@ func newGate(l destination.Limits, state sqlstore.GateState, inFlight int) *gate
 // find it.
 const tokenDust = 1e-6
 
-// take notes that so many were claimed.
-func (g *gate) take(n int) {
-	g.left -= n
-	g.used += n
-}
-
 // wait is how long it takes until the bucket holds a token again; 0 where it does, or where there is none.
 func (g *gate) wait() time.Duration {
 	missing := 1 - tokenDust - (g.tokens - float64(g.used))
@@ -62,15 +57,38 @@ func (g *gate) wait() time.Duration {
 	return time.Duration(math.Ceil((missing + tokenDust) / g.rate * float64(time.Second)))
 }
 
-// gates are those that a claim has looked at, by destination; nil for one that another process has locked.
-type gates map[int64]*gate
+// bounds are what a claim may take of each destination: what this process may hold more of it, and what its gate lets
+// through.
+type bounds struct {
+	held  func(no int64) int // items of a destination
+	taken map[int64]int      // by this claim
+	gates map[int64]*gate    // of limited destinations; nil for one that another process has locked
+
+	// Of the rank that is being claimed.
+	room, lanes int
+	left        map[int64]int
+}
+
+func newBounds(held func(no int64) int) *bounds {
+	return &bounds{held: held, taken: map[int64]int{}, gates: map[int64]*gate{}}
+}
+
+// begin turns to a rank with so many lanes, which are to share so much room.
+func (b *bounds) begin(room, lanes int) { b.room, b.lanes, b.left = room, lanes, map[int64]int{} }
+
+// allowance is how many more items of a destination may be held: so many that it holds no more than remains free when the
+// others take as many. So there is always room for those that come later, however slow these are.
+func (b *bounds) allowance(no int64) int {
+	free := b.room - b.held(no) - b.taken[no]
+	return max(0, (free+b.lanes)/(b.lanes+1))
+}
 
 // lock adds the gates of the lanes whose destinations are limited.
-func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos map[int64]*lane, all gates) error {
+func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos map[int64]*lane, b *bounds) error {
 	limited := map[int64]string{}
 	for _, l := range lanes {
 		no := sqlstore.DestinationOf(l)
-		if _, seen := all[no]; !seen && e.limits(infos[no]).Gated() {
+		if _, seen := b.gates[no]; !seen && e.limits(infos[no]).Gated() {
 			limited[no] = infos[no].Organization
 		}
 	}
@@ -82,7 +100,7 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 		return err
 	}
 	for no := range limited {
-		all[no] = nil
+		b.gates[no] = nil
 	}
 	nos := make([]int64, len(states))
 	for i, s := range states {
@@ -96,43 +114,63 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 		return err
 	}
 	for _, s := range states {
-		all[s.No] = newGate(e.limits(infos[s.No]), s, inFlight[s.No])
+		b.gates[s.No] = newGate(e.limits(infos[s.No]), s, inFlight[s.No])
 	}
 	return nil
 }
 
 func (e *Engine) limits(l *lane) destination.Limits { return l.target.Limits.Or(e.Limits) }
 
-// allowed cuts shares to what the gates let through.
-func (g gates) allowed(asked []sqlstore.Share) []sqlstore.Share {
-	kept := asked[:0]
-	for _, s := range asked {
-		if gate, limited := g[sqlstore.DestinationOf(s.Lane)]; limited {
-			if gate == nil || gate.left <= 0 {
-				continue
-			}
-			s.N, s.Gate = min(s.N, gate.left), gate.kind
-		}
-		kept = append(kept, s)
+// of returns how many items of a lane may be taken, and through which gate.
+func (b *bounds) of(l int64) (int, sqlstore.Gate) {
+	no := sqlstore.DestinationOf(l)
+	left, seen := b.left[no]
+	if !seen {
+		left = b.allowance(no)
+		b.left[no] = left
 	}
-	return kept
+	gate, limited := b.gates[no]
+	switch {
+	case !limited:
+		return left, sqlstore.Open
+	case gate == nil:
+		return 0, sqlstore.Limited
+	}
+	return min(left, gate.left), gate.kind
 }
 
 // open keeps the lanes that may be asked for more.
-func (g gates) open(lanes []int64) []int64 {
-	kept := lanes[:0]
-	for _, l := range lanes {
-		if gate, limited := g[sqlstore.DestinationOf(l)]; !limited || gate != nil && gate.left > 0 {
-			kept = append(kept, l)
-		}
-	}
-	return kept
+func (b *bounds) open(lanes []int64) []int64 {
+	return slices.DeleteFunc(lanes, func(l int64) bool {
+		n, _ := b.of(l)
+		return n <= 0
+	})
 }
 
-// settle writes what the claim took of the buckets, and returns how long it is until one of them has a token again for
-// which items may wait; 0 where none is empty.
-func (g gates) settle(ctx context.Context, tx *sqlstore.Tx) (wait time.Duration, err error) {
-	for no, gate := range g {
+// cut bounds the shares of open lanes.
+func (b *bounds) cut(asked []sqlstore.Share) []sqlstore.Share {
+	for i := range asked {
+		n, gate := b.of(asked[i].Lane)
+		asked[i].N, asked[i].Gate = min(asked[i].N, n), gate
+	}
+	return asked
+}
+
+// take notes that n items of a lane were claimed.
+func (b *bounds) take(l int64, n int) {
+	no := sqlstore.DestinationOf(l)
+	b.left[no] -= n
+	b.taken[no] += n
+	if gate := b.gates[no]; gate != nil {
+		gate.left -= n
+		gate.used += n
+	}
+}
+
+// settle writes what the claim took of the buckets, and returns how long it is until one of those that are empty has a
+// token again; 0 where none is.
+func (b *bounds) settle(ctx context.Context, tx *sqlstore.Tx) (wait time.Duration, err error) {
+	for no, gate := range b.gates {
 		if gate == nil || gate.rate == 0 {
 			continue
 		}

@@ -97,7 +97,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 func (p *pipeline) wait(ctx context.Context, timer <-chan time.Time) {
 	select {
 	case <-ctx.Done():
-	case <-p.room:
+	case <-p.freed:
 	case <-p.e.wake:
 	case <-timer:
 	}

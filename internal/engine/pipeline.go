@@ -19,21 +19,23 @@ type pipeline struct {
 	limit  int // items held at once: in flight, waiting for a worker or for the finisher
 	counts Counts
 
-	gateAt time.Time // when a rate lets more through; the claimer's own
+	// The claimer's own.
+	least  int       // room for which it waits
+	gateAt time.Time // when a rate lets more through
 
 	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
 	held     atomic.Int64
-	active   atomic.Int64  // in the hands of a worker
 	served   atomic.Int64  // in all
-	room     chan struct{} // has room for one; sent to when items are finished
-	jobs     chan *job
+	freed    chan struct{} // has room for one; sent to when items are finished
+	jobs     *dispatcher
 	done     chan *job
 	stopping atomic.Bool // items that wait for a worker are released instead
 
 	mu      sync.Mutex
 	workers int
 	flights map[*job]struct{}
-	growth  *time.Timer // nil while no more workers are considered
+	heldOf  map[int64]int // by destination
+	growth  *time.Timer   // nil while no more workers are considered
 
 	work, finish, beat sync.WaitGroup
 	stopBeat           chan struct{}
@@ -56,25 +58,31 @@ type job struct {
 func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	limit := 2 * e.Workers
 	p := &pipeline{
-		e: e, limit: limit, base: context.WithoutCancel(ctx), room: make(chan struct{}, 1),
-		jobs: make(chan *job, limit), done: make(chan *job, limit),
-		flights: map[*job]struct{}{}, stopBeat: make(chan struct{}),
+		e: e, limit: limit, base: context.WithoutCancel(ctx), freed: make(chan struct{}, 1), least: limit / 2,
+		jobs: newDispatcher(e.Workers), done: make(chan *job, limit),
+		flights: map[*job]struct{}{}, heldOf: map[int64]int{}, stopBeat: make(chan struct{}),
 	}
 	p.finish.Go(p.finisher)
 	p.beat.Go(p.heartbeat)
 	return p
 }
 
-// claim fills the room there is, once at least half is free, and returns how many items it claimed or loaded
-// destinations for.
+// claim fills the room there is, and returns how many items it claimed or loaded destinations for. It waits until there is
+// room for a large claim; how large is learned, because slow attempts can hold much of the room for long.
 func (p *pipeline) claim(ctx context.Context) (int, error) {
-	for p.held.Load() > int64(p.limit/2) {
-		p.wait(ctx, nil)
-		if ctx.Err() != nil {
-			return 0, nil //nolint:nilerr // the caller sees it
+	patience := time.NewTimer(claimPatience)
+	defer patience.Stop()
+	for room := p.room(); room < max(1, p.least); room = p.room() {
+		select {
+		case <-ctx.Done():
+			return 0, nil
+		case <-p.freed:
+		case <-patience.C:
+			p.least = room / 2
 		}
 	}
-	jobs, unknown, wait, err := p.e.claim(ctx, p.limit-int(p.held.Load()))
+	p.least = min(p.limit/2, p.least+p.limit/16+1)
+	jobs, unknown, wait, err := p.e.claim(ctx, p.room(), p.holds)
 	p.gateAt = time.Time{}
 	if wait > 0 {
 		p.gateAt = p.e.Now().Add(wait)
@@ -89,6 +97,17 @@ func (p *pipeline) claim(ctx context.Context) (int, error) {
 	return len(jobs) + len(unknown), err
 }
 
+const claimPatience = 5 * time.Millisecond
+
+func (p *pipeline) room() int { return p.limit - int(p.held.Load()) }
+
+// holds is how many items of a destination are held.
+func (p *pipeline) holds(no int64) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.heldOf[no]
+}
+
 // start hands jobs to workers.
 func (p *pipeline) start(jobs []job) {
 	if len(jobs) == 0 {
@@ -100,11 +119,10 @@ func (p *pipeline) start(jobs []job) {
 	for i := range jobs {
 		jobs[i].claimed = now
 		p.flights[&jobs[i]] = struct{}{}
+		p.heldOf[sqlstore.DestinationOf(jobs[i].Lane)]++
 	}
 	p.mu.Unlock()
-	for i := range jobs {
-		p.jobs <- &jobs[i]
-	}
+	p.jobs.put(jobs)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.grow(max(atOnce, p.workers))
@@ -123,7 +141,8 @@ const (
 
 // grow starts workers until there are so many, or as many as there is work for. The lock is held.
 func (p *pipeline) grow(to int) {
-	for want := min(to, p.e.Workers, int(p.active.Load())+len(p.jobs)); p.workers < want; {
+	waiting, running := p.jobs.load()
+	for want := min(to, p.e.Workers, waiting+running); p.workers < want; {
 		p.workers++
 		p.work.Go(p.worker)
 	}
@@ -133,7 +152,8 @@ func (p *pipeline) grow(to int) {
 func (p *pipeline) growAgain(servedBefore int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	waiting, served := len(p.jobs), p.served.Load()
+	waiting, _ := p.jobs.load()
+	served := p.served.Load()
 	if p.stopping.Load() || waiting == 0 {
 		p.growth = nil
 		return
@@ -155,7 +175,7 @@ func (p *pipeline) worker() {
 			p.work.Go(p.worker)
 		}
 	}()
-	for j := range p.jobs {
+	for j := p.jobs.take(); j != nil; j = p.jobs.take() {
 		p.serve(j)
 	}
 	finished = true
@@ -163,9 +183,8 @@ func (p *pipeline) worker() {
 
 // serve turns a job into an outcome, whatever the handler does.
 func (p *pipeline) serve(j *job) {
-	p.active.Add(1)
 	done := func(crashed bool) {
-		p.active.Add(-1)
+		p.jobs.done(j)
 		p.served.Add(1)
 		if crashed {
 			p.forget([]*job{j})
@@ -219,11 +238,15 @@ func (p *pipeline) forget(batch []*job) {
 	p.mu.Lock()
 	for _, j := range batch {
 		delete(p.flights, j)
+		no := sqlstore.DestinationOf(j.Lane)
+		if p.heldOf[no]--; p.heldOf[no] == 0 {
+			delete(p.heldOf, no)
+		}
 	}
 	p.mu.Unlock()
 	p.held.Add(-int64(len(batch)))
 	select {
-	case p.room <- struct{}{}:
+	case p.freed <- struct{}{}:
 	default:
 	}
 }
@@ -343,7 +366,7 @@ func (p *pipeline) drain(release bool) {
 	if release {
 		p.work.Go(p.worker) // for what waits, in case all workers are stuck or none was started
 	}
-	close(p.jobs)
+	p.jobs.close(release)
 	done := make(chan struct{})
 	go func() {
 		p.work.Wait()
@@ -360,9 +383,9 @@ func (p *pipeline) drain(release bool) {
 	case <-done:
 	default:
 		p.e.Logger.Error("delivery: handlers ignore that their context has ended; their items are attempted again when the leases end",
-			"items", p.active.Load())
-		for p.held.Load() > p.active.Load() { // the others' outcomes are still to be written
-			<-p.room
+			"items", p.held.Load())
+		for _, running := p.jobs.load(); p.held.Load() > int64(running); _, running = p.jobs.load() {
+			<-p.freed // the others' outcomes are still to be written
 		}
 	}
 	close(p.stopBeat)

@@ -1,0 +1,137 @@
+package engine
+
+import (
+	"sync"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// dispatcher hands jobs to workers, destination by destination in turn, and keeps destinations that are slow from taking
+// all workers: what one may have running depends on what then is free (dynamic thresholds, Choudhury and Hahne 1998).
+// Alone, a destination gets three quarters of the workers, two get three sevenths each, and so on; one attempt at a time
+// it always gets, so only as many slow destinations as there are workers can take them all. Fewer than 8 workers are not
+// divided.
+type dispatcher struct {
+	most int // workers
+
+	mu                     sync.Mutex
+	changed                sync.Cond
+	queues                 map[int64]*queued // by destination
+	ring                   []*queued         // those with jobs that wait
+	waiting, running, idle int
+	closed, flush          bool
+}
+
+// queued are the jobs of one destination.
+type queued struct {
+	jobs    []*job
+	running int
+}
+
+// perFree is how many a destination may have running for each worker that is free beside.
+const perFree = 3
+
+// tooFew workers are not worth dividing.
+const tooFew = 8
+
+func newDispatcher(workers int) *dispatcher {
+	d := &dispatcher{most: workers, queues: map[int64]*queued{}}
+	d.changed.L = &d.mu
+	return d
+}
+
+// put adds jobs, in the order in which they are to be started.
+func (d *dispatcher) put(jobs []job) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range jobs {
+		no := sqlstore.DestinationOf(jobs[i].Lane)
+		q := d.queues[no]
+		if q == nil {
+			q = &queued{}
+			d.queues[no] = q
+		}
+		if q.jobs = append(q.jobs, &jobs[i]); len(q.jobs) == 1 {
+			d.ring = append(d.ring, q)
+		}
+	}
+	d.waiting += len(jobs)
+	for range min(len(jobs), d.idle) {
+		d.changed.Signal()
+	}
+}
+
+// take returns the next job, and nil once the dispatcher is closed and nothing waits. It blocks while there is none that
+// may be started.
+func (d *dispatcher) take() *job {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for {
+		if j := d.next(); j != nil {
+			return j
+		}
+		if d.closed && d.waiting == 0 {
+			return nil
+		}
+		d.idle++
+		d.changed.Wait()
+		d.idle--
+	}
+}
+
+func (d *dispatcher) next() *job {
+	for range len(d.ring) {
+		q := d.ring[0]
+		d.ring = d.ring[1:]
+		if d.over(q) {
+			d.ring = append(d.ring, q)
+			continue
+		}
+		j := q.jobs[0]
+		q.jobs[0] = nil
+		if q.jobs = q.jobs[1:]; len(q.jobs) > 0 {
+			d.ring = append(d.ring, q)
+		}
+		q.running++
+		d.running++
+		d.waiting--
+		return j
+	}
+	return nil
+}
+
+// over reports whether a destination has to leave the next worker to others.
+func (d *dispatcher) over(q *queued) bool {
+	return !d.flush && d.most >= tooFew && q.running > 0 && q.running+1 > perFree*(d.most-d.running-1)
+}
+
+// done gives back a job that take returned.
+func (d *dispatcher) done(j *job) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	no := sqlstore.DestinationOf(j.Lane)
+	q := d.queues[no]
+	q.running--
+	d.running--
+	if q.running == 0 && len(q.jobs) == 0 {
+		delete(d.queues, no)
+	}
+	if d.waiting > 0 && d.idle > 0 {
+		d.changed.Signal() // what is free now may be enough for more than this worker takes
+	}
+}
+
+// close lets workers go once nothing waits; with flush, what waits is handed out without regard to the thresholds.
+func (d *dispatcher) close(flush bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed, d.flush = true, flush
+	d.changed.Broadcast()
+}
+
+// load returns how many jobs wait and how many are in the hands of workers.
+func (d *dispatcher) load() (waiting, running int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting, d.running
+}

@@ -1,0 +1,87 @@
+package engine_test
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/deliverykit/delivery/internal/engine"
+)
+
+// Whatever comes and goes: no destination is over its threshold when it is given a worker, one that may be served is
+// served, destinations take turns, and each keeps its own order.
+func TestDispatcherIsFair(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		workers := rapid.IntRange(1, 40).Draw(t, "workers")
+		d := engine.NewDispatcher(workers)
+		next, last := map[int64]int64{}, map[int64]int64{}
+		waiting, running := map[int64]int{}, map[int64]int{}
+		var held []engine.Job
+		total := 0
+		t.Repeat(map[string]func(*rapid.T){
+			"put": func(t *rapid.T) {
+				no := rapid.Int64Range(1, 5).Draw(t, "destination")
+				n := rapid.IntRange(1, 10).Draw(t, "jobs")
+				d.Put(no, next[no]+1, n)
+				next[no] += int64(n)
+				waiting[no] += n
+			},
+			"take": func(t *rapid.T) {
+				if total == workers {
+					t.Skip("no worker is free")
+				}
+				free := workers - total
+				j := d.Take()
+				may := false
+				for no, n := range waiting {
+					may = may || n > 0 && (workers < 8 || running[no] == 0 || running[no]+1 <= 3*(free-1))
+				}
+				if j == nil {
+					if may {
+						t.Fatalf("nothing is given out with %d free, waiting %v, running %v", free, waiting, running)
+					}
+					return
+				}
+				no, seq := j.Of()
+				if workers >= 8 && running[no] > 0 && running[no]+1 > 3*(free-1) {
+					t.Fatalf("destination %d gets a worker beside %d of its own with %d free", no, running[no], free)
+				}
+				if seq != last[no]+1 {
+					t.Fatalf("destination %d: %d after %d", no, seq, last[no])
+				}
+				last[no] = seq
+				waiting[no]--
+				running[no]++
+				total++
+				held = append(held, j)
+			},
+			"done": func(t *rapid.T) {
+				if len(held) == 0 {
+					t.Skip("nothing is running")
+				}
+				i := rapid.IntRange(0, len(held)-1).Draw(t, "job")
+				no, _ := held[i].Of()
+				d.Done(held[i])
+				held = append(held[:i], held[i+1:]...)
+				running[no]--
+				total--
+			},
+		})
+	})
+}
+
+func TestOneDestinationLeavesAQuarter(t *testing.T) {
+	t.Parallel()
+	for workers, want := range map[int]int{1: 1, 2: 2, 7: 7, 8: 6, 64: 48, 2000: 1500} {
+		d := engine.NewDispatcher(workers)
+		d.Put(1, 1, 3*workers)
+		n := 0
+		for n < workers && d.Take() != nil {
+			n++
+		}
+		if n != want {
+			t.Errorf("of %d workers one destination gets %d, want %d", workers, n, want)
+		}
+	}
+}
