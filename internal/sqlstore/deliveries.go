@@ -91,13 +91,14 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 
 // Delivery reads a delivery, nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
-	scanner := NewDeliveryScanner()
+	var replayOf string
+	scanner := NewDeliveryScanner(Text{&replayOf})
 	err = tx.Query(ctx, func(rows *sql.Rows) (err error) {
 		if d, err = scanner.Scan(rows); d != nil {
-			d.Organization, d.ID = organization, id
+			d.Organization, d.ID, d.ReplayOf = organization, id, replayOf
 		}
 		return err
-	}, `select `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
+	}, `select d.replay_of, `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
 	return d, err
 }
 
@@ -123,7 +124,7 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 	return items, err
 }
 
-// ItemsOf lists the items of a delivery, pending or ended, by number.
+// ItemsOf lists the items of a delivery, pending or ended, by number. One that was retried has ended before.
 func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items []EnqueuedItem, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i EnqueuedItem
@@ -133,15 +134,16 @@ func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items
 	}, `select q.n, d.id from delivery_queue q
 		join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2
-		union all
+		union
 		select a.n, a.destination_id from delivery_attempts a
 		where a.organization_id = $1 and a.delivery_id = $2 and a.state >= 3
 		order by 1`, organization, delivery)
 	return items, err
 }
 
-// Attempts lists the history of a delivery, item by item in the order it happened.
-func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (attempts []Attempt, err error) {
+// Attempts lists the history of deliveries, item by item in the order it happened.
+func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
+	in, args := among(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var a Attempt
 		var category, status sql.NullInt64
@@ -163,7 +165,7 @@ func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (atte
 		return errors.Join(decode("reference", reference, &last.Reference), decode("detail", detail, &last.Detail))
 	}, `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
 		took, ended_at, next_at, reference, detail
-		from delivery_attempts where organization_id = $1 and delivery_id = $2 order by n, fence`, organization, delivery)
+		from delivery_attempts where organization_id = $1 and delivery_id `+in+` order by delivery_id, n, fence`, args...)
 	return attempts, err
 }
 
