@@ -5,9 +5,14 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 	"testing"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/queue"
 )
 
 // cuttable opens db once more, with a switch that has the next COMMIT answered by a broken connection: after it took effect,
@@ -116,4 +121,51 @@ func (r cutRows) Next(dest []driver.Value) error {
 		dest[i] = got[i]
 	}
 	return err
+}
+
+// A COMMIT whose outcome is not known is looked for, whether it took effect or not.
+func TestRetryWhenTheCommitIsAmbiguous(t *testing.T) {
+	t.Parallel()
+	for _, name := range databases {
+		for _, effective := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, %t", name, effective), func(t *testing.T) {
+				t.Parallel()
+				f := newSwitchable()
+				db, cut := cuttable(t, open(t, name), effective)
+				dialect := delivery.Postgres
+				if name == "sqlite" {
+					dialect = delivery.SQLite
+				}
+				svc := service(t, db, f, delivery.WithDialect(dialect))
+				acme := svc.Org("acme")
+				d := create(t, acme, destination.Spec{Default: true})
+				f.fail(d, errNever)
+				id := send(t, acme, delivery.Request{})
+				process(t, svc)
+				cut.Store(true)
+				if err := acme.Retry(t.Context(), id); err != nil || cut.Load() {
+					t.Fatalf("%v, cut %t", err, !cut.Load())
+				}
+				process(t, svc)
+				all := delivery.DeadFilter{All: true}
+				cut.Store(true)
+				if r, err := acme.DeadLetters().Retry(t.Context(), all); err != nil || r.Items != 1 || cut.Load() {
+					t.Fatalf("%+v, %v", r, err)
+				}
+				process(t, svc)
+				if s := status(t, acme, id); len(s.Items[0].Attempts) != 5 || s.State != queue.Failed {
+					t.Errorf("status is %s", show(s))
+				}
+				cut.Store(true)
+				receipt := must[*delivery.Receipt](t)(acme.Replay(t.Context(), delivery.Replay{Delivery: id}))
+				if n := count(t, db, "delivery_deliveries"); n != 2 || status(t, acme, receipt.ID).ReplayOf != id {
+					t.Errorf("%d deliveries", n)
+				}
+				cut.Store(true)
+				if n, err := acme.DeadLetters().Purge(t.Context(), all); err != nil || n != 1 || countDead(t, acme, all) != 0 {
+					t.Errorf("purged %d, %v", n, err)
+				}
+			})
+		}
+	}
 }

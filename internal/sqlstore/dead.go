@@ -11,7 +11,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// DeadLetter is an item that ended dead, and was neither retried nor purged since. Its fence is that of its end.
+// DeadLetter is an item that ended dead, and was neither retried nor purged since. Dialect.End makes it one. Its fence is that
+// of its end.
 type DeadLetter struct {
 	Key
 	Lane        int64

@@ -63,14 +63,21 @@ type Dialect interface {
 	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
 	// Claim leases up to Share.N of the oldest ready items of each lane, and reads what they deliver.
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
-	// End takes the items out of the queue whose fence matches, appends their final attempts, makes those that end dead
-	// dead letters, and calls applied with the place of each of them.
+	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
+	// the place of each of them.
 	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error
 	// Reschedule puts the items back whose fence matches, and returns those as they were asked for. It moves the fence
 	// on, so that each lease has its own.
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
 	// Append adds attempts at items that go on.
 	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
+	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
+	Locking(table string) string
+	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.
+	By(index string) string
+	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a
+	// fence two above that of their end, as the one between is the record's of their return.
+	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
 	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and returns how many.
@@ -81,14 +88,6 @@ type Dialect interface {
 	// Pending locks and lists the items of a delivery or, with delivery "", those of a destination that are not being
 	// cancelled already.
 	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)
-
-	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
-	Locking(table string) string
-	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.
-	By(index string) string
-	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a
-	// fence two above that of their end, as the one between is the record's of their return.
-	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
 }
 
 // Access is what a transaction is for.
