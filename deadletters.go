@@ -270,13 +270,13 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 			if letters, err = tx.DeadLetters(ctx, d.o.name, filter, page); err != nil || len(letters) == 0 {
 				return err
 			}
-			purged, err = tx.PurgeDead(ctx, d.o.name, filter, letters[len(letters)-1].Key)
+			purged, err = tx.PurgeDead(ctx, d.o.name, filter, page.After, letters[len(letters)-1].Key)
 			return err
 		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			if len(letters) == 0 {
 				return true, nil
 			}
-			first, err := tx.DeadLetters(ctx, d.o.name, filter, sqlstore.DeadPage{Limit: 1})
+			first, err := tx.DeadLetters(ctx, d.o.name, filter, sqlstore.DeadPage{After: page.After, Limit: 1})
 			return len(first) == 0 || item(first[0].Key) != item(letters[0].Key), err
 		})
 		if err != nil {
@@ -285,5 +285,6 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 		if total += purged; len(letters) < page.Limit {
 			return total, nil
 		}
+		page.After = &letters[len(letters)-1].Key
 	}
 }

@@ -62,20 +62,26 @@ func TestManyDeadLetters(t *testing.T) {
 		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r.Items != items || count(t, db, "delivery_queue") != 0 {
 			t.Errorf("a dry run retries %+v, and %d items are pending", r, count(t, db, "delivery_queue"))
 		}
-		filter.DryRun, filter.Topic = false, "odd"
+		filter.DryRun = false
+		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r != (delivery.Retried{Items: items}) || count(t, db, "delivery_queue") != items {
+			t.Errorf("retried %+v, and %d items are pending", r, count(t, db, "delivery_queue"))
+		}
+		if pass := process(t, svc); pass.Dead != items {
+			t.Errorf("pass is %+v", pass)
+		}
+		filter.Topic = "odd"
 		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r.Items != items/2 || count(t, db, "delivery_queue") != items/2 {
 			t.Errorf("retried %+v", r)
 		}
-		filter.Topic = ""
-		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r.Items != items/2 {
-			t.Errorf("retried %+v", r)
-		}
 		f.heal(d)
-		if pass := process(t, svc); pass.Delivered != items {
+		if pass := process(t, svc); pass.Delivered != items/2 {
 			t.Errorf("pass is %+v", pass)
 		}
+		if n := must[int](t)(dead.Purge(t.Context(), delivery.DeadFilter{All: true})); n != items/2 {
+			t.Errorf("purged %d", n)
+		}
 		if n := countDead(t, acme, delivery.DeadFilter{}); n != 0 {
-			t.Errorf("%d dead letters after all were delivered", n)
+			t.Errorf("%d dead letters are left", n)
 		}
 		if n := countDead(t, other, delivery.DeadFilter{}); n != 1 {
 			t.Errorf("another organization has %d", n)

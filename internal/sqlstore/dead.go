@@ -130,19 +130,26 @@ func (tx *Tx) CountDead(ctx context.Context, organization string, f DeadFilter) 
 	return n, err
 }
 
-// PurgeDead removes the dead letters that a filter selects up to and including last, and returns how many. Their history
-// stays.
-func (tx *Tx) PurgeDead(ctx context.Context, organization string, f DeadFilter, last Key) (int, error) {
-	query, args := PurgeQuery(tx.s, organization, f, last)
+// PurgeDead removes the dead letters that a filter selects, those after one key (nil: from the start) up to and including
+// another, and returns how many. Their history stays.
+func (tx *Tx) PurgeDead(ctx context.Context, organization string, f DeadFilter, after *Key, last Key) (int, error) {
+	query, args := PurgeQuery(tx.s, organization, f, after, last)
 	n, err := tx.Exec(ctx, query, args...)
 	return int(n), err
 }
 
 // PurgeQuery is the statement of PurgeDead, with $1 placeholders.
-func PurgeQuery(d Dialect, organization string, f DeadFilter, last Key) (query string, args []any) {
+func PurgeQuery(d Dialect, organization string, f DeadFilter, after *Key, last Key) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
-	from += fmt.Sprintf(` and (l.delivery_id, l.n) <= ($%d, $%d)`, len(args)+1, len(args)+2)
-	return `delete` + from, append(args, last.Delivery, last.N)
+	bound := func(how string, k Key) {
+		from += fmt.Sprintf(` and (l.delivery_id, l.n) %s ($%d, $%d)`, how, len(args)+1, len(args)+2)
+		args = append(args, k.Delivery, k.N)
+	}
+	if after != nil {
+		bound(`>`, *after)
+	}
+	bound(`<=`, last)
+	return `delete` + from, args
 }
 
 // Revive puts the items of dead letters, which the transaction has locked, back into the queue, and records that under
@@ -208,7 +215,7 @@ func (tx *Tx) LinkReplay(ctx context.Context, organization, id, replayOf string)
 // Summaries reads what a list shows of deliveries, by id: neither options nor content.
 func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]Delivery, error) {
 	all := make(map[string]Delivery, len(ids))
-	in, args := among(organization, ids)
+	query, args := SummariesQuery(organization, ids)
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
 		d := Delivery{Organization: organization}
 		var sha []byte
@@ -217,9 +224,15 @@ func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) 
 		d.Payload.SHA256 = hex.EncodeToString(sha)
 		all[d.ID] = d
 		return err
-	}, `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size, payload_sha256
-		from delivery_deliveries where organization_id = $1 and id `+in, args...)
+	}, query, args...)
 	return all, err
+}
+
+// SummariesQuery is the query of Summaries, with $1 placeholders.
+func SummariesQuery(organization string, ids []string) (query string, args []any) {
+	in, args := among(organization, ids)
+	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size, payload_sha256
+		from delivery_deliveries where organization_id = $1 and id ` + in, args
 }
 
 // DestinationsByID reads destinations, deleted ones too.

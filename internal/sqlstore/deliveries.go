@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
@@ -143,7 +144,7 @@ func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items
 
 // Attempts lists the history of deliveries, item by item in the order it happened.
 func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
-	in, args := among(organization, deliveries)
+	query, args := AttemptsQuery(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var a Attempt
 		var category, status sql.NullInt64
@@ -163,10 +164,20 @@ func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...s
 		attempts = append(attempts, a)
 		last := &attempts[len(attempts)-1]
 		return errors.Join(decode("reference", reference, &last.Reference), decode("detail", detail, &last.Detail))
-	}, `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
-		took, ended_at, next_at, reference, detail
-		from delivery_attempts where organization_id = $1 and delivery_id `+in+` order by delivery_id, n, fence`, args...)
+	}, query, args...)
+	slices.SortStableFunc(attempts, func(a, b Attempt) int {
+		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))
+	})
 	return attempts, err
+}
+
+// AttemptsQuery is the query of Attempts, with $1 placeholders. It is not ordered: of several deliveries, an index gives
+// the order only to who reads all of the organization's.
+func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
+	in, args := among(organization, deliveries)
+	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
+		took, ended_at, next_at, reference, detail
+		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
 }
 
 // Checkpoint reads what an earlier attempt left, nil if nothing.

@@ -51,7 +51,7 @@ func TestDeadLetterPlansStayOnTheirIndexes(t *testing.T) {
 			query, args := sqlstore.DeadQuery(sqlite.Dialect{}, "acme", f, p)
 			check(t, db, name+", "+page, query, args, index)
 		}
-		query, args := sqlstore.PurgeQuery(sqlite.Dialect{}, "acme", f, last)
+		query, args := sqlstore.PurgeQuery(sqlite.Dialect{}, "acme", f, &last, last)
 		check(t, db, name+", purge", query, args, index)
 	}
 }
