@@ -21,6 +21,8 @@ var (
 	ErrInUse = errors.New("delivery: items wait for this destination; cancel them, or delete it with destination.CancelPending")
 	// ErrEnded: the delivery has ended, there is nothing to cancel.
 	ErrEnded = errors.New("delivery: it has ended already")
+	// ErrNotRetryable: an item cannot be retried, for the reason that the error gives; Replay may still do.
+	ErrNotRetryable = errors.New("delivery: cannot be retried")
 	// ErrStageFirst: a payload that is read as a stream was given to DeliverTx.
 	ErrStageFirst = errors.New("delivery: a streamed payload would keep the transaction open; Stage it before DeliverTx")
 	// ErrNoKeys: a config holds secrets, and the service has no key to seal them with.

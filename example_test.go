@@ -146,3 +146,54 @@ func ExampleDeliveryService_ProcessDue() {
 	// failed: dead after 2 attempts, retries exhausted
 	// the SIEM is away
 }
+
+// Once a destination has been mended, what died of it is retried: first as a dry run.
+func ExampleDeadLetters_Retry() {
+	away := true
+	index := handler.Func(func(context.Context, *handler.Request, siem) (*handler.Result, error) {
+		if away {
+			return nil, handler.Fail(handler.Authentication, errors.New("the key has expired"))
+		}
+		return nil, nil
+	})
+	example(index, func(ctx context.Context, _ *sql.DB, svc *delivery.DeliveryService) error {
+		acme := svc.Org("acme")
+		d, err := acme.Destinations().Create(ctx, destination.Spec{Label: "SIEM", Default: true, Config: siem{Index: "audit"}})
+		if err != nil {
+			return err
+		}
+		for _, action := range []string{"login", "logout"} {
+			if _, err := acme.Deliver(ctx, delivery.Request{Topic: "audit." + action, Payload: payload.JSON(action)}); err != nil {
+				return err
+			}
+		}
+		if _, err := svc.ProcessDue(ctx); err != nil {
+			return err
+		}
+		page, err := acme.DeadLetters().List(ctx, delivery.DeadFilter{Destination: d.ID}, "")
+		if err != nil {
+			return err
+		}
+		for _, letter := range page.Items {
+			fmt.Printf("%s: %s, %s\n", letter.Topic, letter.Reason, letter.Attempts[0].Error)
+		}
+		away = false
+		filter := delivery.DeadFilter{Destination: d.ID, DryRun: true}
+		would, err := acme.DeadLetters().Retry(ctx, filter)
+		if err != nil {
+			return err
+		}
+		filter.DryRun = false
+		did, err := acme.DeadLetters().Retry(ctx, filter)
+		if err != nil {
+			return err
+		}
+		pass, err := svc.ProcessDue(ctx)
+		fmt.Println(would.Items, "would be retried,", did.Items, "were,", pass.Delivered, "are delivered")
+		return err
+	})
+	// Output:
+	// audit.logout: permanent failure, the key has expired
+	// audit.login: permanent failure, the key has expired
+	// 2 would be retried, 2 were, 2 are delivered
+}

@@ -245,11 +245,15 @@ func (p *prepared) fingerprint() {
 		priorities[item.Destination] = item.Priority
 	}
 	slices.Sort(ids)
-	raw, _ := json.Marshal(map[string]any{ // of plain data: it cannot fail
+	request := map[string]any{
 		"v": 1, "topic": p.Topic, "destinations": ids, "payload": p.Payload.SHA256, "source": p.Payload.Source, "ref": p.Payload.Ref,
 		"tags": p.Tags, "metadata": p.Metadata, "priority": p.Priority, "retry": p.Options.Retry, "overrides": overrides,
 		"priorities": priorities,
-	})
+	}
+	if p.ReplayOf != "" {
+		request["replay_of"] = p.ReplayOf
+	}
+	raw, _ := json.Marshal(request) // of plain data: it cannot fail
 	sum := sha256.Sum256(raw)
 	p.Fingerprint = sum[:]
 }

@@ -25,6 +25,7 @@ type Status struct {
 	CreatedAt      time.Time
 	Deadline       time.Time
 	Items          []Item
+	ReplayOf       string // the delivery that Replay repeated with it
 	DetailsURL     string // by WithDetailsURL
 }
 
@@ -38,11 +39,11 @@ type Item struct {
 	NextAttempt time.Time         // where it waits for one
 	EndedAt     time.Time         // where it has ended
 	Reference   handler.Reference // the other side's own name for it, once delivered
-	Attempts    []Attempt         // in the order they happened
+	Attempts    []Attempt         // in the order they happened, those before a retry by hand too
 }
 
-// Attempt is one try at an item, or an event in its place: a lost lease, a cancellation. Number is 0 where it was none or
-// is not charged.
+// Attempt is one try at an item, or an event in its place: a lost lease, a cancellation, a retry by hand (ready, requested),
+// after which the numbers of a dead letter begin at 1 again. Number is 0 where it was none or is not charged.
 type Attempt struct {
 	Number      int
 	State       queue.State  // that it left the item in
@@ -103,7 +104,7 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	s := &Status{
 		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey, CorrelationID: d.CorrelationID,
 		Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
-		Items: items(d.ID, pending, attempts, destinations), DetailsURL: o.detailsURL(d.ID),
+		Items: items(d.ID, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID),
 	}
 	states := make([]queue.State, len(s.Items))
 	attempted := false
@@ -115,9 +116,11 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	return s, nil
 }
 
-// items puts together what is pending and what the history says.
+// items puts together what is pending and what the history says. An item that is pending is not what the ends say that its
+// history has from before a retry, but the one that it came to meanwhile, under the fence it has or a later one.
 func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination) []Item {
 	byNumber := map[int]*Item{}
+	fences := map[int]int{} // of what is pending
 	most := 0
 	item := func(n int) *Item {
 		if byNumber[n] == nil {
@@ -128,6 +131,7 @@ func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt
 	}
 	for _, p := range pending {
 		i := item(p.N)
+		fences[p.N] = p.Fence
 		i.Destination, i.State = p.Destination, p.State
 		switch {
 		case p.Disabled && p.State != queue.Processing:
@@ -145,8 +149,12 @@ func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt
 		i := item(a.N)
 		i.Destination = a.Destination
 		i.Attempts = append(i.Attempts, attempt(a))
-		if a.State.Ended() {
+		fence, waits := fences[a.N]
+		switch {
+		case a.State.Ended() && (!waits || a.Fence >= fence):
 			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt = a.State, a.Reason, a.EndedAt, a.Reference, time.Time{}
+		case !waits: // retried since the queue was read, if nothing later follows
+			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt = a.State, a.Reason, time.Time{}, handler.Reference{}, a.NextAt
 		}
 	}
 	all := make([]Item, 0, len(byNumber))

@@ -41,7 +41,7 @@ const (
 	DeadlinePassed  Reason = 6  // dead: rather than late
 	Poison          Reason = 7  // dead: its process died at it three times
 	Undecodable     Reason = 8  // dead: its stored form cannot be read
-	Requested       Reason = 9  // cancelled by a call
+	Requested       Reason = 9  // by a call: cancelled or, of an event, ready again
 	DestinationGone Reason = 10 // cancelled: its destination was deleted
 	LeaseLost       Reason = 11 // an attempt whose worker died or stalled: not charged
 	Released        Reason = 12 // an attempt that our own shutdown or fault ended: not charged

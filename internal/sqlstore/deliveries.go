@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
@@ -91,13 +92,14 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 
 // Delivery reads a delivery, nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
-	scanner := NewDeliveryScanner()
+	var replayOf string
+	scanner := NewDeliveryScanner(Text{&replayOf})
 	err = tx.Query(ctx, func(rows *sql.Rows) (err error) {
 		if d, err = scanner.Scan(rows); d != nil {
-			d.Organization, d.ID = organization, id
+			d.Organization, d.ID, d.ReplayOf = organization, id, replayOf
 		}
 		return err
-	}, `select `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
+	}, `select d.replay_of, `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
 	return d, err
 }
 
@@ -123,7 +125,7 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 	return items, err
 }
 
-// ItemsOf lists the items of a delivery, pending or ended, by number.
+// ItemsOf lists the items of a delivery, pending or ended, by number. One that was retried has ended before.
 func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items []EnqueuedItem, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i EnqueuedItem
@@ -133,15 +135,16 @@ func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items
 	}, `select q.n, d.id from delivery_queue q
 		join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2
-		union all
+		union
 		select a.n, a.destination_id from delivery_attempts a
 		where a.organization_id = $1 and a.delivery_id = $2 and a.state >= 3
 		order by 1`, organization, delivery)
 	return items, err
 }
 
-// Attempts lists the history of a delivery, item by item in the order it happened.
-func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (attempts []Attempt, err error) {
+// Attempts lists the history of deliveries, item by item in the order it happened.
+func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
+	query, args := AttemptsQuery(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var a Attempt
 		var category, status sql.NullInt64
@@ -161,10 +164,20 @@ func (tx *Tx) Attempts(ctx context.Context, organization, delivery string) (atte
 		attempts = append(attempts, a)
 		last := &attempts[len(attempts)-1]
 		return errors.Join(decode("reference", reference, &last.Reference), decode("detail", detail, &last.Detail))
-	}, `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
-		took, ended_at, next_at, reference, detail
-		from delivery_attempts where organization_id = $1 and delivery_id = $2 order by n, fence`, organization, delivery)
+	}, query, args...)
+	slices.SortStableFunc(attempts, func(a, b Attempt) int {
+		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))
+	})
 	return attempts, err
+}
+
+// AttemptsQuery is the query of Attempts, with $1 placeholders. It is not ordered: of several deliveries, an index gives
+// the order only to who reads all of the organization's.
+func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
+	in, args := among(organization, deliveries)
+	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
+		took, ended_at, next_at, reference, detail
+		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
 }
 
 // Checkpoint reads what an earlier attempt left, nil if nothing.

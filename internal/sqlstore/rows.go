@@ -45,7 +45,8 @@ type Delivery struct {
 	Metadata         map[string]string
 	Options          Options
 	Payload          Payload
-	Faulty           error // what could not be decoded of it
+	ReplayOf         string // of Tx.Delivery only: the delivery that it repeats
+	Faulty           error  // what could not be decoded of it
 }
 
 // Options are the seldom used parts of a request. Items are keyed by their number.

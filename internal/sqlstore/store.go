@@ -76,6 +76,13 @@ type Dialect interface {
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
 	// Append adds attempts at items that go on.
 	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
+	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
+	Locking(table string) string
+	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.
+	By(index string) string
+	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a
+	// fence two above that of their end, as the one between is the record's of their return.
+	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
 	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and returns how many.

@@ -1,5 +1,8 @@
 package postgres
 
+// Revive is the statement of Dialect.Revive.
+const Revive = revive
+
 // Statement is a statement of the queue with arguments as literals, and the index of delivery_queue it must go by.
 type Statement struct {
 	Query string

@@ -129,14 +129,16 @@ func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 
 // end deletes and records in one statement, by the place of each item in the arrays. The rows are locked, so that as many
 // are deleted as were found; but one that was changed while it was waited for, such as by a heartbeat, is found in its new
-// version and deleted in neither. Then the counts differ, and the transaction is run again.
+// version and deleted in neither. Then the counts differ, and the transaction is run again. What ends dead becomes a dead
+// letter.
 const (
 	endFound = `
 with i as materialized (
   select * from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::uuid[], $6::smallint[], $7::real[]`
-	endDeleted = `
+	endLocated = `
 ), t as materialized (
-  select q.tid, i.* from i cross join lateral (select q.ctid tid from delivery_queue q
+  select q.*, i.* from i cross join lateral (select q.ctid tid`
+	endDeleted = ` from delivery_queue q
     where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f limit 1 for update) q
 ), gone as (
   delete from delivery_queue q where q.ctid = any(array(select tid from t)) returning 1
@@ -146,14 +148,19 @@ with i as materialized (
 )
 select t.place, (select count(*) from gone) from t`
 
-	endPlain = endFound + `) with ordinality i(o, d, n, f, destination, attempt, took, place)` + endDeleted + `)
+	endPlain = endFound + `) with ordinality i(o, d, n, f, destination, attempt, took, place)` + endLocated + endDeleted + `)
   select o, d, n, f, destination, attempt, took, $8, 3, 0 from t` + endCounted
 
 	endFull = endFound + `, $9::smallint[], $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[],
     $16::jsonb[]) with ordinality
-    i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, place)` + endDeleted + `,
+    i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, place)` + endLocated + `, q.lane, q.deadline` + endDeleted + `,
       category, status_code, code, error, reference, detail)
-  select o, d, n, f, destination, attempt, took, $8, state, reason, category, status, code, error, reference, detail from t` + endCounted
+  select o, d, n, f, destination, attempt, took, $8, state, reason, category, status, code, error, reference, detail from t
+), dead as (
+  insert into delivery_dead_letters (organization_id, delivery_id, n, fence, lane, destination_id, reason, died_at, deadline)
+  select o, d, n, f, lane, destination, reason, $8, deadline from t where state = 4
+  on conflict (organization_id, delivery_id, n) do update
+    set fence = excluded.fence, lane = excluded.lane, reason = excluded.reason, died_at = excluded.died_at` + endCounted
 )
 
 // End implements sqlstore.Dialect.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
 )
 
 // Ranks implements sqlstore.Dialect.
@@ -92,6 +93,11 @@ const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 an
 // End implements sqlstore.Dialect.
 func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	for i, a := range attempts {
+		if a.State == queue.Dead {
+			if err := d.bury(ctx, tx, now, a); err != nil {
+				return err
+			}
+		}
 		r, err := tx.ExecContext(ctx, `delete from delivery_queue`+matching, a.Organization, a.Delivery, a.N, a.Fence)
 		if err != nil {
 			return err

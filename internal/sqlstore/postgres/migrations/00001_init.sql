@@ -141,7 +141,8 @@ create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
 create index delivery_queue_gated on delivery_queue (lane) where gated <> 0;
 
--- What became of items. Append-only; each item gets exactly one row whose state is an end.
+-- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
+-- it was retried by hand: the last one counts.
 create table delivery_attempts (
     ended_at        timestamptz not null,
     next_at         timestamptz,
@@ -162,7 +163,22 @@ create table delivery_attempts (
     detail          jsonb,             -- exchange, parts, notes
     primary key (organization_id, delivery_id, n, fence)
 );
-create index delivery_attempts_dead on delivery_attempts (organization_id, delivery_id, n) where state = 4;
+
+-- One row per dead letter, for as long as it is one: made as the item ends, removed as it is retried or purged. Narrow, as
+-- the queue is; the record of the death is in delivery_attempts and stays.
+create table delivery_dead_letters (
+    lane            bigint not null,
+    died_at         timestamptz not null,
+    deadline        timestamptz,
+    delivery_id     uuid not null,
+    destination_id  uuid not null,
+    fence           integer not null,  -- of its end
+    n               smallint not null,
+    reason          smallint not null,
+    organization_id text not null,
+    primary key (organization_id, delivery_id, n)
+);
+create index delivery_dead_letters_destination on delivery_dead_letters (organization_id, destination_id, delivery_id, n);
 
 create table delivery_checkpoints (
     delivery_id     uuid not null,
@@ -180,7 +196,7 @@ create table delivery_jobs (
 );
 
 -- +goose Down
-drop table delivery_jobs, delivery_checkpoints, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_health, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

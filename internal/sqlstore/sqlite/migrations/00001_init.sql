@@ -140,7 +140,8 @@ create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
 create index delivery_queue_gated on delivery_queue (lane) where gated <> 0;
 
--- What became of items. Append-only; each item gets exactly one row whose state is an end.
+-- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
+-- it was retried by hand: the last one counts.
 create table delivery_attempts (
     ended_at        integer not null,
     next_at         integer,
@@ -161,7 +162,22 @@ create table delivery_attempts (
     detail          text,             -- exchange, parts, notes
     primary key (organization_id, delivery_id, n, fence)
 ) without rowid;
-create index delivery_attempts_dead on delivery_attempts (organization_id, delivery_id, n) where state = 4;
+
+-- One row per dead letter, for as long as it is one: made as the item ends, removed as it is retried or purged. Narrow, as
+-- the queue is; the record of the death is in delivery_attempts and stays.
+create table delivery_dead_letters (
+    lane            integer not null,
+    died_at         integer not null,
+    deadline        integer,
+    delivery_id     text not null,
+    destination_id  text not null,
+    fence           integer not null,  -- of its end
+    n               integer not null,
+    reason          integer not null,
+    organization_id text not null,
+    primary key (organization_id, delivery_id, n)
+) without rowid;
+create index delivery_dead_letters_destination on delivery_dead_letters (organization_id, destination_id, delivery_id, n);
 
 create table delivery_checkpoints (
     delivery_id     text not null,
@@ -181,6 +197,7 @@ create table delivery_jobs (
 -- +goose Down
 drop table delivery_jobs;
 drop table delivery_checkpoints;
+drop table delivery_dead_letters;
 drop table delivery_attempts;
 drop table delivery_queue;
 drop table delivery_idempotency;

@@ -1,0 +1,4 @@
+package delivery
+
+// Items puts together what is pending and what the history says.
+var Items = items

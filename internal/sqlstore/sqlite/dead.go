@@ -1,0 +1,43 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// bury makes an item that is about to end dead a dead letter, if its fence matches.
+func (d Dialect) bury(ctx context.Context, tx sqlstore.Execer, now time.Time, a *sqlstore.Attempt) error {
+	_, err := tx.ExecContext(ctx, `insert or replace into delivery_dead_letters
+		(organization_id, delivery_id, n, fence, lane, destination_id, reason, died_at, deadline)
+		select organization_id, delivery_id, n, fence, lane, ?5, ?6, ?7, deadline from delivery_queue`+matching,
+		a.Organization, a.Delivery, a.N, a.Fence, a.Destination, int(a.Reason), d.Time(now))
+	return err
+}
+
+// Locking implements sqlstore.Dialect.
+func (Dialect) Locking(string) string { return "" }
+
+// By implements sqlstore.Dialect: without statistics, SQLite takes any prefix of a primary key for as good.
+func (Dialect) By(index string) string { return ` indexed by ` + index }
+
+// Revive implements sqlstore.Dialect.
+func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
+	seq, err := next(ctx, tx, len(letters))
+	if err != nil {
+		return err
+	}
+	for i, l := range letters {
+		if _, err := tx.ExecContext(ctx, `delete from delivery_dead_letters`+matching, l.Organization, l.Delivery, l.N, l.Fence); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `insert into delivery_queue
+			(organization_id, delivery_id, n, fence, lane, seq, run_at, deadline) values (?1, ?2, ?3, ?4 + 2, ?5, ?6, ?7, ?8)
+			on conflict do nothing`,
+			l.Organization, l.Delivery, l.N, l.Fence, l.Lane, seq+int64(i), d.Time(now), d.Time(l.Deadline)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
