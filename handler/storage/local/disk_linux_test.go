@@ -83,3 +83,17 @@ func TestRenameNoReplace(t *testing.T) {
 		t.Errorf("%q, %q", b, c)
 	}
 }
+
+// System errors look like those of a network to errors.As; there is none here.
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	for errno, want := range map[syscall.Errno]handler.Category{
+		syscall.EACCES: handler.Authentication, syscall.EPERM: handler.Authentication, syscall.ENOSPC: handler.Capacity, syscall.EDQUOT: handler.Capacity,
+		syscall.EROFS: handler.Internal, syscall.EIO: handler.Remote, syscall.ESTALE: handler.Remote, syscall.EMFILE: handler.Remote,
+	} {
+		err := local.Failed(&fs.PathError{Op: "write", Path: "x", Err: errno})
+		if e := handler.Classify(err); e.Category != want || !errors.Is(err, errno) || e.WillRetry() == want.Permanent() {
+			t.Errorf("%s: %s, %v", errno, e.Category, err)
+		}
+	}
+}

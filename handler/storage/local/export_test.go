@@ -6,3 +6,6 @@ import "os"
 func RenameNoReplace(folder *os.Root, from, to string) error {
 	return renameNoReplace(folder, from, to)
 }
+
+// Failed classifies an error of the file system.
+func Failed(err error) error { return failed("write", err) }

@@ -127,10 +127,13 @@ func failed(what string, err error) error {
 	case e.Category == handler.Capacity:
 		hint = "; the disk or its quota is full: make room, the item waits"
 	case errors.Is(err, fs.ErrPermission):
+		e.Category = handler.Authentication
 		hint = "; the service's user needs to read, write and search the folder"
 	case errors.Is(err, errReadOnly):
 		e.Category, e.Verdict = handler.Internal, handler.Retry
 		hint = "; the file system is mounted read-only"
+	case e.Category != handler.Timeout:
+		e.Category = handler.Remote // of the file system: there is no network that could have failed
 	}
 	e.Err = fmt.Errorf("local: cannot %s: %w%s", what, err, hint)
 	return e

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -12,9 +14,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
+	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
@@ -93,8 +99,10 @@ func (h *Handler) client(ctx context.Context, c Config, organization, id string,
 func retryer() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = 3
-		o.BaseDelay, o.MaxBackoff = 100*time.Millisecond, time.Second
 		o.RateLimiter = ratelimit.None
+		o.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) {
+			return time.Duration(attempt)*100*time.Millisecond + rand.N(100*time.Millisecond), nil
+		})
 		o.Retryables = slices.Insert(slices.Clone(o.Retryables), 0, retry.IsErrorRetryable(retry.IsErrorRetryableFunc(forbidden)))
 	})
 }
@@ -177,7 +185,18 @@ func (c *chain) load(ctx context.Context) (aws.CredentialsProvider, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.loaded == nil {
-		config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(c.handler.env.Client))
+		// A client of the SDK's own kind, which AWS_CA_BUNDLE needs, on the guarded dialer. For metadata services the SDK
+		// would put a dialer of its own in its place, so they have the guarded client, and the mode that asks them
+		// where it runs is off.
+		guarded := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+			t.DialContext, t.Proxy = c.handler.env.Dial, nil
+		})
+		client := c.handler.env.Client
+		config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(guarded), awsconfig.WithDefaultsMode(aws.DefaultsModeLegacy),
+			awsconfig.WithEC2RoleCredentialOptions(func(o *ec2rolecreds.Options) {
+				o.Client = imds.New(imds.Options{HTTPClient: client, Retryer: retryer()})
+			}),
+			awsconfig.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient, o.Retryer = client, retryer() }))
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"regexp"
 	"strings"
@@ -233,7 +234,8 @@ func (b *bucket) noCredentials(ctx context.Context, err error) error {
 	code, message, status, header := b.answer(err)
 	if code == "" && status == 0 {
 		e := handler.Classify(err)
-		if e.Category == handler.Uncategorized {
+		var file *fs.PathError
+		if e.Category == handler.Uncategorized || errors.As(err, &file) {
 			e.Category = handler.Internal // the host's chain, or its token
 		}
 		e.Err = fmt.Errorf("s3: %s: %w", what, b.redact.wrap(err))

@@ -231,7 +231,7 @@ func TestOptions(t *testing.T) {
 	t.Parallel()
 	err := s3.New(nil, s3.WithCredentials(nil), s3.WithWebIdentityToken(nil), s3.WithExternalID(nil), s3.WithSTSEndpoint("http://sts.example.com"),
 		s3.WithMemory(1), s3.WithDefaultCredentials(), s3.WithDefaultCredentials()).Open(handler.Env{Client: http.DefaultClient})
-	if err == nil || strings.Count(err.Error(), "\n") != 6 {
+	if err == nil || strings.Count(err.Error(), "\n") != 7 {
 		t.Errorf("%v", err)
 	}
 	h := s3.New()

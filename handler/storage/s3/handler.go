@@ -64,7 +64,7 @@ func WithCredentials(p aws.CredentialsProvider) Option {
 
 // WithDefaultCredentials lends the credentials of the SDK's default chain (environment, shared files, container, instance)
 // to destinations whose type of credentials is Default. What the chain asks for over the network goes through the guarded
-// client: where it is to reach an instance's metadata service, delivery.Network.Allow has to name that address.
+// dialer: where it is to reach an instance's metadata service, delivery.Network.Allow has to name that address.
 func WithDefaultCredentials() Option {
 	return func(h *Handler) error {
 		if h.credentials != nil {
@@ -146,8 +146,8 @@ func New(opts ...Option) *Handler {
 // Open implements handler.Opener.
 func (h *Handler) Open(env handler.Env) error {
 	errs := h.errs
-	if env.Client == nil {
-		errs = append(errs, errors.New("s3: the environment has no Client"))
+	if env.Client == nil || env.Dial == nil {
+		errs = append(errs, errors.New("s3: the environment has no Client or no Dial"))
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
