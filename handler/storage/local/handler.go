@@ -93,6 +93,15 @@ func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.R
 	return storage.Target{Bucket: b, Naming: config.Naming}.Deliver(ctx, req)
 }
 
+// Bucket returns the folder of a Config for other uses than a delivery, such as a store of payloads. There is nothing to
+// close.
+func (h *Handler) Bucket(organization string, c Config) (storage.Bucket, error) {
+	if err := c.Validate(); err != nil {
+		return nil, handler.Fail(handler.Configuration, fmt.Errorf("local: %w", err))
+	}
+	return h.bucket(organization, c)
+}
+
 // Test implements handler.Tester: it writes, reads and deletes a file.
 func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
 	config, ok := req.Config.(Config)

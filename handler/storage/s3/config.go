@@ -37,8 +37,9 @@ type Config struct {
 	// Checksum is what the other side verifies parts and objects with: crc32c, crc32 or sha256; "none" is for services
 	// that know no checksums. crc32c.
 	Checksum string `json:"checksum,omitempty"`
-	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 8 MiB, 16 MiB for content of unknown size, and
-	// more where the content would have more than 10,000 parts.
+	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 5 MiB, 8 MiB for content of unknown size, which
+	// can have 10,000 parts at most, and more where content of known size would have more parts than that. Parallel parts
+	// and one more are in memory, for each object.
 	PartSize int64 `json:"part_size,omitempty"`
 	// Parallel is how many parts of one object are sent at a time, up to 32: 4.
 	Parallel int `json:"parallel,omitempty"`
@@ -98,8 +99,8 @@ func (Config) DestinationType() string { return "s3" }
 const (
 	minPart     = 5 << 20
 	maxPart     = 512 << 20
-	defaultPart = 8 << 20
-	unsizedPart = 16 << 20
+	defaultPart = 5 << 20
+	unsizedPart = 8 << 20
 	maxParts    = 10_000
 )
 

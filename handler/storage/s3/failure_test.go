@@ -199,7 +199,7 @@ func TestPartSizes(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
 	for _, c := range []struct{ size, want, given int64 }{
-		{-1, 16 * mib, 0}, {0, 8 * mib, 0}, {5 << 30, 8 * mib, 0}, {80_000 * mib, 8 * mib, 0}, {80_000*mib + 1, 9 * mib, 0},
+		{-1, 8 * mib, 0}, {0, 5 * mib, 0}, {5 << 30, 5 * mib, 0}, {50_000 * mib, 5 * mib, 0}, {50_000*mib + 1, 6 * mib, 0},
 		{5 << 40, 525 * mib, 0}, {1, 5 * mib, 5 * mib}, {5 << 40, 525 * mib, 5 * mib}, {-1, 64 * mib, 64 * mib},
 	} {
 		if got := s3.PartSize(s3.Config{PartSize: c.given}, c.size); got != c.want || c.size > 0 && (c.size+got-1)/got > 10_000 {

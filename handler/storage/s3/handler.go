@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -206,6 +205,15 @@ func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.R
 	return storage.Target{Bucket: b, Naming: config.Naming, Attributes: config.Attributes}.Deliver(ctx, req)
 }
 
+// Bucket returns the bucket of a Config for other uses than a delivery, such as a store of payloads. Its credentials hold
+// for as long as those of the Config can be renewed; there is nothing to close.
+func (h *Handler) Bucket(ctx context.Context, organization string, c Config) (storage.Bucket, error) {
+	if err := errors.Join(c.Validate(), h.permitted(c)); err != nil {
+		return nil, handler.Fail(handler.Configuration, fmt.Errorf("s3: %w", err))
+	}
+	return h.bucket(ctx, c, organization, "", 0)
+}
+
 // Test implements handler.Tester: it gets the credentials, and writes, reads and deletes an object.
 func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
 	config, ok := req.Config.(Config)
@@ -267,34 +275,4 @@ func (h *Handler) Describe() destination.TypeInfo {
 
 func wrongConfig(config any) error {
 	return handler.Fail(handler.Configuration, fmt.Errorf("s3: the config is a %T, not a %T", config, Config{}))
-}
-
-// memory bounds what is held of payloads, and keeps buffers of the usual size for the next part.
-type memory struct {
-	size  int64
-	free  *semaphore.Weighted
-	parts sync.Pool
-}
-
-func newMemory(size int64) *memory {
-	return &memory{size: size, free: semaphore.NewWeighted(size), parts: sync.Pool{New: func() any {
-		b := make([]byte, defaultPart)
-		return &b
-	}}}
-}
-
-// get waits for a buffer of n bytes. release may be called once.
-func (m *memory) get(ctx context.Context, n int64) (b []byte, release func(), err error) {
-	weight := min(n, m.size)
-	if err := m.free.Acquire(ctx, weight); err != nil {
-		return nil, nil, context.Cause(ctx)
-	}
-	if n <= defaultPart/8 || n > defaultPart {
-		return make([]byte, n), func() { m.free.Release(weight) }, nil
-	}
-	pooled, _ := m.parts.Get().(*[]byte)
-	return (*pooled)[:n], func() {
-		m.parts.Put(pooled)
-		m.free.Release(weight)
-	}, nil
 }

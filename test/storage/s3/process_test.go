@@ -76,8 +76,8 @@ func (f file) Checkpoint(_ context.Context, v json.RawMessage) error {
 	return os.WriteFile(string(f), v, 0o600)
 }
 
-// upload is the whole of the other process. It prints how many KiB its memory has grown by.
-func upload(text string) int {
+// uploadInProcess is the whole of the other process. It prints how many KiB its memory has grown by.
+func uploadInProcess(text string) int {
 	var o order
 	err := json.Unmarshal([]byte(text), &o)
 	h := s3.New()
@@ -180,7 +180,7 @@ func TestMemory(t *testing.T) {
 // of 2 GiB.
 func TestKilledProcess(t *testing.T) {
 	t.Parallel()
-	const part, parallel = 8 << 20, 4
+	const part, parallel = 5 << 20, 4
 	f := newFront(t)
 	o := order{Endpoint: f.URL, Bucket: newBucket(t, false), Item: "large", Checkpoint: t.TempDir() + "/c", Size: soak(2<<30, 160<<20)}
 	reached := make(chan struct{})

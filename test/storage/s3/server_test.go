@@ -40,7 +40,7 @@ var gateway string
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(orderVariable); text != "" {
-		os.Exit(upload(text))
+		os.Exit(uploadInProcess(text))
 	}
 	os.Exit(run(m))
 }
