@@ -69,6 +69,11 @@ type (
 	Forgetter interface {
 		Forget(destinationID string)
 	}
+	// Maintainer cleans up after a destination's dead attempts, now and then, from any process: what it does twice does
+	// no harm. It removes only what deliveries left behind.
+	Maintainer interface {
+		Maintain(ctx context.Context, req *MaintainRequest) error
+	}
 )
 
 // Request is one attempt at one item.
@@ -207,6 +212,13 @@ type Env struct {
 
 // TestRequest is what a connection is tested with. DestinationID is "" before the destination is saved.
 type TestRequest struct {
+	Organization  string
+	DestinationID string
+	Config        any // what ParseConfig returned
+}
+
+// MaintainRequest is the destination to clean up after.
+type MaintainRequest struct {
 	Organization  string
 	DestinationID string
 	Config        any // what ParseConfig returned

@@ -1,0 +1,149 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/payload"
+)
+
+// cleanUp is how long the canary may take to be deleted once the test's context has ended.
+const cleanUp = 10 * time.Second
+
+// Test writes, reads and deletes a canary where the deliveries of organization go, and reports step by step. Steps that
+// others brought, such as that of the credentials, are in before.
+func (t Target) Test(ctx context.Context, req *handler.TestRequest, now time.Time, before ...destination.TestStep) *destination.TestReport {
+	c := &canary{target: t, report: &destination.TestReport{OK: true, Steps: before}}
+	start := time.Now()
+	for _, s := range before {
+		c.report.OK = c.report.OK && s.OK
+		c.report.Latency += s.Latency
+	}
+	if c.report.OK {
+		c.run(ctx, req, now)
+	}
+	c.report.Latency += time.Since(start)
+	return c.report
+}
+
+type canary struct {
+	target Target
+	report *destination.TestReport
+}
+
+func (c *canary) step(ctx context.Context, name string, run func() (string, error)) bool {
+	start := time.Now()
+	finding, err := run()
+	if err != nil {
+		finding = ended(ctx, err).Error()
+	}
+	c.report.OK = c.report.OK && err == nil
+	c.report.Steps = append(c.report.Steps, destination.TestStep{Name: name, OK: err == nil, Finding: finding, Latency: time.Since(start)})
+	return err == nil
+}
+
+func (c *canary) run(ctx context.Context, req *handler.TestRequest, now time.Time) {
+	b := c.target.Bucket
+	text := "This object tests a connection and can be deleted. " + rand.Text() + "\n"
+	var up *Upload
+	named := c.step(ctx, "name", func() (string, error) {
+		var err error
+		up, err = c.upload(req, now, text)
+		if err != nil {
+			return "", err
+		}
+		return "the canary is " + up.Name, nil
+	})
+	if !named {
+		return
+	}
+	written := c.step(ctx, "write", func() (string, error) {
+		stored, err := b.Put(ctx, up)
+		if err == nil && stored.Size != int64(len(text)) {
+			err = fmt.Errorf("storage: %d bytes were written and %d are there", len(text), stored.Size)
+		}
+		return "", err
+	})
+	if !written {
+		return
+	}
+	c.step(ctx, "read", func() (string, error) {
+		found, err := b.Stat(ctx, up.Name)
+		if err != nil {
+			return "", err
+		}
+		if found.Size != int64(len(text)) {
+			return "", fmt.Errorf("storage: %d bytes were written and %d are there", len(text), found.Size)
+		}
+		sum, _, err := digest(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return b.Get(ctx, up.Name, offset) })
+		if err == nil && sum != up.SHA256 {
+			err = errors.New("storage: what is read differs from what was written")
+		}
+		return "", err
+	})
+	if !up.Replace {
+		c.step(ctx, "create only if absent", func() (string, error) {
+			_, err := b.Put(ctx, up)
+			switch {
+			case errors.Is(err, ErrExists):
+				return "a second object of the same name is refused", nil
+			case err == nil:
+				return "", errors.New("storage: the other side replaces an object although it was told to create it only if there is none (If-None-Match); update it, or set if_exists to replace")
+			}
+			return "", err
+		})
+	}
+	c.step(ctx, "delete", func() (string, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+		defer cancel()
+		err := b.Delete(ctx, up.Name)
+		if err != nil {
+			err = fmt.Errorf("%w; the object %q of this test stays, remove it by hand", err, up.Name)
+		}
+		return "", err
+	})
+}
+
+func (c *canary) upload(req *handler.TestRequest, now time.Time, text string) (*Upload, error) {
+	template, err := c.target.Naming.Template()
+	if err != nil {
+		return nil, fmt.Errorf("storage: the name's template %w", err)
+	}
+	sum := sha256.Sum256([]byte(text))
+	info := payload.Info{
+		Name: "connection-test-" + strings.ToLower(rand.Text()) + ".txt", ContentType: "text/plain; charset=utf-8",
+		Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:]),
+	}
+	content := payload.NewContent(info, func(_ context.Context, offset int64) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(text[offset:])), nil
+	})
+	id := strings.ToLower(rand.Text())
+	sample := &handler.Request{
+		DeliveryID: "connection-test-" + id, ItemID: "connection-test-" + id, Organization: req.Organization,
+		Payload: content, Topic: "connection-test", CreatedAt: now,
+	}
+	name, err := template.Name(sample)
+	if err != nil {
+		return nil, err
+	}
+	if !template.Unique() {
+		name = beside(name, info.Name) // not over the object of a delivery
+	}
+	up := c.target.upload(sample, name)
+	up.Replace, up.Canary = c.target.Naming.IfExists == Replace, true
+	return up, nil
+}
+
+// beside is the name of another object in the same folder.
+func beside(name, file string) string {
+	return name[:strings.LastIndexByte(name, '/')+1] + file
+}

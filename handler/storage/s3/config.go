@@ -1,0 +1,280 @@
+package s3
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/storage"
+)
+
+// Config is the configuration of an s3 destination. Bucket, Credentials, and Region or Endpoint are required.
+type Config struct {
+	// Bucket is the bucket's name.
+	Bucket string `json:"bucket"`
+	// Region is the bucket's, such as "eu-central-1"; with an Endpoint it is "us-east-1" unless given.
+	Region string `json:"region,omitempty"`
+	// Endpoint is the URL of another service than Amazon's, without a path: https, or http to a loopback address.
+	Endpoint string `json:"endpoint,omitempty"`
+	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the payload.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+	// PathStyle puts the bucket into the path in place of the host's name, as most other services want it.
+	PathStyle bool `json:"path_style,omitempty"`
+	// BucketOwner is the 12-digit account that must own the bucket: not checked.
+	BucketOwner string      `json:"bucket_owner,omitempty"`
+	Credentials Credentials `json:"credentials"`
+	storage.Naming
+	storage.Attributes
+	// StorageClass is such as STANDARD_IA or GLACIER_IR: the bucket's own.
+	StorageClass string     `json:"storage_class,omitempty"`
+	Encryption   Encryption `json:"encryption,omitzero"`
+	ObjectLock   ObjectLock `json:"object_lock,omitzero"`
+	// Checksum is what the other side verifies parts and objects with: crc32c, crc32 or sha256; "none" is for services
+	// that know no checksums. crc32c.
+	Checksum string `json:"checksum,omitempty"`
+	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 5 MiB, 8 MiB for content of unknown size, which
+	// can have 10,000 parts at most, and more where content of known size would have more parts than that. Parallel parts
+	// and one more are in memory, for each object.
+	PartSize int64 `json:"part_size,omitempty"`
+	// Parallel is how many parts of one object are sent at a time, up to 32: 4.
+	Parallel int `json:"parallel,omitempty"`
+	// AbandonAfter is when Maintain aborts an unfinished upload, at least 25 h: 7 days. It knows ours by their names, so
+	// it does nothing where the name's template has neither {item} nor {delivery}. Negative for never.
+	AbandonAfter destination.Duration `json:"abandon_after,omitempty"`
+}
+
+// Credentials say who the requests come from.
+type Credentials struct {
+	// Type is AccessKey, Default or WebIdentity: AccessKey.
+	Type CredentialsType `json:"type,omitempty"`
+	// AccessKeyID, SecretAccessKey and, for temporary ones, SessionToken are those of AccessKey.
+	AccessKeyID     string             `json:"access_key_id,omitempty"`
+	SecretAccessKey destination.Secret `json:"secret_access_key,omitzero"`
+	SessionToken    destination.Secret `json:"session_token,omitzero"`
+	// RoleARN is a role to assume with these credentials; WebIdentity needs one.
+	RoleARN string `json:"role_arn,omitempty"`
+	// ExternalID is what the role's trust policy asks for. A host that serves several organizations gives each one of
+	// its own, which the organization must not choose: see WithExternalID.
+	ExternalID string `json:"external_id,omitempty"`
+}
+
+// CredentialsType says where credentials come from.
+type CredentialsType string
+
+// Where credentials come from. The last two are the host's, and need its consent.
+const (
+	AccessKey   CredentialsType = "access_key"
+	Default     CredentialsType = "default"      // the host's own: WithDefaultCredentials or WithCredentials
+	WebIdentity CredentialsType = "web_identity" // the host's token (OpenID Connect): WithWebIdentityToken
+)
+
+// Encryption is how the other side encrypts objects.
+type Encryption struct {
+	// Type is AES256, aws:kms or aws:kms:dsse: as the bucket does by default.
+	Type string `json:"type,omitempty"`
+	// KMSKeyID is the key of aws:kms: the account's own for S3.
+	KMSKeyID string `json:"kms_key_id,omitempty"`
+	// BucketKey saves calls to the key service.
+	BucketKey bool `json:"bucket_key,omitempty"`
+}
+
+// ObjectLock protects objects from being deleted and replaced. The bucket must have it enabled.
+type ObjectLock struct {
+	// Mode is GOVERNANCE or COMPLIANCE; in the second nobody can delete the object before its time.
+	Mode string `json:"mode,omitempty"`
+	// Days is how long, from when the object is stored: 1 to 36500.
+	Days int `json:"days,omitempty"`
+	// LegalHold protects until it is lifted.
+	LegalHold bool `json:"legal_hold,omitempty"`
+}
+
+// DestinationType returns "s3".
+func (Config) DestinationType() string { return "s3" }
+
+const (
+	minPart     = 5 << 20
+	maxPart     = 512 << 20
+	defaultPart = 5 << 20
+	unsizedPart = 8 << 20
+	maxParts    = 10_000
+)
+
+var (
+	bucketName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$`)
+	regionName    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,38}[a-z0-9]$`)
+	accountNumber = regexp.MustCompile(`^[0-9]{12}$`)
+	className     = regexp.MustCompile(`^[A-Z][A-Z0-9_]{1,31}$`)
+	keyID         = regexp.MustCompile(`^[A-Za-z0-9_.:@/=+-]{3,128}$`)
+	roleName      = regexp.MustCompile(`^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}$`)
+	externalID    = regexp.MustCompile(`^[A-Za-z0-9_+=,.@:/-]{2,1000}$`)
+	kmsKey        = regexp.MustCompile(`^[A-Za-z0-9:/_-]{1,1000}$`)
+)
+
+// Validate reports every faulty field. What the host permits is checked by the handler.
+func (c Config) Validate() error {
+	errs := []error{
+		destination.Require("bucket", c.Bucket),
+		c.Naming.Validate(),
+		c.Attributes.Validate(),
+		destination.Match("region", c.Region, regionName),
+		destination.Match("bucket_owner", c.BucketOwner, accountNumber),
+		destination.Match("storage_class", c.StorageClass, className),
+		destination.Within("credentials", c.Credentials.validate()),
+		destination.Within("encryption", c.Encryption.validate()),
+		c.validateEndpoint(),
+		c.validateLock(),
+	}
+	invalid := func(path, format string, args ...any) {
+		errs = append(errs, destination.Invalid(path, format, args...))
+	}
+	if c.Bucket != "" && (!bucketName.MatchString(c.Bucket) || strings.Contains(c.Bucket, "..")) {
+		invalid("bucket", "is no name of a bucket: 3 to 63 letters, digits, hyphens and dots")
+	}
+	if c.Region == "" && c.Endpoint == "" {
+		errs = append(errs, destination.Require("region", ""))
+	}
+	switch c.Checksum {
+	case "", "crc32c", "crc32", "sha256", "none":
+	default:
+		invalid("checksum", "is not crc32c, crc32, sha256 or none")
+	}
+	if c.PartSize != 0 && (c.PartSize < minPart || c.PartSize > maxPart) {
+		invalid("part_size", "is not between %d and %d bytes", minPart, maxPart)
+	}
+	if c.Parallel < 0 || c.Parallel > 32 {
+		invalid("parallel", "is not between 1 and 32")
+	}
+	if c.AbandonAfter > 0 && c.AbandonAfter < destination.Hours(25) {
+		invalid("abandon_after", "is less than 25h: an attempt may take 24")
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateLock() error {
+	l := c.ObjectLock
+	var errs []error
+	invalid := func(path, format string, args ...any) {
+		errs = append(errs, destination.Invalid(path, format, args...))
+	}
+	switch l.Mode {
+	case "", "GOVERNANCE", "COMPLIANCE":
+	default:
+		invalid("object_lock.mode", "is not GOVERNANCE or COMPLIANCE")
+	}
+	if l.Mode != "" && (l.Days < 1 || l.Days > 36500) {
+		invalid("object_lock.days", "is not between 1 and 36500")
+	}
+	if l.Mode == "" && l.Days != 0 {
+		errs = append(errs, destination.Require("object_lock.mode", ""))
+	}
+	if (l.Mode != "" || l.LegalHold) && c.Checksum == "none" {
+		invalid("checksum", "is none, and object lock needs one")
+	}
+	return errors.Join(errs...)
+}
+
+func (e Encryption) validate() error {
+	var errs []error
+	switch e.Type {
+	case "", "AES256":
+		if e.KMSKeyID != "" || e.BucketKey {
+			errs = append(errs, destination.Invalid("type", "is not aws:kms, and there is a key of it"))
+		}
+	case "aws:kms", "aws:kms:dsse":
+	default:
+		errs = append(errs, destination.Invalid("type", "is not AES256, aws:kms or aws:kms:dsse"))
+	}
+	return errors.Join(append(errs, destination.Match("kms_key_id", e.KMSKeyID, kmsKey))...)
+}
+
+func (c Credentials) validate() error {
+	errs := []error{
+		destination.Match("role_arn", c.RoleARN, roleName),
+		destination.Match("external_id", c.ExternalID, externalID),
+	}
+	invalid := func(path, format string, args ...any) {
+		errs = append(errs, destination.Invalid(path, format, args...))
+	}
+	switch c.kind() {
+	case AccessKey:
+		errs = append(errs, destination.Require("access_key_id", c.AccessKeyID))
+		if !c.SecretAccessKey.IsSet() {
+			errs = append(errs, destination.Require("secret_access_key", ""))
+		}
+		if c.AccessKeyID != "" && !keyID.MatchString(c.AccessKeyID) {
+			invalid("access_key_id", "is no access key id") // without it: the secret may have been put there
+		}
+	case Default, WebIdentity:
+		if c.AccessKeyID != "" || c.SecretAccessKey.IsSet() || c.SessionToken.IsSet() {
+			invalid("type", "is not access_key, and there is an access key")
+		}
+	default:
+		invalid("type", "is not access_key, default or web_identity")
+	}
+	if c.kind() == WebIdentity {
+		errs = append(errs, destination.Require("role_arn", c.RoleARN))
+	}
+	if c.ExternalID != "" && (c.RoleARN == "" || c.kind() == WebIdentity) {
+		invalid("external_id", "is there without a role that is assumed with it")
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateEndpoint() error {
+	if c.Endpoint == "" {
+		return nil
+	}
+	// No message quotes it: it may hold a credential where none belongs.
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return destination.Invalid("endpoint", `is no URL such as "https://s3.example.com"`)
+	}
+	var errs []error
+	invalid := func(format string, args ...any) {
+		errs = append(errs, destination.Invalid("endpoint", format, args...))
+	}
+	if u.Scheme == "http" && !c.AllowHTTP && !loopback(u.Hostname()) {
+		invalid("is plain http, where everyone on the way can read it; use https, or set allow_http")
+	}
+	if u.User != nil {
+		invalid("holds a user or a password; they belong into credentials")
+	}
+	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(c.Endpoint, "#") {
+		invalid("has a path, a query or a fragment; the bucket is a field of its own")
+	}
+	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			invalid("has a port that is not between 1 and 65535")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// loopback recognises what never leaves the machine. Whether that may be reached is up to the network policy.
+func loopback(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+func (c Credentials) kind() CredentialsType { return cmp.Or(c.Type, AccessKey) }
+func (c Config) region() string             { return cmp.Or(c.Region, "us-east-1") }
+func (c Config) parallel() int              { return cmp.Or(c.Parallel, 4) }
+func (c Config) plain() bool                { return strings.HasPrefix(c.Endpoint, "http://") }
+
+// partSize is of an object of that size, -1 if it is not known.
+func (c Config) partSize(size int64) int64 {
+	if size < 0 {
+		return cmp.Or(c.PartSize, unsizedPart)
+	}
+	const unit = 1 << 20
+	needed := (size + maxParts - 1) / maxParts
+	return max(cmp.Or(c.PartSize, defaultPart), (needed+unit-1)/unit*unit)
+}
