@@ -3,10 +3,14 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/wiring"
 )
 
 // Pass is what one ProcessDue did. A failed attempt is no error: it is counted here and recorded with its item.
@@ -116,6 +120,8 @@ func (s *DeliveryService) maintainForever(ctx context.Context) {
 type Chores struct {
 	KeysExpired     int // idempotency keys
 	PayloadsDropped int // staged, and used by no delivery within a day
+
+	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
 }
 
 // Maintain does the chores that are due: call it once a minute or so beside ProcessDue; Run does. Of several processes
@@ -141,8 +147,66 @@ func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 			chores.PayloadsDropped += len(unused)
 			return len(unused) == 0, err
 		}),
+		s.upkeep(ctx, &chores),
 	)
 	return chores, err
+}
+
+// upkeep has handlers clean up after their destinations, one after another, as far as the time of the lease goes.
+func (s *DeliveryService) upkeep(ctx context.Context, chores *Chores) error {
+	var errs []error
+	for _, name := range s.typeNames() {
+		t := s.settings.Types[name]
+		if t.Upkeep == nil {
+			continue
+		}
+		job := "upkeep of " + name
+		leased, err := s.lease(ctx, job, time.Hour)
+		if err != nil || !leased {
+			errs = append(errs, err)
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, choreLease)
+		err = s.maintainType(within, t, chores)
+		cancel()
+		errs = append(errs, err, s.finishChore(ctx, job))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *DeliveryService) maintainType(ctx context.Context, t *wiring.Type, chores *Chores) error {
+	for after := int64(0); ; {
+		var page []*sqlstore.Destination
+		err := s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			page, err = tx.DestinationsOfType(ctx, t.Name, after, pageSize)
+			return err
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, d := range page {
+			after = d.No
+			if err := s.maintainOne(ctx, t, d); err != nil {
+				s.settings.Logger.WarnContext(ctx, "delivery: the upkeep of a destination failed; it is tried again in an hour",
+					"organization", d.Organization, "destination", d.ID, "type", d.Type, "error", err)
+				continue
+			}
+			chores.DestinationsMaintained++
+		}
+	}
+}
+
+func (s *DeliveryService) maintainOne(ctx context.Context, t *wiring.Type, d *sqlstore.Destination) (err error) {
+	config, err := engine.OpenConfig(ctx, s.settings.Keys, t, d)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it panicked: %v", r)
+		}
+	}()
+	return t.Upkeep.Maintain(ctx, &handler.MaintainRequest{Organization: d.Organization, DestinationID: d.ID, Config: config})
 }
 
 const (
@@ -153,11 +217,7 @@ const (
 // chore runs step, each time in a transaction of its own, until it says that it is done, if the chore is due and no other
 // process is at it.
 func (s *DeliveryService) chore(ctx context.Context, name string, every time.Duration, step func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error)) error {
-	leased := false
-	err := s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		leased, err = tx.LeaseJob(ctx, name, every, choreLease)
-		return err
-	}, nil)
+	leased, err := s.lease(ctx, name, every)
 	if err != nil || !leased {
 		return err
 	}
@@ -170,5 +230,17 @@ func (s *DeliveryService) chore(ctx context.Context, name string, every time.Dur
 	if err != nil {
 		return err
 	}
+	return s.finishChore(ctx, name)
+}
+
+func (s *DeliveryService) lease(ctx context.Context, name string, every time.Duration) (leased bool, err error) {
+	err = s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		leased, err = tx.LeaseJob(ctx, name, every, choreLease)
+		return err
+	}, nil)
+	return leased, err
+}
+
+func (s *DeliveryService) finishChore(ctx context.Context, name string) error {
 	return s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.FinishJob(ctx, name) }, sqlstore.Again)
 }

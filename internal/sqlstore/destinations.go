@@ -161,6 +161,11 @@ func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination
 	return tx.destinations(ctx, `where d.no in (`+list(nos)+`)`)
 }
 
+// DestinationsOfType lists destinations of a type of all organizations by number, after the given one: a system statement.
+func (tx *Tx) DestinationsOfType(ctx context.Context, typ string, after int64, limit int) ([]*Destination, error) {
+	return tx.destinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null order by d.no limit $3`, after, typ, limit)
+}
+
 // list writes numbers as a list, in place of parameters: no driver agrees with another on those.
 func list(nos []int64) string {
 	b := make([]byte, 0, 8*len(nos))

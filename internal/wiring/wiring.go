@@ -71,6 +71,7 @@ type Type struct {
 	Describer handler.Describer
 	Opener    handler.Opener
 	Forgetter handler.Forgetter
+	Upkeep    handler.Maintainer
 }
 
 // NewType looks for the optional interfaces of h.
@@ -84,5 +85,6 @@ func NewType(name string, h handler.Handler) *Type {
 	t.Describer, _ = h.(handler.Describer)
 	t.Opener, _ = h.(handler.Opener)
 	t.Forgetter, _ = h.(handler.Forgetter)
+	t.Upkeep, _ = h.(handler.Maintainer)
 	return t
 }
