@@ -36,8 +36,7 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) 
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.claims++
-	lowestFirst := c.claims%fromLowest == 0
+	lowestFirst := c.claims%fromLowest == fromLowest-1
 	var items []sqlstore.Claimed
 	var infos map[int64]*lane
 	var cursors [sqlstore.Lowest + 1]int64
@@ -70,6 +69,9 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) 
 		return nil, nil, 0, err
 	}
 	c.cursors = cursors
+	if len(items) > 0 { // what finds nothing is no turn
+		c.claims++
+	}
 	jobs = make([]job, len(items))
 	for i, item := range items {
 		info := infos[sqlstore.DestinationOf(item.Lane)]

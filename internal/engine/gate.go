@@ -60,7 +60,8 @@ func (g *gate) wait() time.Duration {
 // bounds are what a claim may take of each destination: what this process may hold more of it, and what its gate lets
 // through.
 type bounds struct {
-	held  func(no int64) int // items of a destination
+	holds func(no int64) int // items of a destination
+	held  map[int64]int      // the same, as it was when the claim first asked: or a lower rank might find room that a higher had not
 	taken map[int64]int      // by this claim
 	gates map[int64]*gate    // of limited destinations; nil for one that another process has locked
 
@@ -69,8 +70,8 @@ type bounds struct {
 	left        map[int64]int
 }
 
-func newBounds(held func(no int64) int) *bounds {
-	return &bounds{held: held, taken: map[int64]int{}, gates: map[int64]*gate{}}
+func newBounds(holds func(no int64) int) *bounds {
+	return &bounds{holds: holds, held: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{}}
 }
 
 // begin turns to a rank with so many lanes, which are to share so much room.
@@ -79,7 +80,12 @@ func (b *bounds) begin(room, lanes int) { b.room, b.lanes, b.left = room, lanes,
 // allowance is how many more items of a destination may be held: so many that it holds no more than remains free when the
 // others take as many. So there is always room for those that come later, however slow these are.
 func (b *bounds) allowance(no int64) int {
-	free := b.room - b.held(no) - b.taken[no]
+	held, seen := b.held[no]
+	if !seen {
+		held = b.holds(no)
+		b.held[no] = held
+	}
+	free := b.room - held - b.taken[no]
 	return max(0, (free+b.lanes)/(b.lanes+1))
 }
 
