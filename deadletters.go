@@ -143,7 +143,7 @@ func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Pa
 			Delivery: l.Delivery, Topic: of.Topic, Priority: Priority(of.Priority), CorrelationID: of.CorrelationID,
 			Payload: of.Payload.Info, CreatedAt: of.CreatedAt, Deadline: of.Deadline, DetailsURL: d.o.detailsURL(l.Delivery),
 		}
-		if all := items(l.Delivery, nil, past, destinations); len(all) > 0 {
+		if all := items(l.Delivery, time.Time{}, nil, past, destinations); len(all) > 0 {
 			letter.Item = all[0]
 		}
 		page.Items = append(page.Items, letter)

@@ -94,7 +94,7 @@ type DeliveryService struct {
 func New(db DB, opts ...Option) (*DeliveryService, error) {
 	s := &wiring.Settings{
 		Types: map[string]*wiring.Type{}, Sources: map[string]payload.Source{}, Given: map[string]bool{},
-		Retry: retry.Default(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
+		Retry: retry.Default(), Breaker: retry.DefaultBreaker(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
 		Quotas:  wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
 		Workers: 64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second,
 		Logger: slog.Default(), //nolint:forbidigo // until WithLogger names another
@@ -225,13 +225,20 @@ type Org struct {
 	name string
 }
 
+// open is ErrClosed once the service is closed.
+func (s *DeliveryService) open() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
 // check is the first thing every method of Org and below does.
 func (o *Org) check() error {
-	o.s.mu.Lock()
-	closed := o.s.closed
-	o.s.mu.Unlock()
-	if closed {
-		return ErrClosed
+	if err := o.s.open(); err != nil {
+		return err
 	}
 	if o.name == "" {
 		return fmt.Errorf("%w: it is empty", ErrOrganization)

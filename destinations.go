@@ -17,6 +17,7 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
 )
 
 // Destinations manages an organization's destinations.
@@ -40,7 +41,7 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 	row := &sqlstore.Destination{ConfigVersion: 1}
 	row.Organization, row.ID = d.o.name, id.String()
 	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
-	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry
+	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry, row.Breaker = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry, spec.Breaker
 	var config any
 	if isNil(spec.Config) {
 		err = destination.Require("config", "")
@@ -171,7 +172,8 @@ func check(d *destination.Destination) error {
 	for i, tag := range d.Tags {
 		text(fmt.Sprintf("tags[%d]", i), tag, 100, false)
 	}
-	errs = append(errs, destination.Within("limits", d.Limits.Validate()), destination.Within("retry", d.Retry.Validate()))
+	errs = append(errs, destination.Within("limits", d.Limits.Validate()), destination.Within("retry", d.Retry.Validate()),
+		destination.Within("breaker", d.Breaker.Validate()))
 	return errors.Join(errs...)
 }
 
@@ -242,7 +244,8 @@ func (d *Destinations) List(ctx context.Context, cursor string) (Page[*destinati
 }
 
 // Update changes what the patch sets. It is checked as a whole, as by Create. A change that another has overtaken is made
-// on top of that, unless the patch demands a version: then it is ErrStale. Enabling a destination resets its failures.
+// on top of that, unless the patch demands a version: then it is ErrStale. Enabling a destination resets its
+// failures and its breaker, and lets out what was held at a bounded rate; disabling it holds what waits.
 func (d *Destinations) Update(ctx context.Context, id string, p destination.Patch) (*destination.Destination, error) {
 	const tries = 10
 	for range tries {
@@ -253,29 +256,38 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 		if p.IfVersion != 0 && p.IfVersion != row.Version {
 			return nil, fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, id, row.Version, p.IfVersion)
 		}
-		enabled := row.Disabled && p.Disabled != nil && !*p.Disabled
+		toggled := p.Disabled != nil && *p.Disabled != row.Disabled
 		if err := d.apply(ctx, row, p); err != nil {
 			return nil, err
 		}
-		updated := false
 		before := row.Version
-		err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 			row.Version = before
-			if updated, err = tx.UpdateDestination(ctx, row); err == nil && updated && enabled {
-				err = tx.ResetFailures(ctx, row)
+			if toggled { // its health is locked before it, as an attempt that disables it does
+				if err := tx.SetBreaker(ctx, row, retry.Closed, d.o.s.engine.Breaker(row)); err != nil {
+					return err
+				}
+			}
+			updated, err := tx.UpdateDestination(ctx, row)
+			if err == nil && !updated {
+				err = errOvertaken
 			}
 			return err
 		}, nil)
 		switch {
+		case errors.Is(err, errOvertaken):
 		case err != nil:
 			return nil, err
-		case updated:
+		default:
 			d.o.s.engine.Wake()
 			return &row.Destination, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: destination %q changes all the time", ErrStale, id)
 }
+
+// errOvertaken rolls back an update that another has overtaken.
+var errOvertaken = errors.New("delivery: changed meanwhile")
 
 // apply puts a patch into row.
 func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
@@ -288,6 +300,7 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	patch(&row.Disabled, p.Disabled)
 	patch(&row.Limits, p.Limits)
 	patch(&row.Retry, p.Retry)
+	patch(&row.Breaker, p.Breaker)
 	if p.Disabled != nil {
 		row.DisabledReason = ""
 	}
@@ -323,6 +336,55 @@ func patch[T any](field *T, to *T) {
 	if to != nil {
 		*field = *to
 	}
+}
+
+// Pause holds what waits for a destination, until Resume: nothing more is attempted. Attempts under way go on.
+func (d *Destinations) Pause(ctx context.Context, id string) error { return d.pause(ctx, id, true) }
+
+// Resume ends a Pause.
+func (d *Destinations) Resume(ctx context.Context, id string) error { return d.pause(ctx, id, false) }
+
+func (d *Destinations) pause(ctx context.Context, id string, paused bool) error {
+	row, err := d.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	found := false
+	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		found, err = tx.PauseDestination(ctx, d.o.name, row.ID, paused)
+		return err
+	}, sqlstore.Again)
+	if err == nil && !found {
+		err = notFound("destination", id)
+	}
+	d.o.s.engine.Wake()
+	return err
+}
+
+// OpenBreaker opens a destination's breaker until CloseBreaker: what waits for it is held, and no probe is let through.
+func (d *Destinations) OpenBreaker(ctx context.Context, id string) error {
+	return d.setBreaker(ctx, id, retry.Open)
+}
+
+// CloseBreaker closes a destination's breaker and counts its failures from zero. It opens again for new failures, unless
+// retry.Breaker.Off is set. Of a disabled destination it is an error.
+func (d *Destinations) CloseBreaker(ctx context.Context, id string) error {
+	return d.setBreaker(ctx, id, retry.Closed)
+}
+
+func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.BreakerState) error {
+	row, err := d.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if row.Disabled {
+		return fmt.Errorf("delivery: destination %q is disabled; enable it instead, which also resets its breaker", id)
+	}
+	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		return tx.SetBreaker(ctx, row, state, d.o.s.engine.Breaker(row))
+	}, sqlstore.Again)
+	d.o.s.engine.Wake()
+	return err
 }
 
 // Delete takes a destination out of use; its history stays. Where items wait for it, pending says what becomes of them.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
 	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/retry"
 )
 
 func TestMain(m *testing.M) {
@@ -132,11 +134,13 @@ func (f *fake) count() int {
 
 const testKey = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
+// service returns a service without breakers: most tests have items fail without meaning to.
 func service(t *testing.T, db delivery.DB, h handler.Handler, opts ...delivery.Option) *delivery.DeliveryService {
 	t.Helper()
 	opts = append([]delivery.Option{
 		delivery.WithHandler("fake", h), delivery.WithKeys(delivery.LocalKey("k1", testKey)),
 		delivery.WithLogger(slog.New(slog.NewTextHandler(t.Output(), nil))),
+		breaker(retry.Breaker{Failures: math.MaxInt32, DisableFailures: -1}),
 	}, opts...)
 	svc, err := delivery.New(db, opts...)
 	if err != nil {
@@ -225,6 +229,14 @@ func lease(d time.Duration) delivery.Option {
 	return func(s *wiring.Settings) error {
 		s.Lease = d
 		return nil
+	}
+}
+
+// breaker is WithBreaker over the default, and can be given twice.
+func breaker(b retry.Breaker) delivery.Option {
+	return func(s *wiring.Settings) error {
+		s.Breaker = b.Or(retry.DefaultBreaker())
+		return b.Validate()
 	}
 }
 

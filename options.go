@@ -111,6 +111,24 @@ func WithRetry(p retry.Policy) Option {
 	})
 }
 
+// WithBreaker sets the circuit breaker, and when a destination is disabled, for destinations that set none; its zero fields
+// are retry.DefaultBreaker's.
+func WithBreaker(b retry.Breaker) Option {
+	return once("WithBreaker", func(s *wiring.Settings) error {
+		s.Breaker = b.Or(s.Breaker)
+		return b.Validate()
+	})
+}
+
+// WithOrganizationConcurrency sets how many attempts may be under way for one organization, over all processes: without
+// it, as many as there are workers. It costs throughput, because all claims then count what is in flight.
+func WithOrganizationConcurrency(n int) Option {
+	return once("WithOrganizationConcurrency", func(s *wiring.Settings) error {
+		s.OrganizationConcurrency = n
+		return between("concurrency", n, 1, 1_000_000)
+	})
+}
+
 // WithLimits sets the limits of destinations that set none; its zero fields stay at their defaults: a timeout of 30 s and
 // no limit of size.
 func WithLimits(l destination.Limits) Option {

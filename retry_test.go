@@ -496,7 +496,7 @@ func TestItemsReadWhileTheyChange(t *testing.T) {
 		"ended twice":                {nil, []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Delivered)}, queue.Delivered},
 		"retried, and to be retried": {nil, []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Scheduled)}, queue.Scheduled},
 	} {
-		if got := delivery.Items("d", c.pending, c.history, nil); len(got) != 1 || got[0].State != c.want || len(got[0].Attempts) != len(c.history) {
+		if got := delivery.Items("d", time.Time{}, c.pending, c.history, nil); len(got) != 1 || got[0].State != c.want || len(got[0].Attempts) != len(c.history) {
 			t.Errorf("%s: %+v, want %s", name, got, c.want)
 		}
 	}

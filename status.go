@@ -81,7 +81,9 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	var pending []sqlstore.Item
 	var attempts []sqlstore.Attempt
 	var destinations []*sqlstore.Destination
+	var now time.Time
 	err := o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		now = tx.Now
 		if d, err = tx.Delivery(ctx, o.name, canonical); err != nil || d == nil {
 			return err
 		}
@@ -104,7 +106,7 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	s := &Status{
 		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey, CorrelationID: d.CorrelationID,
 		Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
-		Items: items(d.ID, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID),
+		Items: items(d.ID, now, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID),
 	}
 	states := make([]queue.State, len(s.Items))
 	attempted := false
@@ -118,7 +120,7 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 
 // items puts together what is pending and what the history says. An item that is pending is not what the ends say that its
 // history has from before a retry, but the one that it came to meanwhile, under the fence it has or a later one.
-func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination) []Item {
+func items(delivery string, now time.Time, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination) []Item {
 	byNumber := map[int]*Item{}
 	fences := map[int]int{} // of what is pending
 	most := 0
@@ -134,8 +136,9 @@ func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt
 		fences[p.N] = p.Fence
 		i.Destination, i.State = p.Destination, p.State
 		switch {
-		case p.Disabled && p.State != queue.Processing:
-			i.Reason = queue.Disabled
+		case p.State == queue.Processing:
+		case p.Of.Held(now):
+			i.Reason = held(&p.Of)
 		case p.State == queue.Scheduled && p.Attempt > 0:
 			i.Reason = queue.Backoff
 		case p.State == queue.Scheduled:
@@ -171,6 +174,17 @@ func items(delivery string, pending []sqlstore.Item, attempts []sqlstore.Attempt
 		all = append(all, *i)
 	}
 	return all
+}
+
+// held is why all that waits for a destination is held.
+func held(of *sqlstore.LaneInfo) queue.Reason {
+	switch {
+	case of.Paused:
+		return queue.Paused
+	case of.Disabled:
+		return queue.Disabled
+	}
+	return queue.BreakerOpen
 }
 
 func attempt(a sqlstore.Attempt) Attempt {

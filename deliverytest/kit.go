@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +62,8 @@ func (c *clock) forward(to time.Time) {
 //   - a network that reaches loopback addresses, for servers of package httptest,
 //   - a retry policy without jitter, so that a retry is due at a moment that a test can name; WithRetry keeps that where
 //     it sets no Jitter itself,
+//   - no circuit breaker and no disabling for failures, so that scripts of failures mean what they say; to test those, set
+//     them by WithBreaker or in a destination's Spec,
 //   - one worker, so that attempts are made one after another in the order of the queue, and a script means the same in
 //     every run.
 //
@@ -136,6 +139,7 @@ func (k *Kit) defaults(s *wiring.Settings) error {
 	}))
 	s.Network = netguard.Policy{Loopback: true}
 	s.Retry.Jitter = -1
+	s.Breaker.Failures, s.Breaker.DisableFailures = math.MaxInt32, -1
 	s.Workers = 1
 	s.Clock = k.clock.Now
 	return nil

@@ -66,6 +66,7 @@ type Spec struct {
 	Disabled     bool // items are held until it is enabled
 	Limits       Limits
 	Retry        retry.Policy // over the service's
+	Breaker      retry.Breaker
 }
 
 type specJSON struct {
@@ -80,6 +81,7 @@ type specJSON struct {
 	Disabled     bool            `json:"disabled,omitempty"`
 	Limits       Limits          `json:"limits,omitzero"`
 	Retry        retry.Policy    `json:"retry,omitzero"`
+	Breaker      retry.Breaker   `json:"breaker,omitzero"`
 }
 
 // UnmarshalJSON reads {"type": "webhook", "label": "...", "config": {...}, ...}.
@@ -91,6 +93,7 @@ func (s *Spec) UnmarshalJSON(b []byte) error {
 	*s = Spec{
 		Label: j.Label, Description: j.Description, Icon: j.Icon, Instructions: j.Instructions,
 		Config: As(j.Type, j.Config), Tags: j.Tags, Default: j.Default, Disabled: j.Disabled, Limits: j.Limits, Retry: j.Retry,
+		Breaker: j.Breaker,
 	}
 	return nil
 }
@@ -108,6 +111,7 @@ type Patch struct {
 	Disabled     *bool
 	Limits       *Limits
 	Retry        *retry.Policy
+	Breaker      *retry.Breaker
 	IfVersion    int64 // not zero: delivery.ErrStale if the destination has another version by now
 }
 
@@ -182,7 +186,9 @@ type Destination struct {
 	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, where the service disabled it
 	Limits         Limits          `json:"limits,omitzero"`
 	Retry          retry.Policy    `json:"retry,omitzero"`
-	Version        int64           `json:"version"` // grows with each change
+	Breaker        retry.Breaker   `json:"breaker,omitzero"`
+	PausedAt       time.Time       `json:"paused_at,omitzero"` // since when it is paused by hand, if it is
+	Version        int64           `json:"version"`            // grows with each change of the destination, not with what happens to it
 	CreatedAt      time.Time       `json:"created_at"`
 	UpdatedAt      time.Time       `json:"updated_at"`
 	Health         Health          `json:"health"`
@@ -193,6 +199,10 @@ type Health struct {
 	ConsecutiveFailures int       `json:"consecutive_failures"` // zero after each success
 	FailingSince        time.Time `json:"failing_since,omitzero"`
 	LastFailure         time.Time `json:"last_failure,omitzero"`
+
+	Breaker      retry.BreakerState `json:"breaker"`
+	BreakerSince time.Time          `json:"breaker_since,omitzero"` // of its last change
+	ProbeAt      time.Time          `json:"probe_at,omitzero"`      // when it is next half-open; zero where no time is set
 }
 
 // Pending says what becomes of the items that wait for a destination which is to be deleted.

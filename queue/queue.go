@@ -45,11 +45,25 @@ const (
 	DestinationGone Reason = 10 // cancelled: its destination was deleted
 	LeaseLost       Reason = 11 // an attempt whose worker died or stalled: not charged
 	Released        Reason = 12 // an attempt that our own shutdown or fault ended: not charged
+
+	// Of items that wait; never stored.
+	Paused           Reason = 13 // by hand: its destination, its organization, or all
+	BreakerOpen      Reason = 14 // the breaker of its destination is open
+	Probing          Reason = 15 // it is half-open, and probes are under way
+	ConcurrencyLimit Reason = 16 // its destination has as many attempts under way as it may
+	RateLimit        Reason = 17 // its destination has had as many as its rate allows
+	InOrder          Reason = 18 // one before it, in strict order, has not ended
+	OrganizationBusy Reason = 19 // its organization has as many attempts under way as it may
+	Draining         Reason = 20 // what was held goes out at a bounded rate
+	NoHandler        Reason = 21 // no process that runs has a handler for the type
+	Turn             Reason = 22 // others are before it, or no worker is free
 )
 
 func (r Reason) String() string {
 	return name(r, "none", "backoff", "not before", "destination disabled", "retries exhausted", "permanent failure",
-		"deadline passed", "poison", "undecodable", "requested", "destination deleted", "lease lost", "released")
+		"deadline passed", "poison", "undecodable", "requested", "destination deleted", "lease lost", "released", "paused",
+		"breaker open", "breaker half-open", "concurrency limit", "rate limit", "strict order", "organization limit", "draining",
+		"no handler", "in turn")
 }
 
 // MarshalText writes what String returns.

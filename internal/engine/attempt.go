@@ -69,7 +69,7 @@ func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
 // release is the outcome of a lease that is given back before its attempt.
 func (j *job) release() {
 	o := &j.outcome
-	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Failed: j.failures}
+	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.breaker}
 	o.Key, o.Destination, o.State, o.Reason, o.Took = j.Key, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
 }
 
@@ -107,7 +107,7 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 		o.State, o.Reason = queue.Dead, queue.Undecodable
 		return
 	}
-	if f.Category != handler.Internal {
+	if f.Category != handler.Internal && !errors.Is(err, payload.ErrTooLarge) { // those are on our side
 		o.Blame = sqlstore.Fault
 	}
 	switch {
@@ -143,7 +143,7 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 	d := j.Content
 	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
 		return nil, handler.Fail(handler.Validation,
-			fmt.Errorf("the payload has %d bytes, the destination takes at most %d", d.Payload.Size, limits.MaxBytes))
+			fmt.Errorf("%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, d.Payload.Size, limits.MaxBytes))
 	}
 	timeout := e.Timeout(limits)
 	if !j.Deadline.IsZero() {
@@ -185,6 +185,11 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 // Timeout is how long one attempt at a destination of these limits may take.
 func (e *Engine) Timeout(l destination.Limits) time.Duration {
 	return time.Duration(l.Or(e.Limits).Timeout)
+}
+
+// Breaker is what protects a destination.
+func (e *Engine) Breaker(d *sqlstore.Destination) retry.Breaker {
+	return d.Breaker.Or(e.Settings.Breaker)
 }
 
 // ItemID names an item of a delivery.

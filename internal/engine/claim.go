@@ -8,6 +8,7 @@ import (
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
 )
 
 const (
@@ -25,26 +26,40 @@ type lane struct {
 
 // claimer chooses what is claimed next. It is used by one goroutine at a time.
 type claimer struct {
-	mu      sync.Mutex
-	cursors [sqlstore.Lowest + 1]int64 // the last lane served, per rank
-	claims  int
+	mu     sync.Mutex
+	rings  [sqlstore.Lowest + 1]ring // per rank
+	claims int
 }
 
-// claim leases up to limit items. held tells how many items of a destination the process holds already. unknown lists destinations that must be loaded before their items can be claimed; wait is
-// how long it takes until a rate lets more through, 0 if none is used up.
-func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) (jobs []job, unknown []int64, wait time.Duration, err error) {
+// ring is how far the walks over the lanes of a rank have come.
+type ring struct {
+	cursor int64 // the last lane served
+	laps   int   // times that the walks came past the end, since one last saw the whole ring
+}
+
+// claimed is what a claim found.
+type claimed struct {
+	jobs    []job
+	unknown []int64       // destinations that must be loaded before their items can be claimed
+	wait    time.Duration // how long it is until a rate or a breaker lets more through; 0: none holds any back
+	more    bool          // there are lanes that it did not look at
+}
+
+// claim leases up to limit items. held tells how many items of a destination the process holds already.
+func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) (claimed, error) {
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lowestFirst := c.claims%fromLowest == fromLowest-1
+	var got claimed
 	var items []sqlstore.Claimed
 	var infos map[int64]*lane
-	var cursors [sqlstore.Lowest + 1]int64
-	err = e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		items, unknown = nil, nil
+	var rings [sqlstore.Lowest + 1]ring
+	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		got, items = claimed{}, nil
 		infos = map[int64]*lane{}
 		bounds := newBounds(held)
-		cursors = c.cursors
+		rings = c.rings
 		ranks, err := e.Store.Ranks(ctx, tx)
 		if err != nil || len(ranks) == 0 {
 			return err
@@ -53,81 +68,108 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) 
 			slices.Reverse(ranks)
 		}
 		for _, rank := range ranks {
-			got, missing, err := e.claimRank(ctx, tx, rank, &cursors[rank], limit-len(items), infos, bounds)
+			lanes, err := e.walk(ctx, tx, rank, &rings[rank], limit-len(items), infos, &got)
 			if err != nil {
 				return err
 			}
-			items, unknown = append(items, got...), append(unknown, missing...)
-			if len(items) >= limit {
+			if len(lanes) == 0 {
+				continue
+			}
+			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds)
+			if err != nil {
+				return err
+			}
+			if items = append(items, of...); len(items) >= limit {
 				break
 			}
 		}
-		wait, err = bounds.settle(ctx, tx)
+		wait, err := bounds.settle(ctx, tx)
+		got.wait = sooner(got.wait, wait)
 		return err
 	})
 	if err != nil {
-		return nil, nil, 0, err
+		return claimed{}, err
 	}
-	c.cursors = cursors
+	c.rings = rings
 	if len(items) > 0 { // what finds nothing is no turn
 		c.claims++
 	}
-	jobs = make([]job, len(items))
+	got.jobs = make([]job, len(items))
 	for i, item := range items {
 		info := infos[sqlstore.DestinationOf(item.Lane)]
-		jobs[i] = job{Claimed: item, destination: info.target, failures: info.Failures}
+		got.jobs[i] = job{Claimed: item, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed}
 	}
-	return jobs, unknown, wait, nil
+	return got, nil
 }
 
-// claimRank walks the lanes of a rank as a ring from its cursor and claims a fair share of each.
-func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cursor *int64, limit int, infos map[int64]*lane, bounds *bounds) (items []sqlstore.Claimed, unknown []int64, err error) {
+// sooner is the shorter of two waits, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// walk lists lanes of a rank that may be claimed now: as a ring, from its cursor on. It moves the cursor to the last that is
+// to be served, and notes in got what it could not use. Where most lanes are held, several calls go around once.
+func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring, limit int, infos map[int64]*lane, got *claimed) (lanes []int64, err error) {
 	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
-	if *cursor < start || *cursor > end {
-		*cursor = start
+	if r.cursor < start || r.cursor > end {
+		r.cursor = start
 	}
 	want := min(limit, mostLanes)
-	from, to, wrapped := *cursor, end, false
-	var lanes []int64
+	from, to := r.cursor, end
+	wrapped := r.cursor == start
 	for range ringSteps {
 		room := want - len(lanes)
 		walked, err := e.Store.Walk(ctx, tx, from, to, room)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		usable, missing, err := e.usable(ctx, tx, walked, infos)
+		usable, err := e.usable(ctx, tx, walked, infos, got)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		lanes, unknown = append(lanes, usable...), append(unknown, missing...)
+		lanes = append(lanes, usable...)
 		switch {
 		case len(lanes) >= want:
 		case len(walked) == room: // there may be more in this part of the ring
 			from = walked[len(walked)-1]
 			continue
-		case !wrapped && *cursor > start:
-			from, to, wrapped = start, *cursor, true
+		case !wrapped:
+			from, to, wrapped = start, r.cursor, true
+			r.laps++
 			continue
 		}
-		break
-	}
-	if len(lanes) == 0 {
-		if !wrapped { // everything on the way was unusable: go on behind it
-			*cursor = from
+		r.laps = 0
+		if len(lanes) > 0 {
+			r.cursor = lanes[min(len(lanes), limit)-1]
 		}
-		return nil, unknown, nil
+		return lanes, nil
 	}
-	*cursor = lanes[min(len(lanes), limit)-1]
+	if r.cursor = from; len(lanes) > 0 {
+		r.cursor = lanes[min(len(lanes), limit)-1]
+	}
+	if r.laps < 2 {
+		got.more = true
+	} else {
+		r.laps = 0
+	}
+	return lanes, nil
+}
+
+// claimLanes claims a fair share of each lane of a rank.
+func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64, limit int, infos map[int64]*lane, bounds *bounds) (items []sqlstore.Claimed, err error) {
 	bounds.begin(limit, len(lanes))
 	if err := e.lock(ctx, tx, lanes, infos, bounds); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	lease := tx.Now.Add(e.Lease)
 	asked := bounds.cut(shares(bounds.open(lanes), limit))
 	for try := 0; len(asked) > 0; try++ {
 		part, err := e.Store.Claim(ctx, tx, asked, lease)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		items = append(items, part...)
 		got := map[int64]int{}
@@ -143,11 +185,11 @@ func (e *Engine) claimRank(ctx context.Context, tx *sqlstore.Tx, rank int64, cur
 		}
 		asked = bounds.cut(shares(more, limit-len(items)))
 	}
-	return interleave(items), unknown, nil
+	return interleave(items), nil
 }
 
-// usable keeps the lanes that this process may claim now.
-func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos map[int64]*lane) (usable, unknown []int64, err error) {
+// usable keeps the lanes that this process may claim now, and notes in got what it would take to use others.
+func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos map[int64]*lane, got *claimed) (usable []int64, err error) {
 	nos := make([]int64, 0, len(lanes))
 	for _, l := range lanes {
 		if no := sqlstore.DestinationOf(l); infos[no] == nil {
@@ -157,7 +199,7 @@ func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, inf
 	if len(nos) > 0 {
 		read, err := tx.LaneInfos(ctx, nos)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for no, info := range read {
 			infos[no] = &lane{info, e.targets.get(no, info.Version)}
@@ -166,14 +208,18 @@ func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, inf
 	for _, l := range lanes {
 		info := infos[sqlstore.DestinationOf(l)]
 		switch {
-		case info == nil, e.Types[info.Type] == nil, info.BlockedUntil.After(tx.Now), e.targets.isResting(info.No, info.Version, e.Now()):
+		case info == nil, e.Types[info.Type] == nil, e.targets.isResting(info.No, info.Version, e.Now()):
+		case info.Held(tx.Now):
+			if !info.Paused && !info.ProbeAt.IsZero() {
+				got.wait = sooner(got.wait, info.ProbeAt.Sub(tx.Now))
+			}
 		case info.target == nil:
-			unknown = append(unknown, info.No)
+			got.unknown = append(got.unknown, info.No)
 		default:
 			usable = append(usable, l)
 		}
 	}
-	return usable, unknown, nil
+	return usable, nil
 }
 
 // sweep makes due items ready and ends what ran out of time. It returns how many items it moved, and how long it is until

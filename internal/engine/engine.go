@@ -53,6 +53,21 @@ func (e *Engine) tell(outcomes []*sqlstore.Outcome) {
 	}
 }
 
+// report tells what became of destinations.
+func (e *Engine) report(changes []sqlstore.HealthChange) {
+	for _, c := range changes {
+		log := e.Logger.With("organization", c.Organization, "destination", c.Destination)
+		switch c.Verdict {
+		case sqlstore.Opened:
+			log.Warn("delivery: the breaker of a destination opens; its items wait", "failures", c.Failures, "until", c.Until)
+		case sqlstore.GivenUp:
+			log.Warn("delivery: a destination is disabled; its items are held until it is enabled", "reason", c.Disabled)
+		case sqlstore.Recovered:
+			log.Info("delivery: the breaker of a destination closes", "enabled", c.Enabled)
+		}
+	}
+}
+
 // broadcast wakes all who wait.
 type broadcast struct {
 	mu sync.Mutex

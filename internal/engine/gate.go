@@ -2,27 +2,31 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/retry"
 )
 
 // gate is what a claim may still take of a destination that is limited over all processes. Its row is locked until the
 // claim commits, so that no other process counts the same room.
 type gate struct {
-	kind   sqlstore.Gate
-	left   int
-	rate   float64 // of the bucket; 0: none
-	tokens float64
-	at     time.Time // when it held that many
-	used   int
+	kind    sqlstore.Gate
+	probing bool // what is taken is to see whether the destination is well again
+	left    int
+	rate    float64 // of the bucket; 0: none
+	tokens  float64
+	at      time.Time // when it held that many
+	used    int
 }
 
-// newGate says what a destination of these limits may be given, with so many items in flight.
-func newGate(l destination.Limits, state sqlstore.GateState, inFlight int) *gate {
+// newGate says what a destination may be given, with so many items in flight: by its limits, and by its breaker while that
+// is half-open or lets out what was held.
+func newGate(l destination.Limits, info *lane, state sqlstore.GateState, inFlight int) *gate {
 	g := &gate{kind: sqlstore.Limited, left: math.MaxInt, at: state.Now}
 	if l.Concurrency > 0 {
 		g.left = max(0, l.Concurrency-inFlight)
@@ -30,14 +34,26 @@ func newGate(l destination.Limits, state sqlstore.GateState, inFlight int) *gate
 	if l.Ordered {
 		g.kind, g.left = sqlstore.Ordered, min(g.left, max(0, 1-inFlight))
 	}
-	if l.PerSecond > 0 {
-		size := float64(l.Burst)
-		if l.Burst == 0 {
-			size = max(1, math.Ceil(l.PerSecond))
+	b := info.target.breaker
+	if info.Breaker != retry.Closed {
+		probes := b.Probes
+		if info.Disabled {
+			probes = 1
 		}
-		g.rate, g.tokens = l.PerSecond, size
+		g.probing, g.left = true, min(g.left, max(0, probes-inFlight))
+	}
+	rate, burst := l.PerSecond, l.Burst
+	if info.DrainTo > 0 && b.DrainPerSecond > 0 && (rate <= 0 || b.DrainPerSecond < rate) {
+		rate, burst = b.DrainPerSecond, 0
+	}
+	if rate > 0 {
+		size := float64(burst)
+		if burst == 0 {
+			size = max(1, math.Ceil(rate))
+		}
+		g.rate, g.tokens = rate, size
 		if !state.TokensAt.IsZero() {
-			g.tokens = min(size, state.Tokens+l.PerSecond*max(0, state.Now.Sub(state.TokensAt).Seconds()))
+			g.tokens = min(size, state.Tokens+rate*max(0, state.Now.Sub(state.TokensAt).Seconds()))
 		}
 		g.left = min(g.left, int(g.tokens+tokenDust))
 	}
@@ -65,17 +81,24 @@ type bounds struct {
 	taken map[int64]int      // by this claim
 	gates map[int64]*gate    // of limited destinations; nil for one that another process has locked
 
+	// Of organizations, where what they have in flight is limited.
+	owner map[int64]string // of destinations
+	room  map[string]int   // that an organization has left
+
 	// Of the rank that is being claimed.
-	room, lanes int
-	left        map[int64]int
+	limit, lanes int
+	left         map[int64]int
 }
 
 func newBounds(holds func(no int64) int) *bounds {
-	return &bounds{holds: holds, held: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{}}
+	return &bounds{
+		holds: holds, held: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{},
+		owner: map[int64]string{}, room: map[string]int{},
+	}
 }
 
 // begin turns to a rank with so many lanes, which are to share so much room.
-func (b *bounds) begin(room, lanes int) { b.room, b.lanes, b.left = room, lanes, map[int64]int{} }
+func (b *bounds) begin(limit, lanes int) { b.limit, b.lanes, b.left = limit, lanes, map[int64]int{} }
 
 // allowance is how many more items of a destination may be held: so many that it holds no more than remains free when the
 // others take as many. So there is always room for those that come later, however slow these are.
@@ -85,7 +108,7 @@ func (b *bounds) allowance(no int64) int {
 		held = b.holds(no)
 		b.held[no] = held
 	}
-	free := b.room - held - b.taken[no]
+	free := b.limit - held - b.taken[no]
 	return max(0, (free+b.lanes)/(b.lanes+1))
 }
 
@@ -94,7 +117,7 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 	limited := map[int64]string{}
 	for _, l := range lanes {
 		no := sqlstore.DestinationOf(l)
-		if _, seen := b.gates[no]; !seen && e.limits(infos[no]).Gated() {
+		if _, seen := b.gates[no]; !seen && e.gated(infos[no]) {
 			limited[no] = infos[no].Organization
 		}
 	}
@@ -105,22 +128,71 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 	if err != nil {
 		return err
 	}
+	locked := make(map[int64]string, len(states))
 	for no := range limited {
 		b.gates[no] = nil
 	}
-	nos := make([]int64, len(states))
-	for i, s := range states {
-		nos[i] = s.No
+	for _, s := range states {
+		locked[s.No] = limited[s.No]
 	}
-	if len(nos) == 0 {
+	if len(locked) == 0 {
 		return nil
 	}
-	inFlight, err := e.Store.InFlight(ctx, tx, nos)
+	inFlight, err := e.Store.InFlight(ctx, tx, locked)
 	if err != nil {
 		return err
 	}
 	for _, s := range states {
-		b.gates[s.No] = newGate(e.limits(infos[s.No]), s, inFlight[s.No])
+		info := infos[s.No]
+		if info.DrainTo > 0 {
+			if err := drained(ctx, tx, info); err != nil {
+				return err
+			}
+		}
+		b.gates[s.No] = newGate(e.limits(info), info, s, inFlight[s.No])
+	}
+	return e.lockOrganizations(ctx, tx, locked, b)
+}
+
+// gated reports whether claims for a destination need a look at what all processes have in flight.
+func (e *Engine) gated(l *lane) bool {
+	return e.OrganizationConcurrency > 0 || l.Breaker != retry.Closed || l.DrainTo > 0 || e.limits(l).Gated()
+}
+
+// drained looks whether anything is left of what was held.
+func drained(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
+	left, err := tx.Draining(ctx, info.No, info.DrainTo)
+	if err != nil || left {
+		return err
+	}
+	err = tx.Drained(ctx, info.No, info.DrainTo)
+	info.DrainTo = 0
+	return err
+}
+
+// lockOrganizations reads what room the organizations of destinations have left, if that is limited.
+func (e *Engine) lockOrganizations(ctx context.Context, tx *sqlstore.Tx, owners map[int64]string, b *bounds) error {
+	if e.OrganizationConcurrency == 0 {
+		return nil
+	}
+	var names []string
+	for no, name := range owners {
+		b.owner[no] = name
+		if _, seen := b.room[name]; !seen {
+			b.room[name] = 0 // also where another process has it locked
+			names = append(names, name)
+		}
+	}
+	locked, err := tx.LockOrganizations(ctx, names)
+	if err != nil {
+		return err
+	}
+	for name := range locked {
+		n, err := e.Store.InFlightOf(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		b.room[name] = max(0, e.OrganizationConcurrency-n)
 	}
 	return nil
 }
@@ -142,7 +214,11 @@ func (b *bounds) of(l int64) (int, sqlstore.Gate) {
 	case gate == nil:
 		return 0, sqlstore.Limited
 	}
-	return min(left, gate.left), gate.kind
+	left = min(left, gate.left)
+	if owner, limited := b.owner[no]; limited {
+		left = min(left, b.room[owner])
+	}
+	return left, gate.kind
 }
 
 // open keeps the lanes that may be asked for more.
@@ -153,13 +229,19 @@ func (b *bounds) open(lanes []int64) []int64 {
 	})
 }
 
-// cut bounds the shares of open lanes.
+// cut bounds the shares of open lanes. What an organization has left is for all its lanes together.
 func (b *bounds) cut(asked []sqlstore.Share) []sqlstore.Share {
+	given := map[string]int{}
 	for i := range asked {
 		n, gate := b.of(asked[i].Lane)
-		asked[i].N, asked[i].Gate = min(asked[i].N, n), gate
+		n = min(n, asked[i].N)
+		if owner, limited := b.owner[sqlstore.DestinationOf(asked[i].Lane)]; limited {
+			n = min(n, b.room[owner]-given[owner])
+			given[owner] += n
+		}
+		asked[i].N, asked[i].Gate = n, gate
 	}
-	return asked
+	return slices.DeleteFunc(asked, func(s sqlstore.Share) bool { return s.N <= 0 })
 }
 
 // take notes that n items of a lane were claimed.
@@ -171,18 +253,28 @@ func (b *bounds) take(l int64, n int) {
 		gate.left -= n
 		gate.used += n
 	}
+	if owner, limited := b.owner[no]; limited {
+		b.room[owner] -= n
+	}
 }
 
-// settle writes what the claim took of the buckets, and returns how long it is until one of those that are empty has a
-// token again; 0 where none is.
+// settle writes what the claim took of the buckets and which probes it began, and returns how long it is until one of the
+// buckets that are empty has a token again; 0 where none is.
 func (b *bounds) settle(ctx context.Context, tx *sqlstore.Tx) (wait time.Duration, err error) {
-	for no, gate := range b.gates {
-		if gate == nil || gate.rate == 0 {
+	for _, no := range slices.Sorted(maps.Keys(b.gates)) { // as all do who lock several
+		gate := b.gates[no]
+		if gate == nil {
 			continue
 		}
-		if w := gate.wait(); w > 0 && (wait == 0 || w < wait) {
-			wait = w
+		if gate.probing && gate.used > 0 {
+			if _, err := tx.HalfOpen(ctx, no); err != nil {
+				return 0, err
+			}
 		}
+		if gate.rate == 0 {
+			continue
+		}
+		wait = sooner(wait, gate.wait())
 		if gate.used > 0 {
 			if err := tx.TakeTokens(ctx, no, gate.tokens-float64(gate.used), gate.at); err != nil {
 				return 0, err

@@ -45,7 +45,7 @@ type pipeline struct {
 type job struct {
 	sqlstore.Claimed
 	destination *target
-	failures    int // of the destination, in a row, as the claim saw them
+	ailing      bool // the destination, as the claim saw it
 	claimed     time.Time
 	outcome     sqlstore.Outcome
 
@@ -67,7 +67,8 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	return p
 }
 
-// claim fills the room there is, and returns how many items it claimed or loaded destinations for. It waits until there is
+// claim fills the room there is, and returns 0 if it found nothing to do: no items, no destinations to load, and no lanes
+// that it did not look at. It waits until there is
 // room for a large claim; how large is learned, because slow attempts can hold much of the room for long.
 func (p *pipeline) claim(ctx context.Context) (int, error) {
 	patience := time.NewTimer(claimPatience)
@@ -82,19 +83,23 @@ func (p *pipeline) claim(ctx context.Context) (int, error) {
 		}
 	}
 	p.least = min(p.limit/2, p.least+p.limit/16+1)
-	jobs, unknown, wait, err := p.e.claim(ctx, p.room(), p.holds)
-	p.gateAt = time.Time{}
-	if wait > 0 {
-		p.gateAt = p.e.Now().Add(wait)
-	}
+	got, err := p.e.claim(ctx, p.room(), p.holds)
 	if err != nil {
 		return 0, err
 	}
-	p.start(jobs)
-	if len(unknown) > 0 {
-		err = p.e.load(ctx, unknown)
+	p.gateAt = time.Time{}
+	if got.wait > 0 {
+		p.gateAt = p.e.Now().Add(got.wait)
 	}
-	return len(jobs) + len(unknown), err
+	p.start(got.jobs)
+	n := len(got.jobs) + len(got.unknown)
+	if len(got.unknown) > 0 {
+		err = p.e.load(ctx, got.unknown)
+	}
+	if got.more {
+		n++
+	}
+	return n, err
 }
 
 const claimPatience = 5 * time.Millisecond
@@ -260,14 +265,14 @@ func (p *pipeline) write(batch []*job) {
 	for i, j := range batch {
 		outcomes[i] = &j.outcome
 	}
-	var applied []bool
+	var done sqlstore.Finished
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		err := p.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			applied, err = tx.Finish(ctx, outcomes)
+			done, err = tx.Finish(ctx, outcomes)
 			return err
 		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			for i, o := range outcomes {
-				if applied[i] && !o.Silent() { // one transaction: if one is there, all are
+				if done.Applied[i] && !o.Silent() { // one transaction: if one is there, all are
 					return tx.Recorded(ctx, o.Key)
 				}
 			}
@@ -285,10 +290,11 @@ func (p *pipeline) write(batch []*job) {
 		}
 	}
 	for i, o := range outcomes {
-		if applied[i] {
+		if done.Applied[i] {
 			p.counts.add(o)
 		}
 	}
+	p.e.report(done.Changes)
 	p.e.tell(outcomes)
 }
 

@@ -12,13 +12,15 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
 )
 
 // target is a destination ready for use: its config opened and parsed, once per version.
 type target struct {
 	*sqlstore.Destination
-	typ    *wiring.Type
-	config any
+	typ     *wiring.Type
+	config  any
+	breaker retry.Breaker // with the service's
 }
 
 // targets caches what claims need. Destinations that cannot be made ready rest for a while, in this process: their items
@@ -119,7 +121,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 				"organization", row.Organization, "destination", row.ID, "type", row.Type, "error", err)
 			continue
 		}
-		for _, gone := range e.targets.put(&target{row, typ, config}) {
+		for _, gone := range e.targets.put(&target{row, typ, config, e.Breaker(row)}) {
 			if gone.typ.Forgetter != nil {
 				gone.typ.Forgetter.Forget(gone.ID)
 			}

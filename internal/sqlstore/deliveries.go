@@ -107,7 +107,7 @@ func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Deliver
 type Item struct {
 	Claimed
 	Destination string
-	Disabled    bool
+	Of          LaneInfo // its destination
 }
 
 // Items lists the pending items of a delivery.
@@ -115,13 +115,24 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i Item
 		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost, &i.Cancel,
-			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Disabled)
+			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination)
 		items = append(items, i)
 		return err
 	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.run_at,
-		q.deadline, d.id, d.disabled
+		q.deadline, d.id
 		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
+	if err != nil || len(items) == 0 {
+		return nil, err
+	}
+	nos := make([]int64, len(items))
+	for i := range items {
+		nos[i] = DestinationOf(items[i].Lane)
+	}
+	infos, err := tx.LaneInfos(ctx, nos)
+	for i := range items {
+		items[i].Of = infos[nos[i]]
+	}
 	return items, err
 }
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
-	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
 )
 
 // Destination is a stored destination with what its owner does not see.
@@ -20,42 +20,43 @@ type Destination struct {
 	Deleted       bool
 }
 
-// forever is the end of a hold without end: databases and drivers differ on infinity.
-var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
-
 const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null, d.id,
 	d.is_default, d.disabled, d.organization_id, d.type, d.label, d.description, d.icon, d.instructions, d.disabled_reason,
-	d.tags, d.config, d.sealed, d.limits, d.retry, h.failures, h.failing_since, h.last_failure_at`
+	d.tags, d.config, d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since, h.last_failure_at,
+	coalesce(h.breaker, 0), h.breaker_at, h.probe_at`
 
 const destinationTables = ` from delivery_destinations d left join delivery_health h on h.destination_no = d.no `
 
 func scanDestination(rows *sql.Rows) (*Destination, error) {
 	var d Destination
-	var tags, limits, policy []byte
-	var failures sql.NullInt64
+	var tags, limits, policy, breaker []byte
+	var h Health
 	err := rows.Scan(&d.No, &d.Version, &d.ConfigVersion, Time{&d.CreatedAt}, Time{&d.UpdatedAt}, &d.Deleted, &d.ID, &d.Default,
 		&d.Disabled, &d.Organization, &d.Type, &d.Label, &d.Description, &d.Icon, &d.Instructions, &d.DisabledReason, &tags,
-		(*[]byte)(&d.Config), &d.Sealed, &limits, &policy, &failures, Time{&d.Health.FailingSince}, Time{&d.Health.LastFailure})
+		(*[]byte)(&d.Config), &d.Sealed, &limits, &policy, &breaker, Time{&d.PausedAt}, &h.Failures, Time{&h.FailingSince}, Time{&h.LastFailure}, &h.Breaker,
+		Time{&h.BreakerAt}, Time{&h.ProbeAt})
 	if err != nil {
 		return nil, err
 	}
-	d.Health.ConsecutiveFailures = int(failures.Int64)
-	return &d, errors.Join(decode("tags", tags, &d.Tags), decode("limits", limits, &d.Limits), decode("retry", policy, &d.Retry))
+	d.show(&h)
+	return &d, errors.Join(decode("tags", tags, &d.Tags), decode("limits", limits, &d.Limits), decode("retry", policy, &d.Retry),
+		decode("breaker", breaker, &d.Breaker))
 }
 
 // InsertDestination stores a new destination.
 func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 	err := tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&d.No) }, `insert into delivery_destinations
 		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions, tags,
-		config, sealed, limits, retry)
-		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) returning no`,
+		config, sealed, limits, retry, breaker)
+		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) returning no`,
 		d.Organization, d.ID, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon, d.Instructions,
-		tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed, tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)))
+		tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed, tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)),
+		tx.s.JSON(Encode(d.Breaker)))
 	if err != nil {
 		return err
 	}
 	d.Version, d.ConfigVersion, d.CreatedAt, d.UpdatedAt = 1, 1, tx.Now, tx.Now
-	return tx.gate(ctx, d)
+	return nil
 }
 
 // UpdateDestination stores a changed destination if its version is still d.Version, and moves that on. It reports
@@ -63,30 +64,58 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 func (tx *Tx) UpdateDestination(ctx context.Context, d *Destination) (bool, error) {
 	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
 		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12, tags = $13,
-		config = $14, sealed = $15, limits = $16, retry = $17
+		config = $14, sealed = $15, limits = $16, retry = $17, breaker = $18
 		where organization_id = $1 and id = $2 and version = $3 and deleted_at is null`,
 		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description, d.Icon,
 		d.Instructions, d.DisabledReason, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed,
-		tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)))
+		tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)), tx.s.JSON(Encode(d.Breaker)))
 	if err != nil || n == 0 {
 		return false, err
 	}
 	d.Version++
 	d.UpdatedAt = tx.Now
-	return true, tx.gate(ctx, d)
+	return true, nil
 }
 
-// gate makes the destination's gate say what the destination says.
-func (tx *Tx) gate(ctx context.Context, d *Destination) error {
-	if !d.Disabled {
-		_, err := tx.Exec(ctx, `update delivery_gates set blocked_until = null, reason = 0
-			where destination_no = $1 and organization_id = $2 and reason = $3`, d.No, d.Organization, int(queue.Disabled))
-		return err
+// PauseDestination holds a destination's items, or lets them go: no change of version.
+func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, paused bool) (found bool, err error) {
+	var at time.Time
+	if paused {
+		at = tx.Now
 	}
-	_, err := tx.Exec(ctx, `insert into delivery_gates (destination_no, organization_id, blocked_until, reason)
-		values ($1, $2, $3, $4) on conflict (destination_no) do update set blocked_until = excluded.blocked_until, reason = excluded.reason`,
-		d.No, d.Organization, tx.s.Time(forever), int(queue.Disabled))
+	n, err := tx.Exec(ctx, `update delivery_destinations set paused_at = $3
+		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.s.Time(at))
+	return n > 0, err
+}
+
+// Everyone is the organization whose pause is everybody's.
+const Everyone = ""
+
+// PauseOrganization holds all items of an organization, or lets them go; of Everyone, those of all.
+func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused bool) error {
+	var at time.Time
+	if paused {
+		at = tx.Now
+	}
+	_, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id, paused_at) values ($1, $2)
+		on conflict (organization_id) do update set paused_at = excluded.paused_at`, organization, tx.s.Time(at))
 	return err
+}
+
+// Paused returns since when an organization is paused, by itself and by everybody's pause.
+func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone time.Time, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var of string
+		var at time.Time
+		err := rows.Scan(&of, Time{&at})
+		if of == Everyone {
+			everyone = at
+		} else {
+			own = at
+		}
+		return err
+	}, `select organization_id, paused_at from delivery_organizations where organization_id in ($1, '')`, organization)
+	return own, everyone, err
 }
 
 // DeleteDestination takes a destination out of use. Its row stays, for history, without config and credentials.
@@ -133,11 +162,16 @@ func (tx *Tx) destinations(ctx context.Context, where string, args ...any) (all 
 
 // LaneInfo is what a claim needs to know of a destination.
 type LaneInfo struct {
+	Health                 // Failures, Breaker, ProbeAt and DrainTo
 	No                     int64
 	Organization, ID, Type string
 	Version                int64
-	BlockedUntil           time.Time
-	Failures               int
+	Disabled, Paused       bool // Paused also with its organization, or with all
+}
+
+// Held reports whether no item of the destination may be attempted now.
+func (l *LaneInfo) Held(now time.Time) bool {
+	return l.Paused || (l.Disabled || l.Breaker != retry.Closed) && !l.Probing(now)
 }
 
 // LaneInfos reads what a claim needs to know of destinations, by number. It is one of the queue's system statements: it
@@ -146,12 +180,15 @@ func (tx *Tx) LaneInfos(ctx context.Context, nos []int64) (map[int64]LaneInfo, e
 	all := make(map[int64]LaneInfo, len(nos))
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
 		var l LaneInfo
-		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, Time{&l.BlockedUntil}, &l.Failures)
+		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, &l.Disabled, &l.Paused, &l.Failures, &l.Breaker,
+			Time{&l.ProbeAt}, &l.DrainTo)
 		all[l.No] = l
 		return err
-	}, `select d.no, d.organization_id, d.id, d.type, d.version, g.blocked_until, coalesce(h.failures, 0)
-		from delivery_destinations d
-		left join delivery_gates g on g.destination_no = d.no left join delivery_health h on h.destination_no = d.no
+	}, `select d.no, d.organization_id, d.id, d.type, d.version, d.disabled,
+		d.paused_at is not null or d.organization_id in (select organization_id from delivery_organizations where paused_at is not null)
+			or exists (select 1 from delivery_organizations where organization_id = '' and paused_at is not null),
+		coalesce(h.failures, 0), coalesce(h.breaker, 0), h.probe_at, coalesce(h.drain_to, 0)
+		from delivery_destinations d left join delivery_health h on h.destination_no = d.no
 		where d.no in (`+list(nos)+`)`)
 	return all, err
 }

@@ -1,13 +1,12 @@
 package sqlstore
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
-	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
 )
 
 // Outcome is what a lease, a sweep or a call makes of an item: the record of it, and either its end (Attempt.State is
@@ -19,7 +18,8 @@ type Outcome struct {
 	Charge  bool          // the attempt counts
 	Lost    bool          // the lease was lost
 	Blame   Blame         // what it says of the destination
-	Failed  int           // the destination's failures in a row as the claim saw them
+	Ailing  bool          // the claim saw failures of the destination, or an open breaker: a success is news
+	Breaker retry.Breaker // the destination's, for what is blamed on it
 	Disable string        // why the destination is to be disabled, if it is
 }
 
@@ -36,9 +36,15 @@ const (
 // Silent reports whether the outcome leaves no record: a lease given back before its attempt began.
 func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Took == NotBegun }
 
+// Finished is what Finish did.
+type Finished struct {
+	Applied []bool // by outcome
+	Changes []HealthChange
+}
+
 // Finish applies outcomes to the items whose fence still matches, and reports for each whether it did. For the others it
 // records nothing. It must run in a write transaction.
-func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) ([]bool, error) {
+func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (f Finished, err error) {
 	applied := make([]bool, len(outcomes))
 	var ends, appends []*Attempt
 	var endAt []int // the outcome of each end
@@ -65,7 +71,7 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) ([]bool, error) {
 	if len(changes) > 0 {
 		done, err := tx.s.Reschedule(ctx, tx, changes)
 		if err != nil {
-			return nil, err
+			return f, err
 		}
 		for _, c := range done {
 			o := outcomes[at[c.Key]]
@@ -81,15 +87,17 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) ([]bool, error) {
 	}
 	if len(appends) > 0 {
 		if err := tx.s.Append(ctx, tx, tx.Now, appends); err != nil {
-			return nil, err
+			return f, err
 		}
 	}
 	if len(ends) > 0 {
 		if err := tx.s.End(ctx, tx, tx.Now, ends, func(i int) { applied[endAt[i]] = true }); err != nil {
-			return nil, err
+			return f, err
 		}
 	}
-	return applied, tx.health(ctx, outcomes, applied)
+	f.Applied = applied
+	f.Changes, err = tx.health(ctx, outcomes, applied)
+	return f, err
 }
 
 // cancelled is the end of an item that has just been put back although cancelling was asked for.
@@ -97,88 +105,6 @@ func cancelled(o *Outcome, reason queue.Reason) *Attempt {
 	k := o.Key
 	k.Fence++
 	return &Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
-}
-
-// health writes what the outcomes say of destinations, in the order of their numbers so that processes cannot deadlock,
-// and only of those that fail or have failed.
-func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) error {
-	type change struct {
-		no           int64
-		organization string
-		destination  string
-		failures     int
-		reset        bool
-		disable      string
-	}
-	changes := map[int64]*change{}
-	for i, o := range outcomes {
-		if !applied[i] || o.Blame == NoBlame || o.Blame == Success && o.Failed == 0 && changes[o.No] == nil {
-			continue
-		}
-		c := changes[o.No]
-		if c == nil {
-			c = &change{no: o.No, organization: o.Organization, destination: o.Destination}
-			changes[o.No] = c
-		}
-		if o.Blame == Success {
-			c.failures, c.reset = 0, true
-		} else {
-			c.failures++
-		}
-		if o.Disable != "" {
-			c.disable = o.Disable
-		}
-	}
-	sorted := make([]*change, 0, len(changes))
-	for _, c := range changes {
-		sorted = append(sorted, c)
-	}
-	slices.SortFunc(sorted, func(a, b *change) int { return cmp.Compare(a.no, b.no) })
-	for _, c := range sorted {
-		if err := tx.count(ctx, c.organization, c.no, c.failures, c.reset); err != nil {
-			return err
-		}
-		if c.disable != "" {
-			if err := tx.disable(ctx, c.organization, c.destination, c.disable); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (tx *Tx) count(ctx context.Context, organization string, no int64, failures int, reset bool) error {
-	if failures == 0 {
-		_, err := tx.Exec(ctx, `update delivery_health set failures = 0, failing_since = null
-			where destination_no = $1 and organization_id = $2 and failures > 0`, no, organization)
-		return err
-	}
-	before := `delivery_health.failures`
-	since := `coalesce(delivery_health.failing_since, excluded.failing_since)`
-	if reset {
-		before, since = `0`, `excluded.failing_since`
-	}
-	_, err := tx.Exec(ctx, `insert into delivery_health (destination_no, organization_id, failures, failing_since, last_failure_at)
-		values ($1, $2, $3, $4, $4) on conflict (destination_no) do update set failures = `+before+` + excluded.failures,
-		failing_since = `+since+`, last_failure_at = excluded.last_failure_at`,
-		no, organization, failures, tx.s.Time(tx.Now))
-	return err
-}
-
-// ResetFailures makes a destination start afresh.
-func (tx *Tx) ResetFailures(ctx context.Context, d *Destination) error {
-	d.Health.ConsecutiveFailures, d.Health.FailingSince = 0, time.Time{}
-	return tx.count(ctx, d.Organization, d.No, 0, true)
-}
-
-func (tx *Tx) disable(ctx context.Context, organization, id, reason string) error {
-	d, err := tx.Destination(ctx, organization, id)
-	if err != nil || d == nil || d.Disabled || d.Deleted {
-		return err
-	}
-	d.Disabled, d.DisabledReason = true, reason
-	_, err = tx.UpdateDestination(ctx, d)
-	return err
 }
 
 // Recorded reports which attempts are in the history: what settles a COMMIT whose outcome is unknown.

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 )
 
@@ -57,4 +58,36 @@ func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateStat
 func (tx *Tx) TakeTokens(ctx context.Context, no int64, left float64, at time.Time) error {
 	_, err := tx.Exec(ctx, `update delivery_gates set tokens = $2, tokens_at = $3 where destination_no = $1`, no, left, tx.s.Time(at))
 	return err
+}
+
+// LockOrganizations locks the rows of organizations that no other process has locked, and makes those that are missing: a
+// system statement. They are locked in the order of their names.
+func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map[string]bool, err error) {
+	for range 2 {
+		locked = map[string]bool{}
+		for _, name := range slices.Sorted(slices.Values(names)) {
+			err := tx.Query(ctx, func(*sql.Rows) error {
+				locked[name] = true
+				return nil
+			}, `select 1 from delivery_organizations where organization_id = $1`+tx.s.SkipLocked(), name)
+			if err != nil {
+				return nil, err
+			}
+		}
+		made := int64(0)
+		for _, name := range names {
+			if locked[name] {
+				continue
+			}
+			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1) on conflict do nothing`, name)
+			if err != nil {
+				return nil, err
+			}
+			made += n
+		}
+		if made == 0 {
+			break
+		}
+	}
+	return locked, nil
 }

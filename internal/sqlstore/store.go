@@ -63,11 +63,16 @@ type Dialect interface {
 	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
 	// Claim leases up to Share.N of the oldest ready items of each lane, and reads what they deliver.
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
+	// Mark returns the number of the item that became ready last, or a later one that none will have.
+	Mark(ctx context.Context, tx Execer) (int64, error)
 	// GateQuery selects number, tokens, tokens_at and the time of gates, in the order of their numbers, and locks those that are not locked; nos is a list of numbers.
 	GateQuery(nos string) string
 	// InFlight counts, by destination, the gated items that are leased or, in strict order, wait for a retry. The gates
 	// are locked by a statement before, or two processes would count the same.
-	InFlight(ctx context.Context, tx Execer, nos []int64) (map[int64]int, error)
+	InFlight(ctx context.Context, tx Execer, nos map[int64]string) (map[int64]int, error)
+	// InFlightOf counts the gated items of an organization that are leased. Its row of delivery_organizations is locked
+	// by a statement before.
+	InFlightOf(ctx context.Context, tx Execer, organization string) (int, error)
 	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
 	// the place of each of them.
 	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error
@@ -78,6 +83,8 @@ type Dialect interface {
 	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
 	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
 	Locking(table string) string
+	// SkipLocked is Locking for a query of one table that passes over the rows that others have locked.
+	SkipLocked() string
 	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.
 	By(index string) string
 	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a

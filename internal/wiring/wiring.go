@@ -22,20 +22,22 @@ var ErrCrash = errors.New("the process died in the middle of the attempt")
 
 // Settings are what the options set, after New has filled in the defaults.
 type Settings struct {
-	Dialect         sqlstore.Dialect
-	Types           map[string]*Type
-	Keys            *seal.Keyring // nil: none
-	Sources         map[string]payload.Source
-	Retry           retry.Policy
-	Limits          destination.Limits
-	Quotas          Quotas
-	Workers         int
-	PollInterval    time.Duration
-	ShutdownTimeout time.Duration
-	Lease           time.Duration
-	Logger          *slog.Logger
-	Network         netguard.Policy
-	DetailsURL      func(organization, delivery string) string
+	Dialect                 sqlstore.Dialect
+	Types                   map[string]*Type
+	Keys                    *seal.Keyring // nil: none
+	Sources                 map[string]payload.Source
+	Retry                   retry.Policy
+	Breaker                 retry.Breaker
+	Limits                  destination.Limits
+	OrganizationConcurrency int // attempts at once of one organization; 0: no limit
+	Quotas                  Quotas
+	Workers                 int
+	PollInterval            time.Duration
+	ShutdownTimeout         time.Duration
+	Lease                   time.Duration
+	Logger                  *slog.Logger
+	Network                 netguard.Policy
+	DetailsURL              func(organization, delivery string) string
 
 	Clock func() time.Time // nil: the database's, or the system's where that has none; only tests set one
 

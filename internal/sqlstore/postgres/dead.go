@@ -10,6 +10,9 @@ import (
 // Locking implements sqlstore.Dialect.
 func (Dialect) Locking(table string) string { return ` for update of ` + table }
 
+// SkipLocked implements sqlstore.Dialect.
+func (Dialect) SkipLocked() string { return ` for update skip locked` }
+
 // By implements sqlstore.Dialect: dead_plans_test.go proves that it is not needed.
 func (Dialect) By(string) string { return "" }
 

@@ -332,18 +332,22 @@ func (Dialect) GateQuery(nos string) string {
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no for update skip locked`
 }
 
+// inFlight does not mention state among its conditions: that would invite the index of what is due.
 const inFlight = `
-select l.lane & 4294967295, q.n from unnest($1::bigint[]) l(lane)
- cross join lateral (select count(*) n from delivery_queue q where q.lane = l.lane and q.gated <> 0 and q.state <> 0) q
+select l.lane & 4294967295, q.n from unnest($1::bigint[], $2::text[]) l(lane, organization)
+ cross join lateral (select count(*) filter (where q.state <> 0) n from delivery_queue q
+   where q.organization_id = l.organization and q.lane = l.lane and q.gated <> 0) q
  where q.n > 0`
 
 // InFlight implements sqlstore.Dialect.
-func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos []int64) (map[int64]int, error) {
+func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
-	a := newArray(len(nos)*(sqlstore.Lowest+1), 20)
-	for _, no := range nos {
+	n := len(nos) * (sqlstore.Lowest + 1)
+	lane, owner := newArray(n, 20), newArray(n, 24)
+	for no, organization := range nos {
 		for rank := range int64(sqlstore.Lowest + 1) {
-			a.int(sqlstore.Lane(rank, no))
+			lane.int(sqlstore.Lane(rank, no))
+			owner.text(organization)
 		}
 	}
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
@@ -352,8 +356,23 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos []int64) (m
 		err := rows.Scan(&no, &n)
 		all[no] += n
 		return err
-	}, inFlight, a.String())
+	}, inFlight, lane.String(), owner.String())
 	return all, err
+}
+
+const inFlightOf = `
+select count(*) filter (where q.state = 1) from delivery_queue q where q.organization_id = $1 and q.gated <> 0`
+
+// InFlightOf implements sqlstore.Dialect.
+func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
+	return n, err
+}
+
+// Mark implements sqlstore.Dialect.
+func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err error) {
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&mark) }, `select nextval('delivery_seq')`)
+	return mark, err
 }
 
 const expired = `select ` + row + ` from delivery_queue q

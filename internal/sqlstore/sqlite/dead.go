@@ -19,6 +19,9 @@ func (d Dialect) bury(ctx context.Context, tx sqlstore.Execer, now time.Time, a 
 // Locking implements sqlstore.Dialect.
 func (Dialect) Locking(string) string { return "" }
 
+// SkipLocked implements sqlstore.Dialect.
+func (Dialect) SkipLocked() string { return "" }
+
 // By implements sqlstore.Dialect: without statistics, SQLite takes any prefix of a primary key for as good.
 func (Dialect) By(index string) string { return ` indexed by ` + index }
 

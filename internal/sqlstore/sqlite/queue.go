@@ -206,22 +206,36 @@ func (Dialect) GateQuery(nos string) string {
 }
 
 // InFlight implements sqlstore.Dialect.
-func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos []int64) (map[int64]int, error) {
+func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
-	for _, no := range nos {
+	for no, organization := range nos {
 		for rank := range int64(sqlstore.Lowest + 1) {
 			err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 				var n int
 				err := rows.Scan(&n)
 				all[no] += n
 				return err
-			}, `select count(*) from delivery_queue where lane = ?1 and gated <> 0 and state <> 0`, sqlstore.Lane(rank, no))
+			}, `select count(*) from delivery_queue where organization_id = ?1 and lane = ?2 and gated <> 0 and state <> 0`,
+				organization, sqlstore.Lane(rank, no))
 			if err != nil {
 				return nil, err
 			}
 		}
 	}
 	return all, nil
+}
+
+// InFlightOf implements sqlstore.Dialect.
+func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) },
+		`select count(*) from delivery_queue where organization_id = ?1 and gated <> 0 and state = 1`, organization)
+	return n, err
+}
+
+// Mark implements sqlstore.Dialect.
+func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
+	first, err := next(ctx, tx, 1)
+	return first, err
 }
 
 // Expired implements sqlstore.Dialect.

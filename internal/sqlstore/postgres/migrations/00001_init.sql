@@ -10,6 +10,7 @@ create table delivery_destinations (
     created_at      timestamptz not null,
     updated_at      timestamptz not null,
     deleted_at      timestamptz,                                 -- the row stays, for history; config and sealed do not
+    paused_at       timestamptz,                                 -- held by hand; that changes no version
     id              uuid not null,
     is_default      boolean not null default false,
     disabled        boolean not null default false,
@@ -31,29 +32,63 @@ create table delivery_destinations (
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
 
--- What changes of a destination whose claims are gated: a row only for those that are held or limited. The limits
--- themselves stand with the destination.
+-- A row only for destinations that are limited, at least for a time: its lock puts the claims for them in order.
 create table delivery_gates (
     destination_no  integer primary key,
     organization_id text not null,
-    blocked_until   timestamptz,      -- the year 9999 for a hold without end
-    reason          smallint not null default 0,
-    max_in_flight   integer,          -- below the destination's own: probes of a breaker
-    per_second      double precision, -- below the destination's own: a paced drain
     tokens          double precision, -- of the rate, at tokens_at; null for a full bucket
     tokens_at       timestamptz
-);
+) with (fillfactor = 50);
 
--- Written only at failures, and at the success that ends them.
+-- Likewise for organizations: of those that are paused, and of all where what they may have in flight is limited. The
+-- row '' stands for all of them.
+create table delivery_organizations (
+    organization_id text primary key,
+    paused_at       timestamptz
+) with (fillfactor = 50);
+create index delivery_organizations_paused on delivery_organizations (organization_id) where paused_at is not null;
+
+-- Written only at failures, and at the successes that end them.
 create table delivery_health (
     destination_no  integer primary key,
     organization_id text not null,
-    failures        integer not null default 0, -- in a row
+    failures        integer not null default 0,  -- in a row
+    breaker         smallint not null default 0, -- 0 closed, 1 open, 2 half-open
+    probed          smallint not null default 0, -- successes in a row since it was half-open
     failing_since   timestamptz,
     last_failure_at timestamptz,
-    breaker         smallint not null default 0,
-    breaker_at      timestamptz
+    breaker_at      timestamptz,                 -- of its last change
+    probe_at        timestamptz,                 -- when an open breaker lets probes through; null: never by itself
+    drain_to        bigint                       -- what is ready up to this number was held, and goes out at a bounded rate
 ) with (fillfactor = 50);
+
+-- What attempts came to, by destination and minute: added up in each process, and written now and then. The attempts are
+-- the truth.
+create table delivery_minutes (
+    minute          timestamptz not null,
+    destination_no  integer not null,
+    delivered       integer not null,
+    failed          integer not null,            -- attempts
+    dead            integer not null,            -- items
+    took            real not null,               -- seconds, all attempts together
+    t0              integer not null,            -- attempts that took up to 5 ms
+    t1              integer not null,            -- 10 ms
+    t2              integer not null,            -- 25 ms
+    t3              integer not null,            -- 50 ms
+    t4              integer not null,            -- 100 ms
+    t5              integer not null,            -- 250 ms
+    t6              integer not null,            -- 500 ms
+    t7              integer not null,            -- 1 s
+    t8              integer not null,            -- 2.5 s
+    t9              integer not null,            -- 5 s
+    t10             integer not null,            -- 10 s
+    t11             integer not null,            -- 30 s
+    t12             integer not null,            -- 1 min
+    t13             integer not null,            -- more
+    organization_id text not null,
+    primary key (organization_id, destination_no, minute)
+) with (fillfactor = 50);
+create index delivery_minutes_minute on delivery_minutes (minute);
 
 create table delivery_payloads (
     created_at      timestamptz not null,
@@ -139,7 +174,7 @@ create table delivery_queue (
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
 create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
-create index delivery_queue_gated on delivery_queue (lane) where gated <> 0;
+create index delivery_queue_gated on delivery_queue (organization_id, lane) where gated <> 0;
 
 -- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
 -- it was retried by hand: the last one counts.
@@ -197,6 +232,6 @@ create table delivery_jobs (
 
 -- +goose Down
 drop table delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
-    delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_health, delivery_gates,
+    delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

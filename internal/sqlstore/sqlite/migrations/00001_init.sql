@@ -14,6 +14,7 @@ create table delivery_destinations (
     created_at      integer not null,
     updated_at      integer not null,
     deleted_at      integer,                                 -- the row stays, for history; config and sealed do not
+    paused_at       integer,                                 -- held by hand; that changes no version
     id              text not null,
     is_default      integer not null default 0,
     disabled        integer not null default 0,
@@ -35,29 +36,62 @@ create table delivery_destinations (
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
 
--- What changes of a destination whose claims are gated: a row only for those that are held or limited. The limits
--- themselves stand with the destination.
+-- A row only for destinations that are limited, at least for a time: its lock puts the claims for them in order.
 create table delivery_gates (
     destination_no  integer primary key,
     organization_id text not null,
-    blocked_until   integer,      -- the year 9999 for a hold without end
-    reason          integer not null default 0,
-    max_in_flight   integer,          -- below the destination's own: probes of a breaker
-    per_second      real, -- below the destination's own: a paced drain
-    tokens          real, -- of the rate, at tokens_at; null for a full bucket
+    tokens          real,                        -- of the rate, at tokens_at; null for a full bucket
     tokens_at       integer
 );
 
--- Written only at failures, and at the success that ends them.
+-- Likewise for organizations: of those that are paused, and of all where what they may have in flight is limited. The
+-- row '' stands for all of them.
+create table delivery_organizations (
+    organization_id text primary key,
+    paused_at       integer
+) without rowid;
+
+-- Written only at failures, and at the successes that end them.
 create table delivery_health (
     destination_no  integer primary key,
     organization_id text not null,
-    failures        integer not null default 0, -- in a row
+    failures        integer not null default 0,  -- in a row
+    breaker         integer not null default 0,  -- 0 closed, 1 open, 2 half-open
+    probed          integer not null default 0,  -- successes in a row since it was half-open
     failing_since   integer,
     last_failure_at integer,
-    breaker         integer not null default 0,
-    breaker_at      integer
+    breaker_at      integer,                     -- of its last change
+    probe_at        integer,                     -- when an open breaker lets probes through; null: never by itself
+    drain_to        integer                      -- what is ready up to this number was held, and goes out at a bounded rate
 );
+
+-- What attempts came to, by destination and minute: added up in each process, and written now and then. The attempts are
+-- the truth.
+create table delivery_minutes (
+    minute          integer not null,
+    destination_no  integer not null,
+    delivered       integer not null,
+    failed          integer not null,            -- attempts
+    dead            integer not null,            -- items
+    took            real not null,               -- seconds, all attempts together
+    t0              integer not null,            -- attempts that took up to 5 ms
+    t1              integer not null,            -- 10 ms
+    t2              integer not null,            -- 25 ms
+    t3              integer not null,            -- 50 ms
+    t4              integer not null,            -- 100 ms
+    t5              integer not null,            -- 250 ms
+    t6              integer not null,            -- 500 ms
+    t7              integer not null,            -- 1 s
+    t8              integer not null,            -- 2.5 s
+    t9              integer not null,            -- 5 s
+    t10             integer not null,            -- 10 s
+    t11             integer not null,            -- 30 s
+    t12             integer not null,            -- 1 min
+    t13             integer not null,            -- more
+    organization_id text not null,
+    primary key (organization_id, destination_no, minute)
+) without rowid;
+create index delivery_minutes_minute on delivery_minutes (minute);
 
 create table delivery_payloads (
     created_at      integer not null,
@@ -138,7 +172,7 @@ create table delivery_queue (
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
 create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
-create index delivery_queue_gated on delivery_queue (lane) where gated <> 0;
+create index delivery_queue_gated on delivery_queue (organization_id, lane) where gated <> 0;
 
 -- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
 -- it was retried by hand: the last one counts.
@@ -204,7 +238,9 @@ drop table delivery_idempotency;
 drop table delivery_deliveries;
 drop table delivery_payload_chunks;
 drop table delivery_payloads;
+drop table delivery_minutes;
 drop table delivery_health;
+drop table delivery_organizations;
 drop table delivery_gates;
 drop table delivery_destinations;
 drop table delivery_sequence;

@@ -1,0 +1,279 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Health is what is kept of a destination that fails, or did.
+type Health struct {
+	Failures     int // in a row
+	FailingSince time.Time
+	LastFailure  time.Time
+	Breaker      retry.BreakerState
+	BreakerAt    time.Time // of its last change
+	ProbeAt      time.Time // when an open breaker lets probes through; zero: never by itself
+	Probed       int       // successes in a row since it was half-open
+	DrainTo      int64     // what is ready up to this number was held; 0: nothing
+}
+
+// Probing reports whether attempts may be made to see whether the destination is well again.
+func (h *Health) Probing(now time.Time) bool {
+	return h.Breaker != retry.Closed && !h.ProbeAt.IsZero() && !h.ProbeAt.After(now)
+}
+
+// Verdict is what observations come to, beside the counts.
+type Verdict int
+
+// The verdicts.
+const (
+	NoChange  Verdict = iota
+	Opened            // the breaker did
+	Recovered         // the breaker closed; a disabled destination is enabled with it
+	GivenUp           // the destination is to be disabled
+)
+
+// Observe takes note of the end of an attempt at a destination.
+func (h *Health) Observe(fault bool, b retry.Breaker, disabled bool, now time.Time) Verdict {
+	probing := h.Probing(now)
+	if !fault {
+		h.Failures, h.FailingSince = 0, time.Time{}
+		if !probing {
+			return NoChange // what began before the breaker opened says nothing about now
+		}
+		if h.Probed++; h.Probed < b.Probes {
+			return NoChange
+		}
+		h.close(now)
+		return Recovered
+	}
+	h.Failures++
+	h.LastFailure = now
+	if h.FailingSince.IsZero() {
+		h.FailingSince = now
+	}
+	switch {
+	case !disabled && b.DisableFailures > 0 && h.Failures >= b.DisableFailures && now.Sub(h.FailingSince) >= b.DisableAfter:
+		h.close(now)
+		if b.Recovery > 0 {
+			h.open(now, b.Recovery)
+		}
+		return GivenUp
+	case disabled && probing:
+		h.open(now, b.Recovery)
+	case !disabled && !b.Off && (probing || h.Breaker == retry.Closed && h.Failures >= b.Failures):
+		h.open(now, b.Cooldown)
+		return Opened
+	}
+	return NoChange
+}
+
+func (h *Health) open(now time.Time, pause time.Duration) {
+	h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Open, now, now.Add(pause), 0
+}
+
+func (h *Health) close(now time.Time) {
+	h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Closed, now, time.Time{}, 0
+}
+
+// HealthChange is what outcomes changed of a destination.
+type HealthChange struct {
+	Organization, Destination string
+	Verdict                   Verdict
+	Disabled                  string // why, of GivenUp
+	Enabled                   bool   // of Recovered
+	Failures                  int
+	Until                     time.Time // of Opened
+}
+
+// health writes what the outcomes say of destinations, in the order of their numbers so that processes cannot deadlock,
+// and only of those that fail or have failed.
+func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) (changes []HealthChange, err error) {
+	byNo := map[int64][]*Outcome{}
+	for i, o := range outcomes {
+		if applied[i] && (o.Blame == Fault || o.Blame == Success && (o.Ailing || byNo[o.No] != nil)) {
+			byNo[o.No] = append(byNo[o.No], o)
+		}
+	}
+	nos := make([]int64, 0, len(byNo))
+	for no := range byNo {
+		nos = append(nos, no)
+	}
+	slices.Sort(nos)
+	for _, no := range nos {
+		c, err := tx.observe(ctx, no, byNo[no])
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, c...)
+	}
+	return changes, nil
+}
+
+func (tx *Tx) observe(ctx context.Context, no int64, outcomes []*Outcome) (changes []HealthChange, err error) {
+	first := outcomes[0]
+	faulty := slices.ContainsFunc(outcomes, func(o *Outcome) bool { return o.Blame == Fault })
+	h, disabled, err := tx.lockHealth(ctx, first.Organization, no, faulty)
+	if err != nil || h == nil {
+		return nil, err
+	}
+	for _, o := range outcomes {
+		b := o.Breaker
+		if disabled {
+			b.Probes = 1
+		}
+		verdict, reason := h.Observe(o.Blame == Fault, b, disabled, tx.Now), ""
+		if o.Disable != "" && !disabled {
+			h.close(tx.Now)
+			verdict, reason = GivenUp, o.Disable
+		} else if verdict == GivenUp {
+			reason = givenUp(h, tx.Now)
+		}
+		if verdict == NoChange {
+			continue
+		}
+		c := HealthChange{Organization: o.Organization, Destination: o.Destination, Verdict: verdict, Disabled: reason,
+			Failures: h.Failures, Until: h.ProbeAt}
+		switch verdict {
+		case GivenUp:
+			disabled = true
+			err = tx.setDisabled(ctx, o.Organization, o.Destination, reason)
+		case Recovered:
+			if c.Enabled = disabled; disabled {
+				disabled = false
+				err = tx.setDisabled(ctx, o.Organization, o.Destination, "")
+			}
+			if err == nil {
+				err = tx.drain(ctx, h, b)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		changes = append(changes, c)
+	}
+	return changes, tx.saveHealth(ctx, no, h)
+}
+
+func givenUp(h *Health, now time.Time) string {
+	return "disabled by the service after " + plural(h.Failures, "failure") + " in a row, within " +
+		now.Sub(h.FailingSince).Round(time.Second).String()
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprint(n, " ", what, "s")
+}
+
+// drain has what waits go out at a bounded rate.
+func (tx *Tx) drain(ctx context.Context, h *Health, b retry.Breaker) (err error) {
+	h.DrainTo = 0
+	if b.DrainPerSecond > 0 {
+		h.DrainTo, err = tx.s.Mark(ctx, tx)
+	}
+	return err
+}
+
+// lockHealth reads and locks what is kept of a destination, and whether it is disabled; nil if nothing is. With make it
+// begins to keep it.
+func (tx *Tx) lockHealth(ctx context.Context, organization string, no int64, begin bool) (h *Health, disabled bool, err error) {
+	for {
+		err = tx.Query(ctx, func(rows *sql.Rows) error {
+			h = &Health{}
+			var drainTo sql.NullInt64
+			err := rows.Scan(&h.Failures, &h.Breaker, &h.Probed, Time{&h.FailingSince}, Time{&h.LastFailure}, Time{&h.BreakerAt},
+				Time{&h.ProbeAt}, &drainTo, &disabled)
+			h.DrainTo = drainTo.Int64
+			return err
+		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.drain_to, d.disabled
+			from delivery_health h join delivery_destinations d on d.no = h.destination_no
+			where h.destination_no = $1 and h.organization_id = $2`+tx.s.Locking("h"), no, organization)
+		if err != nil || h != nil || !begin {
+			return h, disabled, err
+		}
+		n, err := tx.Exec(ctx, `insert into delivery_health (destination_no, organization_id)
+			select no, organization_id from delivery_destinations where no = $1 and organization_id = $2
+			on conflict (destination_no) do nothing`, no, organization)
+		if err != nil {
+			return nil, false, err
+		}
+		begin = n > 0 // else its destination is gone, or another has begun to: look once more
+	}
+}
+
+func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
+	var drainTo any
+	if h.DrainTo > 0 {
+		drainTo = h.DrainTo
+	}
+	_, err := tx.Exec(ctx, `update delivery_health set failures = $2, breaker = $3, probed = $4, failing_since = $5,
+		last_failure_at = $6, breaker_at = $7, probe_at = $8, drain_to = $9 where destination_no = $1`,
+		no, h.Failures, int(h.Breaker), h.Probed, tx.s.Time(h.FailingSince), tx.s.Time(h.LastFailure), tx.s.Time(h.BreakerAt),
+		tx.s.Time(h.ProbeAt), drainTo)
+	return err
+}
+
+// SetBreaker opens a destination's breaker until it is closed by a call, or closes it. Closing it, which also resets its
+// failures, is what enabling and disabling a destination by hand come with; b bounds how fast then goes out what waits.
+func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.BreakerState, b retry.Breaker) error {
+	h, _, err := tx.lockHealth(ctx, d.Organization, d.No, true)
+	if err != nil || h == nil {
+		return err
+	}
+	if state == retry.Open {
+		h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Open, tx.Now, time.Time{}, 0
+	} else {
+		h.close(tx.Now)
+		h.Failures, h.FailingSince = 0, time.Time{}
+		if err := tx.drain(ctx, h, b); err != nil {
+			return err
+		}
+	}
+	d.show(h)
+	return tx.saveHealth(ctx, d.No, h)
+}
+
+// show puts into d what its owner sees of h.
+func (d *Destination) show(h *Health) {
+	d.Health.ConsecutiveFailures, d.Health.FailingSince, d.Health.LastFailure = h.Failures, h.FailingSince, h.LastFailure
+	d.Health.Breaker, d.Health.BreakerSince, d.Health.ProbeAt = h.Breaker, h.BreakerAt, h.ProbeAt
+}
+
+// HalfOpen notes that probes are under way, and reports whether they were not before: a system statement.
+func (tx *Tx) HalfOpen(ctx context.Context, no int64) (bool, error) {
+	n, err := tx.Exec(ctx, `update delivery_health set breaker = $2, probed = 0, breaker_at = $3
+		where destination_no = $1 and breaker = $4`, no, int(retry.HalfOpen), tx.s.Time(tx.Now), int(retry.Open))
+	return n > 0, err
+}
+
+// Drained notes that nothing is left of what was held: a system statement.
+func (tx *Tx) Drained(ctx context.Context, no, to int64) error {
+	_, err := tx.Exec(ctx, `update delivery_health set drain_to = null where destination_no = $1 and drain_to = $2`, no, to)
+	return err
+}
+
+// Draining reports whether items of a destination are ready up to the given number: a system statement.
+func (tx *Tx) Draining(ctx context.Context, no, to int64) (found bool, err error) {
+	for rank := int64(0); rank <= Lowest && !found && err == nil; rank++ {
+		err = tx.Query(ctx, func(*sql.Rows) error {
+			found = true
+			return nil
+		}, `select 1 from delivery_queue where state = 0 and lane = $1 and seq <= $2 order by seq limit 1`, Lane(rank, no), to)
+	}
+	return found, err
+}
+
+// setDisabled disables a destination for a reason, or enables it where there is none.
+func (tx *Tx) setDisabled(ctx context.Context, organization, id, reason string) error {
+	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_reason = $4, version = version + 1, updated_at = $5
+		where organization_id = $1 and id = $2 and disabled <> $3 and deleted_at is null`,
+		organization, id, reason != "", reason, tx.s.Time(tx.Now))
+	return err
+}

@@ -1,0 +1,126 @@
+package retry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Breaker says how a destination that fails is spared, and what waits for it with it. A zero field is inherited: a
+// destination's from the service's, that from DefaultBreaker. As JSON, durations are text such as "5m".
+//
+// After Failures in a row the breaker opens: items wait, and lose no attempt. After Cooldown it is half-open: over all
+// processes, Probes attempts at a time are let through. As many successes in a row close it, a failure opens it again.
+// Where DisableFailures in a row have been counted and the first of them is DisableAfter ago, the destination is disabled;
+// what waits is held until it is enabled, by hand or, with Recovery, by attempts that succeed. What was held goes out at
+// DrainPerSecond; what came in later goes behind it.
+//
+// Failures on our own side never count.
+type Breaker struct {
+	Failures        int           // in a row: 5
+	Cooldown        time.Duration // 5 min
+	Probes          int           // attempts at a time while half-open, and successes in a row that close it: 3
+	DisableFailures int           // in a row: 10; negative: never disable
+	DisableAfter    time.Duration // since the first of them: 1 h; negative: at once
+	Recovery        time.Duration // how often one item is tried at a destination that was so disabled: never
+	DrainPerSecond  float64       // attempts at what was held: 100; negative: as fast as they go
+	Off             bool          // never opens; disabling goes on
+}
+
+// DefaultBreaker returns the breaker that applies where nobody sets another.
+func DefaultBreaker() Breaker {
+	return Breaker{
+		Failures: 5, Cooldown: 5 * time.Minute, Probes: 3, DisableFailures: 10, DisableAfter: time.Hour, DrainPerSecond: 100,
+	}
+}
+
+// Or fills the zero fields of b from base.
+func (b Breaker) Or(base Breaker) Breaker {
+	return Breaker{
+		Failures:        or(b.Failures, base.Failures),
+		Cooldown:        or(b.Cooldown, base.Cooldown),
+		Probes:          or(b.Probes, base.Probes),
+		DisableFailures: or(b.DisableFailures, base.DisableFailures),
+		DisableAfter:    or(b.DisableAfter, base.DisableAfter),
+		Recovery:        or(b.Recovery, base.Recovery),
+		DrainPerSecond:  or(b.DrainPerSecond, base.DrainPerSecond),
+		Off:             b.Off || base.Off,
+	}
+}
+
+// Validate reports every field that has no meaning, joined.
+func (b Breaker) Validate() error {
+	var errs []error
+	check := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf("breaker: "+format, args...))
+		}
+	}
+	check(b.Failures < 0, "failures %d is negative; to keep it closed, set Off", b.Failures)
+	check(b.Cooldown < 0, "cooldown %s is negative", b.Cooldown)
+	check(b.Probes < 0 || b.Probes > 1000, "probes %d is not between 1 and 1000", b.Probes)
+	check(b.Recovery != 0 && b.Recovery < time.Second, "recovery %s is less than a second", b.Recovery)
+	check(!(b.DrainPerSecond <= 1e6), "drain_per_second %v is above 1000000", b.DrainPerSecond)
+	check(b.DrainPerSecond > 0 && b.DrainPerSecond < 1e-4, "drain_per_second %v is below 0.0001", b.DrainPerSecond)
+	return errors.Join(errs...)
+}
+
+type breakerJSON struct {
+	Failures        int     `json:"failures,omitempty"`
+	Cooldown        string  `json:"cooldown,omitempty"`
+	Probes          int     `json:"probes,omitempty"`
+	DisableFailures int     `json:"disable_failures,omitempty"`
+	DisableAfter    string  `json:"disable_after,omitempty"`
+	Recovery        string  `json:"recovery,omitempty"`
+	DrainPerSecond  float64 `json:"drain_per_second,omitempty"`
+	Off             bool    `json:"off,omitempty"`
+}
+
+// MarshalJSON writes the fields that are set, durations as text.
+func (b Breaker) MarshalJSON() ([]byte, error) {
+	return json.Marshal(breakerJSON{
+		b.Failures, text(b.Cooldown), b.Probes, b.DisableFailures, text(b.DisableAfter), text(b.Recovery), b.DrainPerSecond, b.Off,
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (b *Breaker) UnmarshalJSON(raw []byte) error {
+	var j breakerJSON
+	if err := json.Unmarshal(raw, &j); err != nil {
+		return err
+	}
+	cooldown, err1 := parse("cooldown", j.Cooldown)
+	after, err2 := parse("disable_after", j.DisableAfter)
+	recovery, err3 := parse("recovery", j.Recovery)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	*b = Breaker{j.Failures, cooldown, j.Probes, j.DisableFailures, after, recovery, j.DrainPerSecond, j.Off}
+	return nil
+}
+
+// BreakerState is where a destination's breaker stands. The numbers are stored: they never change.
+type BreakerState int16
+
+// The states of a breaker.
+const (
+	Closed   BreakerState = 0 // items go through
+	Open     BreakerState = 1 // items wait
+	HalfOpen BreakerState = 2 // a few at a time go through, to see
+)
+
+func (s BreakerState) String() string {
+	switch s {
+	case Closed:
+		return "closed"
+	case Open:
+		return "open"
+	case HalfOpen:
+		return "half-open"
+	}
+	return fmt.Sprintf("unknown(%d)", int16(s))
+}
+
+// MarshalText writes what String returns.
+func (s BreakerState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
