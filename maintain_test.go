@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/queue"
 )
 
 // tidy is a handler that cleans up after its destinations.
@@ -59,6 +62,116 @@ func TestHandlersMaintainTheirDestinations(t *testing.T) {
 		}
 		if want := "acme " + a.ID + " s3cret"; len(h.done) != 4 || h.done[0] != want || h.done[1] != "other "+b.ID+" s3cret" {
 			t.Errorf("maintained %q", h.done)
+		}
+	})
+}
+
+// Retention removes what has ended long ago and nothing else, in batches, whoever owns it.
+func TestRetention(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+			if r.Topic == "dead" {
+				return nil, handler.Permanent(errors.New("no"))
+			}
+			return nil, nil
+		}}
+		const day = 24 * time.Hour
+		keep := delivery.WithRetention(delivery.Retention{Deliveries: 10 * day, DeadLetters: 20 * day})
+		svc, other := service(t, db, f, c.option(), keep), service(t, db, f, c.option())
+		c.mu.Lock()
+		c.t = time.Now() // ids carry the system's time
+		c.mu.Unlock()
+		acme, zulu := svc.Org("acme"), svc.Org("zulu")
+		d := create(t, acme, destination.Spec{Default: true})
+		create(t, zulu, destination.Spec{Default: true})
+		many := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(1100)))
+		foreign := send(t, zulu, delivery.Request{})
+		dead := send(t, acme, delivery.Request{Topic: "dead"})
+		large := send(t, acme, delivery.Request{Payload: payload.Reader("large", strings.NewReader(strings.Repeat("x", 100_000)))})
+		process(t, svc)
+		waiting := send(t, acme, delivery.Request{NotBefore: c.now().Add(100 * day)})
+
+		c.advance(9 * day)
+		if n := must[delivery.Chores](t)(svc.Maintain(t.Context())).DeliveriesExpired; n != 0 {
+			t.Errorf("after 9 days: %d", n)
+		}
+		c.advance(2 * day)
+		if n := must[delivery.Chores](t)(other.Maintain(t.Context())).DeliveriesExpired; n != 0 {
+			t.Errorf("without retention: %d", n)
+		}
+		if n := must[delivery.Chores](t)(svc.Maintain(t.Context())).DeliveriesExpired; n != 1102 {
+			t.Errorf("after 11 days: %d", n)
+		}
+		for _, id := range []string{many[0].ID, many[1099].ID, large} {
+			if _, err := acme.Status(t.Context(), id); !errors.Is(err, delivery.ErrNotFound) {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+		if _, err := zulu.Status(t.Context(), foreign); !errors.Is(err, delivery.ErrNotFound) {
+			t.Errorf("of another organization: %v", err)
+		}
+		c.advance(2 * day)
+		must[delivery.Chores](t)(svc.Maintain(t.Context()))
+		for table, want := range map[string]int{
+			"delivery_deliveries": 2, "delivery_attempts": 1, "delivery_dead_letters": 1, "delivery_queue": 1,
+			"delivery_payloads": 0, "delivery_payload_chunks": 0,
+		} {
+			if n := count(t, db, table); n != want {
+				t.Errorf("%s has %d rows, want %d", table, n, want)
+			}
+		}
+		if s := status(t, acme, dead); s.State != queue.Failed {
+			t.Errorf("%s", show(s))
+		}
+
+		c.advance(8 * day)
+		if n := must[delivery.Chores](t)(svc.Maintain(t.Context())).DeliveriesExpired; n != 1 {
+			t.Errorf("after 21 days: %d", n)
+		}
+		c.advance(80 * day)
+		process(t, svc)
+		if s := status(t, acme, waiting); s.State != queue.Completed || s.Items[0].Destination != d.ID {
+			t.Errorf("%s", show(s))
+		}
+	})
+}
+
+// Of two calls at once, one to retry a dead letter and one to remove it, no item comes out without its delivery.
+func TestRetentionAndRetryAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		c.t = time.Now()
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			return nil, handler.Permanent(errors.New("no"))
+		}}
+		svc := service(t, db, f, c.option(), delivery.WithRetention(delivery.Retention{Deliveries: time.Hour}))
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(200)))
+		process(t, svc)
+		c.advance(2 * time.Hour)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for _, r := range receipts {
+				if err := acme.Retry(t.Context(), r.ID); err != nil && !errors.Is(err, delivery.ErrNotFound) && !errors.Is(err, delivery.ErrEnded) {
+					t.Error(err)
+				}
+			}
+		})
+		wg.Go(func() {
+			if _, err := svc.Maintain(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		var orphans int
+		if err := db.QueryRowContext(t.Context(), `select count(*) from delivery_queue q where not exists (
+			select 1 from delivery_deliveries d where d.organization_id = q.organization_id and d.id = q.delivery_id)`).Scan(&orphans); err != nil {
+			t.Fatal(err)
+		}
+		if orphans != 0 {
+			t.Errorf("%d items have no delivery", orphans)
 		}
 	})
 }

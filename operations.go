@@ -2,8 +2,11 @@ package delivery
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
 )
 
 // Queue is what waits to be delivered: of all organizations, or of one.
@@ -43,4 +46,80 @@ func (q *Queue) pause(ctx context.Context, paused bool) error {
 	}, sqlstore.Again)
 	q.s.engine.Wake()
 	return err
+}
+
+const statsWindow = 5 * time.Minute
+
+// Stats counts what waits. It reads all of it: about a second for some millions of items, so it is for dashboards and
+// alerts, not for each request.
+func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
+	organization, err := q.organization()
+	if err != nil {
+		return nil, err
+	}
+	var s *queue.Stats
+	err = q.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		s = &queue.Stats{At: tx.Now}
+		counts, err := tx.LaneCounts(ctx, organization)
+		if err != nil {
+			return err
+		}
+		infos, err := laneInfos(ctx, tx, counts)
+		if err != nil {
+			return err
+		}
+		for _, c := range counts {
+			info := infos[sqlstore.DestinationOf(c.Lane)]
+			switch {
+			case c.State == queue.Processing:
+				s.Processing += c.N
+			case info.Held(tx.Now):
+				s.Held += c.N
+			case c.State == queue.Scheduled:
+				s.Scheduled += c.N
+			default:
+				s.Ready += c.N
+				if s.Oldest.IsZero() || c.Oldest.Before(s.Oldest) {
+					s.Oldest = c.Oldest
+				}
+			}
+		}
+		since := tx.Now.Add(-statsWindow).Truncate(time.Minute)
+		ended, err := tx.Sum(ctx, organization, 0, since)
+		if err != nil {
+			return err
+		}
+		s.PerSecond = float64(ended.Delivered+ended.Dead) / tx.Now.Sub(since).Seconds()
+		switch {
+		case s.Ready == 0:
+		case s.PerSecond == 0:
+			s.Drain = -1
+		default:
+			s.Drain = time.Duration(float64(s.Ready) / s.PerSecond * float64(time.Second)).Round(time.Second)
+		}
+		s.Snapshot, err = q.s.store.Snapshot(ctx, tx)
+		return err
+	})
+	return s, err
+}
+
+const lanesAtOnce = 1000
+
+func laneInfos(ctx context.Context, tx *sqlstore.Tx, counts []sqlstore.LaneCount) (map[int64]*sqlstore.LaneInfo, error) {
+	all := map[int64]*sqlstore.LaneInfo{}
+	for chunk := range slices.Chunk(counts, lanesAtOnce) {
+		nos := make([]int64, len(chunk))
+		for i, c := range chunk {
+			nos[i] = sqlstore.DestinationOf(c.Lane)
+			all[nos[i]] = &sqlstore.LaneInfo{}
+		}
+		some, err := tx.LaneInfos(ctx, nos)
+		if err != nil {
+			return nil, err
+		}
+		for no, info := range some {
+			all[no] = &info
+		}
+	}
+	return all, nil
 }

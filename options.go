@@ -216,6 +216,31 @@ func WithNetwork(n Network) Option {
 	})
 }
 
+// Retention says how long what has ended is kept. What waits is kept however old it is.
+type Retention struct {
+	Deliveries  time.Duration // since they were accepted, with their attempts and payload: for ever
+	DeadLetters time.Duration // since they died, and their delivery with them: as Deliveries, which it must not be below
+	Statistics  time.Duration // per destination and minute: 32 days
+}
+
+// WithRetention has Maintain remove what is older, in small batches once an hour. Without it deliveries are kept for ever. A
+// destination whose handler deletes what it wrote after some time needs the delivery until then.
+func WithRetention(r Retention) Option {
+	return once("WithRetention", func(s *wiring.Settings) error {
+		k := &s.Retention
+		set(&k.Deliveries, r.Deliveries)
+		set(&k.Statistics, r.Statistics)
+		k.DeadLetters = k.Deliveries
+		set(&k.DeadLetters, r.DeadLetters)
+		var dead error
+		if k.DeadLetters < k.Deliveries || k.DeadLetters > 0 && k.Deliveries == 0 {
+			dead = fmt.Errorf("dead letters are kept for %v, their deliveries for %v (0 is for ever)", k.DeadLetters, k.Deliveries)
+		}
+		return errors.Join(dead, between("deliveries", k.Deliveries, 0, 100*365*24*time.Hour),
+			between("statistics", k.Statistics, time.Hour, 10*365*24*time.Hour))
+	})
+}
+
 // Quotas bound what is accepted. A zero field is the default in its comment.
 type Quotas struct {
 	Inline       int64 // bytes of a payload that is kept in the delivery's row: 64 KiB; larger ones go to chunks
@@ -240,7 +265,7 @@ func WithQuotas(q Quotas) Option {
 	})
 }
 
-func set[T int | int64](v *T, to T) {
+func set[T int | int64 | time.Duration](v *T, to T) {
 	if to != 0 {
 		*v = to
 	}

@@ -121,6 +121,7 @@ type Chores struct {
 	KeysExpired     int // idempotency keys
 	PayloadsDropped int // staged, and used by no delivery within a day
 
+	DeliveriesExpired      int // by WithRetention, once an hour
 	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
 }
 
@@ -135,10 +136,15 @@ func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 	var chores Chores
 	err = errors.Join(
 		s.chore(ctx, "idempotency", 10*time.Minute, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			n, err := tx.ExpireKeys(ctx)
+			n, err := tx.ExpireKeys(ctx, batch)
 			chores.KeysExpired += int(n)
-			return n == 0, err
+			return n < batch, err
 		}),
+		s.chore(ctx, "statistics", time.Hour, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			n, err := tx.ExpireMinutes(ctx, tx.Now.Add(-s.settings.Retention.Statistics), batch)
+			return n < batch, errors.Join(err, tx.ForgetWorkers(ctx, tx.Now.Add(-stagedLifetime)))
+		}),
+		s.retain(ctx, &chores),
 		s.chore(ctx, "payloads", 10*time.Minute, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			unused, err := tx.UnusedPayloads(ctx, tx.Now.Add(-stagedLifetime), 10)
 			for _, k := range unused {
@@ -212,7 +218,31 @@ func (s *DeliveryService) maintainOne(ctx context.Context, t *wiring.Type, d *sq
 const (
 	stagedLifetime = 24 * time.Hour
 	choreLease     = 5 * time.Minute
+	batch          = 500 // rows that one transaction of a chore removes
 )
+
+// retain removes deliveries that are older than the retention, organization by organization.
+func (s *DeliveryService) retain(ctx context.Context, chores *Chores) error {
+	keep := s.settings.Retention
+	if keep.Deliveries == 0 {
+		return nil
+	}
+	organization, after := "", ""
+	return s.chore(ctx, "retention", time.Hour, func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error) {
+		if after == "" {
+			if organization, err = tx.NextOrganization(ctx, organization); err != nil || organization == "" {
+				return true, err
+			}
+		}
+		n, next, err := tx.Retain(ctx, organization, after, tx.Now.Add(-keep.Deliveries), tx.Now.Add(-keep.DeadLetters), batch)
+		if err != nil {
+			return false, err
+		}
+		after = next
+		chores.DeliveriesExpired += n
+		return false, nil
+	})
+}
 
 // chore runs step, each time in a transaction of its own, until it says that it is done, if the chore is due and no other
 // process is at it.

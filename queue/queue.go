@@ -2,7 +2,10 @@
 // is internal; the verbs hang on the root's DeliveryService and Org. It knows no sibling.
 package queue
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // State is where an item stands. The numbers are stored: they never change.
 type State int16
@@ -74,6 +77,27 @@ func name[T ~int16](v T, names ...string) string {
 		return names[v]
 	}
 	return fmt.Sprintf("unknown(%d)", int16(v))
+}
+
+// Stats says what waits, and how fast it goes. Items that are held are counted in Held alone: those of destinations that are
+// disabled, paused or whose breaker is open.
+type Stats struct {
+	Ready, Processing, Scheduled, Held int64
+
+	Oldest    time.Time     // since when the oldest item that is ready, and not held, is; zero if there is none
+	PerSecond float64       // items that ended, over the last five minutes
+	Drain     time.Duration // how long it takes at that rate until nothing is ready; zero if nothing is, negative if none ended
+	Snapshot  time.Duration // age of the oldest transaction on PostgreSQL that slows its cleaning up, as far as it can be seen
+	At        time.Time     // of these figures
+}
+
+// Explanation says why an item has not been delivered, and when it is attempted next.
+type Explanation struct {
+	Item, Destination string
+	State             State
+	Reason            Reason
+	Text              string    // in plain words
+	Next              time.Time // of the next attempt, not before; zero where no time is set
 }
 
 // Summary is the state of a delivery as a whole, derived from its items.

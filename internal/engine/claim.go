@@ -258,6 +258,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (move
 		for i := range ended {
 			count(ended[i])
 		}
+		e.tally.add(ended, nil)
 		e.tell(ended)
 		if n < sweepBatch {
 			return moved, until, nil
@@ -300,7 +301,7 @@ func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue [
 		}
 		outcomes[i] = o
 	}
-	_, err = tx.Finish(ctx, outcomes)
+	_, err = tx.Finish(ctx, outcomes) // of all: their rows are locked
 	return outcomes, err
 }
 

@@ -19,10 +19,12 @@ type Engine struct {
 	*wiring.Settings
 	Store *sqlstore.Store
 
-	claimer claimer
-	targets targets
-	wake    chan struct{} // has room for one
-	ended   broadcast
+	claimer  claimer
+	targets  targets
+	tally    tally
+	presence presence
+	wake     chan struct{} // has room for one
+	ended    broadcast
 }
 
 // New returns an engine that does nothing yet.

@@ -26,7 +26,7 @@ type gate struct {
 
 // newGate says what a destination may be given, with so many items in flight: by its limits, and by its breaker while that
 // is half-open or lets out what was held.
-func newGate(l destination.Limits, info *lane, state sqlstore.GateState, inFlight int) *gate {
+func newGate(l destination.Limits, b retry.Breaker, info *sqlstore.LaneInfo, state sqlstore.GateState, inFlight int) *gate {
 	g := &gate{kind: sqlstore.Limited, left: math.MaxInt, at: state.Now}
 	if l.Concurrency > 0 {
 		g.left = max(0, l.Concurrency-inFlight)
@@ -34,7 +34,6 @@ func newGate(l destination.Limits, info *lane, state sqlstore.GateState, inFligh
 	if l.Ordered {
 		g.kind, g.left = sqlstore.Ordered, min(g.left, max(0, 1-inFlight))
 	}
-	b := info.target.breaker
 	if info.Breaker != retry.Closed {
 		probes := b.Probes
 		if info.Disabled {
@@ -149,7 +148,7 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 				return err
 			}
 		}
-		b.gates[s.No] = newGate(e.limits(info), info, s, inFlight[s.No])
+		b.gates[s.No] = newGate(e.limits(info), info.target.breaker, &info.LaneInfo, s, inFlight[s.No])
 	}
 	return e.lockOrganizations(ctx, tx, locked, b)
 }

@@ -38,7 +38,7 @@ type pipeline struct {
 	growth  *time.Timer   // nil while no more workers are considered
 
 	work, finish, beat sync.WaitGroup
-	stopBeat           chan struct{}
+	stopBeat           chan struct{} // of the heartbeat and the statistics
 }
 
 // job is a claimed item with all that an attempt needs, and what became of it.
@@ -64,6 +64,7 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	}
 	p.finish.Go(p.finisher)
 	p.beat.Go(p.heartbeat)
+	p.beat.Go(p.statistics)
 	return p
 }
 
@@ -294,6 +295,7 @@ func (p *pipeline) write(batch []*job) {
 			p.counts.add(o)
 		}
 	}
+	p.e.tally.add(outcomes, done.Applied)
 	p.e.report(done.Changes)
 	p.e.tell(outcomes)
 }
@@ -308,6 +310,22 @@ func (p *pipeline) heartbeat() {
 			return
 		case now := <-tick.C:
 			p.extend(now)
+		}
+	}
+}
+
+// statistics writes what attempts came to, now and then.
+func (p *pipeline) statistics() {
+	p.e.present(p.base)
+	tick := time.NewTimer(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.stopBeat:
+			return
+		case <-tick.C:
+			p.e.present(p.base)
+			tick.Reset(p.e.flush(p.base))
 		}
 	}
 }
@@ -396,6 +414,7 @@ func (p *pipeline) drain(release bool) {
 	}
 	close(p.stopBeat)
 	p.beat.Wait()
+	p.e.flush(p.base)
 }
 
 // endAll waits for what is in flight, then ends it.

@@ -80,9 +80,10 @@ func (tx *Tx) UnusedPayloads(ctx context.Context, before time.Time, limit int) (
 	return keys, err
 }
 
-// ExpireKeys removes idempotency keys whose time has passed: a system statement.
-func (tx *Tx) ExpireKeys(ctx context.Context) (int64, error) {
-	return tx.Exec(ctx, `delete from delivery_idempotency where expires_at <= $1`, tx.s.Time(tx.Now))
+// ExpireKeys removes idempotency keys whose time has passed, up to a limit: a system statement.
+func (tx *Tx) ExpireKeys(ctx context.Context, limit int) (int64, error) {
+	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
+		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`, tx.s.Time(tx.Now), limit)
 }
 
 // LeaseJob takes a maintenance job that is due and reports whether it did: a system statement.

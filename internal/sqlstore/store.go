@@ -97,6 +97,9 @@ type Dialect interface {
 	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased.
 	Expired(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
 	Overdue(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
+	// Snapshot returns how long ago the oldest transaction began that keeps dead rows from being removed, as far as the
+	// database tells; 0 where there is none.
+	Snapshot(ctx context.Context, tx Execer) (time.Duration, error)
 	// Pending locks and lists the items of a delivery or, with delivery "", those of a destination that are not being
 	// cancelled already.
 	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)

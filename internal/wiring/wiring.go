@@ -31,6 +31,7 @@ type Settings struct {
 	Limits                  destination.Limits
 	OrganizationConcurrency int // attempts at once of one organization; 0: no limit
 	Quotas                  Quotas
+	Retention               Retention
 	Workers                 int
 	PollInterval            time.Duration
 	ShutdownTimeout         time.Duration
@@ -50,6 +51,11 @@ func (s *Settings) Now() time.Time {
 		return s.Clock()
 	}
 	return time.Now()
+}
+
+// Retention is how long what has ended is kept.
+type Retention struct {
+	Deliveries, DeadLetters, Statistics time.Duration // the first two 0 for ever
 }
 
 // Quotas bound what is accepted.

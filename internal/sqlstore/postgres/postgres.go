@@ -102,3 +102,13 @@ func sqlState(err error) string {
 	}
 	return ""
 }
+
+// Snapshot implements sqlstore.Dialect. Of sessions of other users it is seen only with the role pg_read_all_stats.
+func (Dialect) Snapshot(ctx context.Context, tx sqlstore.Execer) (time.Duration, error) {
+	var seconds float64
+	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&seconds) }, `
+		select greatest(0, extract(epoch from now() - least(
+		  (select min(xact_start) from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()),
+		  (select min(prepared) from pg_prepared_xacts where database = current_database()))))::float8`)
+	return time.Duration(seconds * float64(time.Second)), err
+}

@@ -230,8 +230,15 @@ create table delivery_jobs (
     ran_at       timestamptz
 );
 
+-- The processes that attempt items, so that it can be told that none does.
+create table delivery_workers (
+    seen_at      timestamptz not null,
+    id           uuid primary key,
+    types        jsonb not null
+);
+
 -- +goose Down
-drop table delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

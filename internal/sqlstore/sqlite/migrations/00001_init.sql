@@ -228,7 +228,15 @@ create table delivery_jobs (
     ran_at       integer
 );
 
+-- The processes that attempt items, so that it can be told that none does.
+create table delivery_workers (
+    seen_at      integer not null,
+    id           text primary key,
+    types        text not null
+) without rowid;
+
 -- +goose Down
+drop table delivery_workers;
 drop table delivery_jobs;
 drop table delivery_checkpoints;
 drop table delivery_dead_letters;

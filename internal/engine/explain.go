@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Why is what an item that is ready waits for.
+type Why struct {
+	Reason queue.Reason
+	Next   time.Time // when it may go on, as far as that is set
+	Ahead  int       // items of its destination and priority that are before it, at most MostAhead
+	Most   int       // of the limit that is used up
+	Rate   float64   // likewise
+}
+
+// MostAhead is as far as items are counted.
+const MostAhead = 10_000
+
+// Why tells why an item waits that is ready and not held. handled are the types that processes attempt. It looks at what
+// a claim looks at, without a lock.
+func (e *Engine) Why(ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, d *sqlstore.Destination, handled map[string]bool) (w Why, err error) {
+	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MostAhead); err != nil {
+		return w, err
+	}
+	if e.Types[d.Type] == nil && !handled[d.Type] {
+		w.Reason = queue.NoHandler
+		return w, nil
+	}
+	limits, breaker := d.Limits.Or(e.Limits), e.Breaker(d)
+	inFlight, err := e.Store.InFlight(ctx, tx, map[int64]string{d.No: d.Organization})
+	if err != nil {
+		return w, err
+	}
+	state, err := tx.Gate(ctx, d.Organization, d.No)
+	if err != nil {
+		return w, err
+	}
+	g := newGate(limits, breaker, &item.Of, state, inFlight[d.No])
+	busy := 0
+	if e.OrganizationConcurrency > 0 {
+		if busy, err = e.Store.InFlightOf(ctx, tx, d.Organization); err != nil {
+			return w, err
+		}
+	}
+	n := inFlight[d.No]
+	switch {
+	case item.Of.Breaker != retry.Closed && g.left == 0:
+		w.Reason, w.Most = queue.Probing, breaker.Probes
+	case limits.Ordered && (n > 0 || w.Ahead > 0):
+		w.Reason = queue.InOrder
+	case limits.Concurrency > 0 && n >= limits.Concurrency:
+		w.Reason, w.Most = queue.ConcurrencyLimit, limits.Concurrency
+	case e.OrganizationConcurrency > 0 && busy >= e.OrganizationConcurrency:
+		w.Reason, w.Most = queue.OrganizationBusy, e.OrganizationConcurrency
+	case g.rate > 0 && int(g.tokens+tokenDust) <= w.Ahead:
+		w.Reason, w.Rate = queue.RateLimit, g.rate
+		if item.Of.DrainTo > 0 && g.rate != limits.PerSecond {
+			w.Reason = queue.Draining
+		}
+		missing := float64(w.Ahead+1) - g.tokens
+		w.Next = tx.Now.Add(time.Duration(missing / g.rate * float64(time.Second)))
+	default:
+		w.Reason = queue.Turn
+	}
+	return w, nil
+}

@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// tally adds up what attempts came to, until it is written. What a process that dies has not written is missing in the
+// statistics alone: the attempts are the truth.
+type tally struct {
+	mu      sync.Mutex
+	minutes map[tallied]*sqlstore.Minute
+}
+
+type tallied struct {
+	no int64
+	at int64 // minutes since 1970
+}
+
+// add counts the outcomes that were applied; nil stands for all of them.
+func (t *tally) add(outcomes []*sqlstore.Outcome, applied []bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.minutes == nil {
+		t.minutes = map[tallied]*sqlstore.Minute{}
+	}
+	for i, o := range outcomes {
+		if applied != nil && !applied[i] {
+			continue
+		}
+		key := tallied{o.No, o.EndedAt.Unix() / 60}
+		m := t.minutes[key]
+		if m == nil {
+			m = &sqlstore.Minute{No: o.No, Organization: o.Organization, At: o.EndedAt.Truncate(time.Minute)}
+		}
+		if m.Add(o) {
+			t.minutes[key] = m
+		}
+	}
+}
+
+func (t *tally) take() []*sqlstore.Minute {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*sqlstore.Minute, 0, len(t.minutes))
+	for _, m := range t.minutes {
+		all = append(all, m)
+	}
+	clear(t.minutes)
+	return all
+}
+
+// restore puts back what could not be written.
+func (t *tally) restore(minutes []*sqlstore.Minute) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range minutes {
+		key := tallied{m.No, m.At.Unix() / 60}
+		if sum := t.minutes[key]; sum != nil {
+			sum.Merge(m)
+		} else {
+			t.minutes[key] = m
+		}
+	}
+}
+
+const (
+	flushEvery    = time.Second
+	flushedAtOnce = 1000 // rows a second
+	flushTimeout  = 5 * time.Second
+)
+
+// flush writes the statistics, and returns how long to wait before the next time: the longer the more there was, so that
+// many destinations do not make statistics the main work of the database.
+func (e *Engine) flush(ctx context.Context) time.Duration {
+	minutes := e.tally.take()
+	if len(minutes) == 0 {
+		return flushEvery
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.AddMinutes(ctx, minutes) })
+	if err != nil {
+		e.tally.restore(minutes)
+		e.Logger.WarnContext(ctx, "delivery: statistics could not be written; they are tried again", "error", err)
+	}
+	return flushEvery * time.Duration(max(1, len(minutes)/flushedAtOnce))
+}
+
+// presence tells other processes that this one attempts items.
+type presence struct {
+	mu   sync.Mutex
+	id   string
+	last time.Time
+}
+
+// Seen is how long ago, at most, a process that attempts items has noted that it does, unless it calls ProcessDue more
+// seldom.
+const (
+	presentEvery = 30 * time.Second
+	Seen         = 10 * time.Minute
+)
+
+// present notes that this process attempts items, now and then.
+func (e *Engine) present(ctx context.Context) {
+	p := &e.presence
+	p.mu.Lock()
+	now := e.Now()
+	if !p.last.IsZero() && now.Sub(p.last) < presentEvery || len(e.Types) == 0 {
+		p.mu.Unlock()
+		return
+	}
+	p.last = now
+	if p.id == "" {
+		p.id = uuid.NewString()
+	}
+	id := p.id
+	p.mu.Unlock()
+	types := make([]string, 0, len(e.Types))
+	for name := range e.Types {
+		types = append(types, name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.Present(ctx, id, types) })
+	if err != nil && ctx.Err() == nil {
+		e.Logger.WarnContext(ctx, "delivery: this process could not note that it is there", "error", err)
+	}
+}

@@ -1,0 +1,148 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/deliverykit/delivery/queue"
+)
+
+// Buckets are the upper bounds of the times that attempts take, as delivery_minutes counts them; a last bucket has none.
+var Buckets = [...]time.Duration{
+	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+	30 * time.Second, time.Minute,
+}
+
+// Minute says what attempts at a destination came to in a minute, or in several.
+type Minute struct {
+	No           int64
+	Organization string
+	At           time.Time // its beginning
+	Delivered    int64     // items
+	Failed       int64     // attempts
+	Dead         int64     // items
+	Took         float64   // seconds, of all attempts together
+	Attempts     [len(Buckets) + 1]int64
+}
+
+// Add counts an outcome, and reports whether it is one that counts.
+func (m *Minute) Add(o *Outcome) bool {
+	switch {
+	case o.State == queue.Delivered:
+		m.Delivered++
+	case o.State == queue.Dead:
+		m.Dead++
+	case o.Took == NotBegun || o.Failure == nil || o.Reason == queue.Released:
+		return false
+	}
+	if o.Took == NotBegun {
+		return true
+	}
+	if o.Failure != nil {
+		m.Failed++
+	}
+	m.Took += o.Took.Seconds()
+	bucket, _ := slices.BinarySearch(Buckets[:], o.Took)
+	m.Attempts[bucket]++
+	return true
+}
+
+// Merge adds what another counted.
+func (m *Minute) Merge(other *Minute) {
+	m.Delivered += other.Delivered
+	m.Failed += other.Failed
+	m.Dead += other.Dead
+	m.Took += other.Took
+	for i, n := range other.Attempts {
+		m.Attempts[i] += n
+	}
+}
+
+const mostMinutes = 500 // in one statement
+
+// AddMinutes adds up statistics: a system statement. It brings them into the order in which all processes lock rows.
+func (tx *Tx) AddMinutes(ctx context.Context, minutes []*Minute) error {
+	slices.SortFunc(minutes, func(a, b *Minute) int {
+		return cmp.Or(cmp.Compare(a.Organization, b.Organization), cmp.Compare(a.No, b.No), a.At.Compare(b.At))
+	})
+	for chunk := range slices.Chunk(minutes, mostMinutes) {
+		if err := tx.addMinutes(ctx, chunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addMinutes writes the numbers into the statement: so many parameters would cost more.
+func (tx *Tx) addMinutes(ctx context.Context, minutes []*Minute) error {
+	columns, sums := `delivered, failed, dead, took`, ``
+	for i := range len(Buckets) + 1 {
+		columns += `, t` + strconv.Itoa(i)
+	}
+	for _, c := range []string{"delivered", "failed", "dead", "took"} {
+		sums += c + ` = delivery_minutes.` + c + ` + excluded.` + c + `, `
+	}
+	for i := range len(Buckets) + 1 {
+		c := `t` + strconv.Itoa(i)
+		sums += c + ` = delivery_minutes.` + c + ` + excluded.` + c + `, `
+	}
+	query := []byte(`insert into delivery_minutes (organization_id, minute, destination_no, ` + columns + `) values `)
+	var args []any
+	parameter := func(v any) {
+		args = append(args, v)
+		query = strconv.AppendInt(append(query, '$'), int64(len(args)), 10)
+	}
+	for i, m := range minutes {
+		if i > 0 {
+			query = append(query, ',')
+		}
+		query = append(query, '(')
+		parameter(m.Organization)
+		query = append(query, ',')
+		parameter(tx.s.Time(m.At))
+		for _, n := range []int64{m.No, m.Delivered, m.Failed, m.Dead} {
+			query = strconv.AppendInt(append(query, ','), n, 10)
+		}
+		query = strconv.AppendFloat(append(query, ','), m.Took, 'f', -1, 64)
+		for _, n := range m.Attempts {
+			query = strconv.AppendInt(append(query, ','), n, 10)
+		}
+		query = append(query, ')')
+	}
+	_, err := tx.Exec(ctx, string(query)+` on conflict (organization_id, destination_no, minute) do update set `+sums[:len(sums)-2], args...)
+	return err
+}
+
+// Sum adds up the statistics of an organization's destination since a time; with no 0 of all its destinations; with
+// Everyone of all organizations: a system statement.
+func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time.Time) (m Minute, err error) {
+	query := `select coalesce(sum(delivered), 0), coalesce(sum(failed), 0), coalesce(sum(dead), 0), coalesce(sum(took), 0)`
+	into := []any{&m.Delivered, &m.Failed, &m.Dead, &m.Took}
+	for i := range m.Attempts {
+		query += `, coalesce(sum(t` + strconv.Itoa(i) + `), 0)`
+		into = append(into, &m.Attempts[i])
+	}
+	query += ` from delivery_minutes where minute >= $1`
+	args := []any{tx.s.Time(since)}
+	if organization != Everyone {
+		args = append(args, organization)
+		query += ` and organization_id = $` + strconv.Itoa(len(args))
+	}
+	if no != 0 {
+		args = append(args, no)
+		query += ` and destination_no = $` + strconv.Itoa(len(args))
+	}
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(into...) }, query, args...)
+	return m, err
+}
+
+// ExpireMinutes removes statistics from before a time: a system statement.
+func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (int64, error) {
+	return tx.Exec(ctx, `delete from delivery_minutes where (organization_id, destination_no, minute) in (
+		select organization_id, destination_no, minute from delivery_minutes where minute < $1 limit $2)`, tx.s.Time(before), limit)
+}
