@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -413,6 +414,43 @@ func TestOrganizationConcurrency(t *testing.T) {
 		waitFor(within(t, time.Minute), t, func() bool { return c.total.Load() == 60 })
 		if c.most.Load() != 3 {
 			t.Errorf("%d attempts at once", c.most.Load())
+		}
+	})
+}
+
+// The host says which failures are tried again, for the service, a destination or a request.
+func TestRetryRules(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+			status, err := strconv.Atoi(r.Topic)
+			if err != nil {
+				return nil, err
+			}
+			return nil, handler.FromHTTP(status, nil, nil)
+		}}
+		svc := service(t, db, f, newClock().option(), delivery.WithRetry(retry.Policy{RetryOn: []string{"404"}}))
+		acme := svc.Org("acme")
+		for _, c := range []struct {
+			topic               string
+			destination, of     retry.Policy
+			again, stillEnabled bool
+		}{
+			{topic: "404", again: true, stillEnabled: true},
+			{topic: "405", stillEnabled: true},
+			{topic: "404", destination: retry.Policy{RetryOn: []string{}}, stillEnabled: true},
+			{topic: "503", again: true, stillEnabled: true},
+			{topic: "503", destination: retry.Policy{StopOn: []string{"5xx"}}, stillEnabled: true},
+			{topic: "503", destination: retry.Policy{StopOn: []string{"5xx"}}, of: retry.Policy{StopOn: []string{"401"}}, again: true, stillEnabled: true},
+			{topic: "410", of: retry.Policy{RetryOn: []string{"configuration"}}},
+			{topic: "410", of: retry.Policy{RetryOn: []string{"410"}}, again: true, stillEnabled: true},
+		} {
+			d := create(t, acme, destination.Spec{Retry: c.destination})
+			id := send(t, acme, delivery.Request{Destinations: []string{d.ID}, Topic: c.topic, Retry: c.of})
+			process(t, svc)
+			want := map[bool]queue.State{true: queue.Scheduled, false: queue.Dead}[c.again]
+			if s := status(t, acme, id); s.Items[0].State != want || health(t, acme, d.ID).Disabled == c.stillEnabled {
+				t.Errorf("%+v: %s", c, show(s))
+			}
 		}
 	})
 }

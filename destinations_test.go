@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -32,7 +34,7 @@ func TestDestinationLife(t *testing.T) {
 		d := must[*destination.Destination](t)(ds.Create(t.Context(), spec))
 		got := must[*destination.Destination](t)(ds.Get(t.Context(), strings.ToUpper(d.ID)))
 		if got.Label != "SIEM" || got.Description != spec.Description || got.Icon != spec.Icon || got.Instructions != "Ask Bob" ||
-			strings.Join(got.Tags, " ") != "a b" || !got.Default || got.Limits != spec.Limits || got.Retry != spec.Retry ||
+			strings.Join(got.Tags, " ") != "a b" || !got.Default || got.Limits != spec.Limits || !cmp.Equal(got.Retry, spec.Retry) ||
 			got.Version != 1 || got.Type != "fake" || !got.CreatedAt.Equal(d.CreatedAt) {
 			t.Errorf("got %+v", got)
 		}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -134,7 +136,7 @@ func TestSpecFromJSON(t *testing.T) {
 		t.Errorf("%s, %v", raw, err)
 	}
 	if s.Label != "SIEM" || s.Description != "d" || s.Icon != "i" || s.Instructions != "do" || !slices.Equal(s.Tags, []string{"a"}) || !s.Default || !s.Disabled ||
-		s.Limits != (destination.Limits{Timeout: destination.Duration(45 * time.Second), MaxBytes: 10}) || s.Retry != (retry.Policy{Retries: 3, First: 2 * time.Second}) {
+		s.Limits != (destination.Limits{Timeout: destination.Duration(45 * time.Second), MaxBytes: 10}) || !cmp.Equal(s.Retry, retry.Policy{Retries: 3, First: 2 * time.Second}) {
 		t.Errorf("%+v", s)
 	}
 	if err := json.Unmarshal([]byte(`{"limits":{"timeout":30}}`), &s); err == nil || !strings.Contains(err.Error(), "timeout") {

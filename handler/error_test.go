@@ -17,6 +17,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/retry"
 )
 
 func TestFromHTTP(t *testing.T) {
@@ -216,6 +217,16 @@ func TestUnreadable(t *testing.T) {
 	for _, err := range []error{nil, context.Canceled, context.DeadlineExceeded, handler.ErrShutdown, handler.ErrLeaseLost} {
 		if got := handler.Unreadable(err); got != err { //nolint:errorlint // the very same
 			t.Errorf("%v becomes %v", err, got)
+		}
+	}
+}
+
+// A retry policy can name every category.
+func TestPoliciesNameCategories(t *testing.T) {
+	t.Parallel()
+	for c := handler.Uncategorized; c <= handler.Internal; c++ {
+		if err := (retry.Policy{RetryOn: []string{c.String()}}).Validate(); err != nil {
+			t.Errorf("%s: %v", c, err)
 		}
 	}
 }

@@ -25,12 +25,39 @@ type Policy struct {
 	Multiplier    float64       // of each delay to the one before: 2
 	Jitter        float64       // a delay is drawn from its value plus or minus this part of it: 0.1; negative for none
 	MaxRetryAfter time.Duration // the longest wait that the other side can ask for: 1 h; negative to ignore it
+
+	// Failures that are tried again, or not, whatever the handler makes of them: status codes of the protocol ("404"),
+	// hundreds of them ("5xx"), categories ("rate limit"). The closer rule counts. Each list is inherited as a whole; an
+	// empty one that is not nil stops that.
+	RetryOn []string
+	StopOn  []string
 }
 
 // Default returns the policy that applies where nobody sets another: 5 retries, 1 s doubling up to 5 min, 10 % jitter,
 // Retry-After honoured up to an hour.
 func Default() Policy {
 	return Policy{Retries: 5, First: time.Second, Max: 5 * time.Minute, Multiplier: 2, Jitter: 0.1, MaxRetryAfter: time.Hour}
+}
+
+// Hours is a preset for destinations that may be away for a shift: 10 retries, 30 s doubling up to 2 h.
+func Hours() Policy {
+	return Policy{Retries: 10, First: 30 * time.Second, Max: 2 * time.Hour, Multiplier: 2, Jitter: 0.1, MaxRetryAfter: 4 * time.Hour}
+}
+
+// Days is a preset for destinations that may be away over a weekend: 12 retries, 1 min trebling up to 12 h.
+func Days() Policy {
+	return Policy{Retries: 12, First: time.Minute, Max: 12 * time.Hour, Multiplier: 3, Jitter: 0.1, MaxRetryAfter: 24 * time.Hour}
+}
+
+// Window is how long a policy tries: the sum of all delays, without jitter, Retry-After and the time that attempts take.
+func (p Policy) Window() time.Duration {
+	p = p.Or(Default())
+	p.Jitter = -1
+	var sum time.Duration
+	for n := 1; !p.Exhausted(n); n++ {
+		sum += p.Delay(n, 0)
+	}
+	return sum
 }
 
 // Or fills the zero fields of p from base.
@@ -42,12 +69,21 @@ func (p Policy) Or(base Policy) Policy {
 		Multiplier:    or(p.Multiplier, base.Multiplier),
 		Jitter:        or(p.Jitter, base.Jitter),
 		MaxRetryAfter: or(p.MaxRetryAfter, base.MaxRetryAfter),
+		RetryOn:       orList(p.RetryOn, base.RetryOn),
+		StopOn:        orList(p.StopOn, base.StopOn),
 	}
 }
 
 func or[T comparable](v, base T) T {
 	var zero T
 	if v == zero {
+		return base
+	}
+	return v
+}
+
+func orList(v, base []string) []string {
+	if v == nil {
 		return base
 	}
 	return v
@@ -67,7 +103,7 @@ func (p Policy) Validate() error {
 	check(p.Max > 0 && p.First > p.Max, "first delay %s is longer than the longest, %s", p.First, p.Max)
 	check(p.Multiplier != 0 && !(p.Multiplier >= 1 && p.Multiplier <= 100), "multiplier %v is not between 1 and 100", p.Multiplier)
 	check(!(p.Jitter <= 1), "jitter %v is above 1", p.Jitter)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.badRules()...)...)
 }
 
 // Exhausted reports whether an item that has had so many attempts gets no other.
@@ -103,11 +139,15 @@ type policyJSON struct {
 	Multiplier    float64 `json:"multiplier,omitempty"`
 	Jitter        float64 `json:"jitter,omitempty"`
 	MaxRetryAfter string  `json:"max_retry_after,omitempty"`
+
+	RetryOn []string `json:"retry_on,omitzero"`
+	StopOn  []string `json:"stop_on,omitzero"`
 }
 
 // MarshalJSON writes the fields that are set, durations as text.
 func (p Policy) MarshalJSON() ([]byte, error) {
-	return json.Marshal(policyJSON{p.Retries, text(p.First), text(p.Max), p.Multiplier, p.Jitter, text(p.MaxRetryAfter)})
+	return json.Marshal(policyJSON{p.Retries, text(p.First), text(p.Max), p.Multiplier, p.Jitter, text(p.MaxRetryAfter),
+		p.RetryOn, p.StopOn})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -122,7 +162,7 @@ func (p *Policy) UnmarshalJSON(b []byte) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	*p = Policy{j.Retries, first, longest, j.Multiplier, j.Jitter, after}
+	*p = Policy{j.Retries, first, longest, j.Multiplier, j.Jitter, after, j.RetryOn, j.StopOn}
 	return nil
 }
 

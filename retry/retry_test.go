@@ -41,6 +41,8 @@ func policies() *rapid.Generator[retry.Policy] {
 			Multiplier:    rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(1, 100)).Draw(t, "multiplier"),
 			Jitter:        rapid.Float64Range(-1, 1).Draw(t, "jitter"),
 			MaxRetryAfter: time.Duration(rapid.Int64Range(-1, int64(100*time.Hour)).Draw(t, "max retry after")),
+			RetryOn:       rapid.SampledFrom([][]string{nil, {}, {"404"}, {"5xx", "conflict"}}).Draw(t, "retry on"),
+			StopOn:        rapid.SampledFrom([][]string{nil, {}, {"501"}, {"4xx", "timeout"}}).Draw(t, "stop on"),
 		}
 	})
 }
@@ -126,10 +128,10 @@ func TestOr(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		a, b, c := policies().Draw(t, "a"), policies().Draw(t, "b"), policies().Draw(t, "c")
-		if got, want := a.Or(b).Or(c), a.Or(b.Or(c)); got != want {
+		if got, want := a.Or(b).Or(c), a.Or(b.Or(c)); !cmp.Equal(got, want) {
 			t.Fatalf("%+v, %+v", got, want)
 		}
-		if a.Or(a) != a || a.Or(retry.Policy{}) != a || (retry.Policy{}).Or(a) != a {
+		if !cmp.Equal(a.Or(a), a) || !cmp.Equal(a.Or(retry.Policy{}), a) || !cmp.Equal((retry.Policy{}).Or(a), a) {
 			t.Fatal("the zero policy is not neutral")
 		}
 		if a.Retries != 0 && a.Or(b).Retries != a.Retries || a.Retries == 0 && a.Or(b).Retries != b.Retries {
@@ -208,4 +210,43 @@ func Example() {
 	// 8 1h0m0s
 	// 1m30s when the other side asked for 90 s
 	// -1 1h0m0s
+}
+
+func TestRules(t *testing.T) {
+	t.Parallel()
+	p := retry.Policy{RetryOn: []string{"404", "4xx", "conflict"}, StopOn: []string{"400", "5xx", "timeout"}}
+	for _, c := range []struct {
+		category            string
+		status              int
+		again, exact, found bool
+	}{
+		{"configuration", 404, true, true, true},
+		{"validation", 400, false, true, true},
+		{"validation", 422, true, false, true},
+		{"timeout", 408, true, false, true}, // 4xx is closer than the category
+		{"remote", 503, false, false, true},
+		{"conflict", 0, true, false, true},
+		{"timeout", 0, false, false, true},
+		{"network", 0, false, false, false},
+		{"remote", 302, false, false, false},
+	} {
+		again, exact, found := p.Rule(c.category, c.status)
+		if again != c.again || exact != c.exact || found != c.found {
+			t.Errorf("%s %d: %v %v %v", c.category, c.status, again, exact, found)
+		}
+	}
+	err := retry.Policy{RetryOn: []string{"timeot", "404"}, StopOn: []string{"404", "6", "600x"}}.Validate()
+	if err == nil || strings.Count(err.Error(), "\n") != 3 || !strings.Contains(err.Error(), "timeot") || !strings.Contains(err.Error(), "both") {
+		t.Errorf("bad rules: %v", err)
+	}
+}
+
+func ExamplePolicy_Window() {
+	fmt.Println("default:", retry.Default().Window())
+	fmt.Println("hours:  ", retry.Hours().Window())
+	fmt.Println("days:   ", retry.Days().Window())
+	// Output:
+	// default: 31s
+	// hours:   6h7m30s
+	// days:    78h4m0s
 }

@@ -110,10 +110,14 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 	if f.Category != handler.Internal && !errors.Is(err, payload.ErrTooLarge) { // those are on our side
 		o.Blame = sqlstore.Fault
 	}
+	again := f.WillRetry()
+	if rule, exact, found := policy.Rule(f.Category.String(), f.StatusCode); found && (f.Verdict != handler.Disable || exact) {
+		again, f.Verdict = rule, handler.ByCategory
+	}
 	switch {
 	case f.Verdict == handler.Disable:
 		o.State, o.Reason, o.Disable = queue.Dead, queue.Permanent, "the other side says it is gone: "+o.Failure.Text
-	case !f.WillRetry():
+	case !again:
 		o.State, o.Reason = queue.Dead, queue.Permanent
 	case policy.Exhausted(o.Number):
 		o.State, o.Reason = queue.Dead, queue.Exhausted

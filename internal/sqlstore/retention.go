@@ -13,7 +13,7 @@ import (
 // firstID is the smallest UUIDv7 of a time (RFC 9562, section 5.7).
 func firstID(at time.Time) string {
 	var id uuid.UUID
-	binary.BigEndian.PutUint64(id[:8], uint64(max(0, at.UnixMilli()))<<16) //nolint:gosec // it is not negative
+	binary.BigEndian.PutUint64(id[:8], uint64(max(0, at.UnixMilli()))<<16)
 	id[6], id[8] = 0x70, 0x80
 	return id.String()
 }
