@@ -454,3 +454,8 @@ func TestRetryRules(t *testing.T) {
 		}
 	})
 }
+
+// patient10ms is patient, with a retry after 10 ms.
+func patient10ms() delivery.Option {
+	return delivery.WithRetry(retry.Policy{Retries: 1000, First: 10 * time.Millisecond, Max: 10 * time.Millisecond, Jitter: -1})
+}

@@ -97,7 +97,7 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		Retry: retry.Default(), Breaker: retry.DefaultBreaker(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
 		Quotas:    wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
 		Retention: wiring.Retention{Statistics: 32 * 24 * time.Hour},
-		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second,
+		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, SlowLook: 5 * time.Millisecond,
 		Logger: slog.Default(), //nolint:forbidigo // until WithLogger names another
 	}
 	var errs []error

@@ -354,7 +354,7 @@ func TestMaintainsOnTheWay(t *testing.T) {
 	begun := kit.Now()
 	kit.Advance(25 * time.Minute)
 	var ran int64
-	if err := db.QueryRowContext(t.Context(), `select min(ran_at) from delivery_jobs`).Scan(&ran); err != nil {
+	if err := db.QueryRowContext(t.Context(), `select max(ran_at) from delivery_jobs`).Scan(&ran); err != nil {
 		t.Fatal(err)
 	}
 	if after := time.UnixMicro(ran).Sub(begun); after != 20*time.Minute {

@@ -28,6 +28,8 @@ type lane struct {
 type claimer struct {
 	mu     sync.Mutex
 	rings  [sqlstore.Lowest + 1]ring // per rank
+	floors floors
+	looks  looks
 	claims int
 }
 
@@ -45,22 +47,61 @@ type claimed struct {
 	more    bool          // there are lanes that it did not look at
 }
 
-// claim leases up to limit items. held tells how many items of a destination the process holds already.
-func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) (claimed, error) {
+// look is how a claim looks for lanes: whole, without known ones.
+type look struct {
+	known []int64
+	floor map[int64]floor
+	took  time.Duration
+}
+
+// ranks lists the ranks that may have ready items.
+func (e *Engine) ranks(ctx context.Context, tx *sqlstore.Tx, l *look) ([]int64, error) {
+	defer func(began time.Time) { l.took += time.Since(began) }(time.Now())
+	var has [sqlstore.Lowest + 1]bool
+	for _, lane := range l.known {
+		has[sqlstore.RankOf(lane)] = true
+	}
+	var unknown, all []int64
+	for rank := range has {
+		if !has[rank] {
+			unknown = append(unknown, int64(rank))
+		}
+	}
+	found, err := e.Store.Ranks(ctx, tx, unknown)
+	for _, rank := range found {
+		has[rank] = true
+	}
+	for rank := range has {
+		if has[rank] {
+			all = append(all, int64(rank))
+		}
+	}
+	return all, err
+}
+
+// claim leases up to limit items. held tells how many items of a destination the process holds already. With exact, what it
+// does not find was not there.
+func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, exact bool) (claimed, error) {
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var l look
+	whole := exact || c.looks.whole()
 	lowestFirst := c.claims%fromLowest == fromLowest-1
 	var got claimed
 	var items []sqlstore.Claimed
 	var infos map[int64]*lane
+	var bounds *bounds
 	var rings [sqlstore.Lowest + 1]ring
 	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		got, items = claimed{}, nil
+		got, items, l = claimed{}, nil, look{}
+		if !whole {
+			l.known, l.floor = c.floors.known(), c.floors.lanes
+		}
 		infos = map[int64]*lane{}
-		bounds := newBounds(held)
+		bounds = newBounds(held)
 		rings = c.rings
-		ranks, err := e.Store.Ranks(ctx, tx)
+		ranks, err := e.ranks(ctx, tx, &l)
 		if err != nil || len(ranks) == 0 {
 			return err
 		}
@@ -68,14 +109,14 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) 
 			slices.Reverse(ranks)
 		}
 		for _, rank := range ranks {
-			lanes, err := e.walk(ctx, tx, rank, &rings[rank], limit-len(items), infos, &got)
+			lanes, err := e.walk(ctx, tx, rank, &rings[rank], limit-len(items), infos, &l, &got)
 			if err != nil {
 				return err
 			}
 			if len(lanes) == 0 {
 				continue
 			}
-			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds)
+			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds, l.floor)
 			if err != nil {
 				return err
 			}
@@ -91,6 +132,15 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int) 
 		return claimed{}, err
 	}
 	c.rings = rings
+	if whole {
+		c.looks.took(l.took, e.SlowLook)
+	} else if len(items) == 0 {
+		got.wait = sooner(got.wait, max(time.Millisecond, time.Until(c.looks.wholeAt))) // for the whole look
+	}
+	c.floors.raise(items, func(no int64) bool {
+		_, gated := bounds.gates[no]
+		return !gated
+	})
 	if len(items) > 0 { // what finds nothing is no turn
 		c.claims++
 	}
@@ -112,7 +162,7 @@ func sooner(a, b time.Duration) time.Duration {
 
 // walk lists lanes of a rank that may be claimed now: as a ring, from its cursor on. It moves the cursor to the last that is
 // to be served, and notes in got what it could not use. Where most lanes are held, several calls go around once.
-func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring, limit int, infos map[int64]*lane, got *claimed) (lanes []int64, err error) {
+func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring, limit int, infos map[int64]*lane, l *look, got *claimed) (lanes []int64, err error) {
 	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
 	if r.cursor < start || r.cursor > end {
 		r.cursor = start
@@ -122,7 +172,9 @@ func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring,
 	wrapped := r.cursor == start
 	for range ringSteps {
 		room := want - len(lanes)
-		walked, err := e.Store.Walk(ctx, tx, from, to, room)
+		began := time.Now()
+		walked, err := e.Store.Walk(ctx, tx, from, to, room, l.known)
+		l.took += time.Since(began)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +211,7 @@ func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring,
 }
 
 // claimLanes claims a fair share of each lane of a rank.
-func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64, limit int, infos map[int64]*lane, bounds *bounds) (items []sqlstore.Claimed, err error) {
+func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64, limit int, infos map[int64]*lane, bounds *bounds, floors map[int64]floor) (items []sqlstore.Claimed, err error) {
 	bounds.begin(limit, len(lanes))
 	if err := e.lock(ctx, tx, lanes, infos, bounds); err != nil {
 		return nil, err
@@ -167,6 +219,11 @@ func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64,
 	lease := tx.Now.Add(e.Lease)
 	asked := bounds.cut(shares(bounds.open(lanes), limit))
 	for try := 0; len(asked) > 0; try++ {
+		for i := range asked {
+			if asked[i].Gate == sqlstore.Open {
+				asked[i].Floor = floors[asked[i].Lane].seq
+			}
+		}
 		part, err := e.Store.Claim(ctx, tx, asked, lease)
 		if err != nil {
 			return nil, err
@@ -222,30 +279,50 @@ func (e *Engine) usable(ctx context.Context, tx *sqlstore.Tx, lanes []int64, inf
 	return usable, nil
 }
 
+// sweeper is used by one goroutine at a time.
+type sweeper struct {
+	mu    sync.Mutex
+	looks looks
+	floor time.Time // what was due before has been swept
+}
+
 // sweep makes due items ready and ends what ran out of time. It returns how many items it moved, and how long it is until
-// more fall due: a day at most. count is told of each item that it ended or took from a lost lease.
-func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (moved int, until time.Duration, err error) {
+// more fall due: a day at most. count is told of each item that it ended or took from a lost lease. With exact, nothing
+// that is due is left.
+func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact bool) (moved int, until time.Duration, err error) {
+	s := &e.sweeper
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	whole := exact || s.looks.whole()
 	for {
+		after := sqlstore.LongAgo
+		if !whole {
+			after = s.floor
+		}
+		var now time.Time
+		var looked time.Duration
 		n := 0
 		var ended []*sqlstore.Outcome
 		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-			due, err := e.Store.Due(ctx, tx, tx.Now, sweepBatch)
+			began := time.Now()
+			due, err := e.Store.Due(ctx, tx, after, tx.Now, sweepBatch)
 			if err != nil {
 				return err
 			}
-			expired, err := e.Store.Expired(ctx, tx, tx.Now, sweepBatch)
+			expired, err := e.Store.Expired(ctx, tx, after, tx.Now, sweepBatch)
 			if err != nil {
 				return err
 			}
-			overdue, err := e.Store.Overdue(ctx, tx, tx.Now, sweepBatch)
+			overdue, err := e.Store.Overdue(ctx, tx, after, tx.Now, sweepBatch)
 			if err != nil {
 				return err
 			}
+			now, looked = tx.Now, time.Since(began)
 			n = due + len(expired) + len(overdue)
 			if ended, err = e.settle(ctx, tx, expired, overdue); err != nil {
 				return err
 			}
-			next, err := tx.NextDue(ctx)
+			next, err := tx.NextDue(ctx, after)
 			if until = next.Sub(tx.Now); next.IsZero() {
 				until = 24 * time.Hour
 			}
@@ -261,6 +338,10 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome)) (move
 		e.tally.add(ended, nil)
 		e.tell(ended)
 		if n < sweepBatch {
+			if whole && n < sweepBatch/10 { // else it is what it moves that takes the time
+				s.looks.took(looked, e.SlowLook)
+			}
+			s.floor = now.Add(-overlap)
 			return moved, until, nil
 		}
 	}
@@ -308,7 +389,7 @@ func (e *Engine) settle(ctx context.Context, tx *sqlstore.Tx, expired, overdue [
 // Next returns when something falls due that is not ready yet, zero if nothing will.
 func (e *Engine) Next(ctx context.Context) (at time.Time, err error) {
 	err = e.Store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		at, err = tx.NextDue(ctx)
+		at, err = tx.NextDue(ctx, sqlstore.LongAgo)
 		return err
 	})
 	return at, err

@@ -20,6 +20,7 @@ type Engine struct {
 	Store *sqlstore.Store
 
 	claimer  claimer
+	sweeper  sweeper
 	targets  targets
 	tally    tally
 	presence presence

@@ -49,3 +49,15 @@ func (d Dispatcher) Take() Job {
 
 // Done gives a job back.
 func (d Dispatcher) Done(j Job) { d.d.done(j.(*job)) }
+
+// Floors are floors.
+type Floors struct{ f floors }
+
+// Raise notes what a claim took.
+func (f *Floors) Raise(items []sqlstore.Claimed, open func(no int64) bool) { f.f.raise(items, open) }
+
+// Known lists the lanes that have floors.
+func (f *Floors) Known() []int64 { return f.f.known() }
+
+// Seq is the floor of a lane.
+func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }

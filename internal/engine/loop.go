@@ -9,14 +9,14 @@ import (
 func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 	for swept := time.Now(); ctx.Err() == nil; {
 		idle := p.held.Load() == 0
-		n, err := p.claim(ctx)
+		n, err := p.claim(ctx, true)
 		if err != nil {
 			return stopped(ctx, err)
 		}
 		if n > 0 && time.Since(swept) < busyPoll {
 			continue
 		}
-		moved, _, err := p.e.sweep(ctx, p.counts.add)
+		moved, _, err := p.e.sweep(ctx, p.counts.add, true)
 		swept = time.Now()
 		switch {
 		case err != nil:
@@ -56,14 +56,14 @@ func (p *pipeline) claimForever(ctx context.Context) {
 		var err error
 		if now := time.Now(); !now.Before(sweepAt) || !dueAt.IsZero() && !now.Before(dueAt) {
 			var until time.Duration
-			moved, until, err = p.e.sweep(ctx, p.counts.add)
+			moved, until, err = p.e.sweep(ctx, p.counts.add, false)
 			sweepAt, dueAt = time.Now().Add(busyPoll), time.Time{}
 			if until > 0 { // else it is due, and held by a worker
 				dueAt = time.Now().Add(until)
 			}
 		}
 		if err == nil {
-			n, err = p.claim(ctx)
+			n, err = p.claim(ctx, false)
 		}
 		var pause time.Duration
 		switch {

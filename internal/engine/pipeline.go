@@ -71,7 +71,7 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 // claim fills the room there is, and returns 0 if it found nothing to do: no items, no destinations to load, and no lanes
 // that it did not look at. It waits until there is
 // room for a large claim; how large is learned, because slow attempts can hold much of the room for long.
-func (p *pipeline) claim(ctx context.Context) (int, error) {
+func (p *pipeline) claim(ctx context.Context, exact bool) (int, error) {
 	patience := time.NewTimer(claimPatience)
 	defer patience.Stop()
 	for room := p.room(); room < max(1, p.least); room = p.room() {
@@ -84,7 +84,7 @@ func (p *pipeline) claim(ctx context.Context) (int, error) {
 		}
 	}
 	p.least = min(p.limit/2, p.least+p.limit/16+1)
-	got, err := p.e.claim(ctx, p.room(), p.holds)
+	got, err := p.e.claim(ctx, p.room(), p.holds, exact)
 	if err != nil {
 		return 0, err
 	}

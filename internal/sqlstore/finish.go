@@ -117,8 +117,9 @@ func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
 	return found, err
 }
 
-// NextDue returns when the next item falls due that is not ready yet, zero if none will: a system statement.
-func (tx *Tx) NextDue(ctx context.Context) (at time.Time, err error) {
+// NextDue returns when the next item falls due that is not ready yet, later than after; zero if none will: a system
+// statement.
+func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var deadline time.Time
 		err := rows.Scan(Time{&at}, Time{&deadline})
@@ -126,8 +127,8 @@ func (tx *Tx) NextDue(ctx context.Context) (at time.Time, err error) {
 			at = deadline
 		}
 		return err
-	}, `select (select min(run_at) from delivery_queue where state <> 0),
-		(select min(deadline) from delivery_queue where deadline is not null and state <> 1)`)
+	}, `select (select min(run_at) from delivery_queue where state <> 0 and run_at > $1),
+		(select min(deadline) from delivery_queue where deadline is not null and state <> 1 and deadline > $1)`, tx.s.Time(after))
 	return at, err
 }
 

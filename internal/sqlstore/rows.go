@@ -14,6 +14,9 @@ import (
 // Lowest is the rank of the lowest priority. A rank is the high half of a lane, 0 for the highest priority.
 const Lowest = 10
 
+// LongAgo is before any time that is stored.
+var LongAgo = time.Unix(0, 0).UTC() //nolint:gochecknoglobals // a constant, had times any
+
 // Lane composes a lane of its rank and its destination's number.
 func Lane(rank, no int64) int64 { return rank<<32 | no }
 
@@ -102,9 +105,10 @@ type EnqueuedItem struct {
 
 // Share is what one lane gets of a claim.
 type Share struct {
-	Lane int64
-	N    int
-	Gate Gate
+	Lane  int64
+	N     int
+	Gate  Gate
+	Floor int64 // what is below was claimed already
 }
 
 // Gate is how items of a lane are claimed. The numbers are stored.

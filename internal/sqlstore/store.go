@@ -57,11 +57,12 @@ type Dialect interface {
 	// destination is missing, none; deliveries whose key is taken come back with Taken set.
 	Enqueue(ctx context.Context, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]Enqueued, error)
 
-	// Ranks lists the ranks (lane >> 32) that have ready items, ascending: highest priority first.
-	Ranks(ctx context.Context, tx Execer) ([]int64, error)
-	// Walk lists up to limit lanes with ready items in (after, last], ascending.
-	Walk(ctx context.Context, tx Execer, after, last int64, limit int) ([]int64, error)
-	// Claim leases up to Share.N of the oldest ready items of each lane, and reads what they deliver.
+	// Ranks lists those of the given ranks (lane >> 32) that have ready items, in any order.
+	Ranks(ctx context.Context, tx Execer, among []int64) ([]int64, error)
+	// Walk lists up to limit lanes with ready items in (after, last], ascending. The known ones, which are ascending too, it
+	// lists without a look at their items.
+	Walk(ctx context.Context, tx Execer, after, last int64, limit int, known []int64) ([]int64, error)
+	// Claim leases up to Share.N of the oldest ready items of each lane, from Share.Floor on, and reads what they deliver.
 	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
 	// Mark returns the number of the item that became ready last, or a later one that none will have.
 	Mark(ctx context.Context, tx Execer) (int64, error)
@@ -92,11 +93,11 @@ type Dialect interface {
 	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
 	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
 	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
-	// Due makes scheduled items ready whose time has come, and returns how many.
-	Due(ctx context.Context, tx Execer, now time.Time, limit int) (int, error)
-	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased.
-	Expired(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
-	Overdue(ctx context.Context, tx Execer, now time.Time, limit int) ([]Claimed, error)
+	// Due makes scheduled items ready whose time has come, and is later than after, and returns how many.
+	Due(ctx context.Context, tx Execer, after, now time.Time, limit int) (int, error)
+	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased, likewise.
+	Expired(ctx context.Context, tx Execer, after, now time.Time, limit int) ([]Claimed, error)
+	Overdue(ctx context.Context, tx Execer, after, now time.Time, limit int) ([]Claimed, error)
 	// Snapshot returns how long ago the oldest transaction began that keeps dead rows from being removed, as far as the
 	// database tells; 0 where there is none.
 	Snapshot(ctx context.Context, tx Execer) (time.Duration, error)

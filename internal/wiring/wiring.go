@@ -36,6 +36,7 @@ type Settings struct {
 	PollInterval            time.Duration
 	ShutdownTimeout         time.Duration
 	Lease                   time.Duration
+	SlowLook                time.Duration // from which a look for ready items counts as slow
 	Logger                  *slog.Logger
 	Network                 netguard.Policy
 	DetailsURL              func(organization, delivery string) string

@@ -22,18 +22,18 @@ func Statements() map[string]Statement {
 	keys := []string{org, ids, two, two}
 	with := func(more ...string) []string { return append(keys[:4:4], more...) }
 	return map[string]Statement{
-		"ranks":                  {ranks, nil, "delivery_queue_ready"},
-		"walk":                   {walk, []string{"0", "1099511627776", "500"}, "delivery_queue_ready"},
-		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now, "'{1}'", "'{2}'"}, "delivery_queue_ready"},
+		"ranks":                  {ranks, []string{two}, "delivery_queue_ready"},
+		"walk":                   {walk, []string{"0", "1099511627776", "500", two}, "delivery_queue_ready"},
+		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now, "'{1}'", "'{2}'", "'{0,5,7}'"}, "delivery_queue_ready"},
 		"end, plain":             {endPlain, with(ids, two, two, now), "delivery_queue_pkey"},
 		"end":                    {endFull, with(ids, two, two, now, two, two, two, two, "'{a,b}'", "'{a,b}'", "'{null,null}'", "'{null,null}'"), "delivery_queue_pkey"},
 		"reschedule":             {reschedule, with(two, "'{2026-01-01,2026-01-02}'", two, two), "delivery_queue_pkey"},
 		"in flight":              {inFlight, []string{"'{1,2}'", org}, "delivery_queue_gated"},
 		"in flight of all":       {inFlightOf, []string{"'acme'"}, "delivery_queue_gated"},
 		"extend":                 {extend, with(now), "delivery_queue_pkey"},
-		"due":                    {due, []string{now, "1000"}, "delivery_queue_due"},
-		"expired":                {expired, []string{now, "1000"}, "delivery_queue_due"},
-		"overdue":                {overdue, []string{now, "1000"}, "delivery_queue_deadline"},
+		"due":                    {due, []string{now, "1000", "'-infinity'"}, "delivery_queue_due"},
+		"expired":                {expired, []string{now, "1000", "'-infinity'"}, "delivery_queue_due"},
+		"overdue":                {overdue, []string{now, "1000", "'-infinity'"}, "delivery_queue_deadline"},
 		"pending of delivery":    {pendingOfDelivery, []string{"'acme'", id, "100"}, "delivery_queue_pkey"},
 		"pending of destination": {pendingOfDestination, []string{"'acme'", "1", "100"}, ""},
 	}

@@ -9,32 +9,40 @@ import (
 )
 
 const ranks = `
-with recursive r(rank) as (
-  select (select q.lane >> 32 from delivery_queue q where q.state = 0 order by q.lane, q.seq limit 1)
-  union all
-  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lane >= (r.rank + 1) << 32
-           order by q.lane, q.seq limit 1)
-    from r where r.rank is not null)
-select rank from r where rank is not null`
+select r.rank from unnest($1::bigint[]) r(rank)
+ cross join lateral (select 1 from delivery_queue q where q.state = 0 and q.lane >= r.rank << 32 and q.lane < (r.rank + 1) << 32
+   order by q.lane, q.seq limit 1) q`
 
 // Ranks implements sqlstore.Dialect.
-func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer) ([]int64, error) {
-	return lanes(ctx, tx, ranks)
+func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, among []int64) ([]int64, error) {
+	return lanes(ctx, tx, ranks, ints(among))
 }
 
 const walk = `
-with recursive walk(lane, n) as (
+with recursive known as materialized (select lane from unnest($4::bigint[]) k(lane)),
+walk(lane, n) as (
   select $1::bigint, 0
   union all
   select x.lane, w.n + 1 from walk w cross join lateral (
-    select (select q.lane from delivery_queue q where q.state = 0 and q.lane > w.lane and q.lane <= $2::bigint
-             order by q.lane, q.seq limit 1) offset 0) x(lane) -- offset 0, or it is evaluated twice
+    select coalesce(
+      (select q.lane from delivery_queue q where q.state = 0 and q.lane > w.lane and q.lane < coalesce(k.lane, $2::bigint + 1)
+        order by q.lane, q.seq limit 1), k.lane)
+      from (select min(known.lane) from known where known.lane > w.lane and known.lane <= $2::bigint) k(lane)
+      offset 0) x(lane) -- offset 0, or it is evaluated twice
   where x.lane is not null and w.n < $3::int)
 select lane from walk where n > 0`
 
 // Walk implements sqlstore.Dialect.
-func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int) ([]int64, error) {
-	return lanes(ctx, tx, walk, after, last, limit)
+func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, known []int64) ([]int64, error) {
+	return lanes(ctx, tx, walk, after, last, limit, ints(known))
+}
+
+func ints(all []int64) string {
+	a := newArray(len(all), 20)
+	for _, n := range all {
+		a.int(n)
+	}
+	return a.String()
 }
 
 func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]int64, error) {
@@ -50,9 +58,9 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 
 const claim = `
 with pick as materialized (
-  select p.tid from unnest($1::bigint[], $2::int[]) w(lane, n)
+  select p.tid from unnest($1::bigint[], $2::int[], $6::bigint[]) w(lane, n, floor)
   cross join lateral (select q.ctid tid from delivery_queue q
-    where q.state = 0 and q.lane = w.lane order by q.seq limit w.n for update skip locked) p
+    where q.state = 0 and q.lane = w.lane and q.seq >= w.floor order by q.seq limit w.n for update skip locked) p
 ), claimed as (
   update delivery_queue q set state = 1, run_at = $3,
       gated = case when q.lane = any($5::bigint[]) then 2 when q.lane = any($4::bigint[]) then 1 else 0 end
@@ -65,12 +73,13 @@ select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt,
 
 // Claim implements sqlstore.Dialect.
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
-	lane, n := newArray(len(shares), 20), newArray(len(shares), 5)
+	lane, n, floor := newArray(len(shares), 20), newArray(len(shares), 5), newArray(len(shares), 10)
 	var limited, ordered array
 	total := 0
 	for _, s := range shares {
 		lane.int(s.Lane)
 		n.int(int64(s.N))
+		floor.int(s.Floor)
 		switch s.Gate {
 		case sqlstore.Limited:
 			limited.int(s.Lane)
@@ -89,7 +98,7 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 		}
 		all = append(all, c)
 		return err
-	}, claim, lane.String(), n.String(), d.Time(until), limited.String(), ordered.String())
+	}, claim, lane.String(), n.String(), d.Time(until), limited.String(), ordered.String(), floor.String())
 	return all, err
 }
 
@@ -313,12 +322,12 @@ func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore
 const due = `
 update delivery_queue q set state = 0, seq = case when q.gated = 2 then q.seq else nextval('delivery_seq') end
  where q.ctid = any(array(
-   select ctid from delivery_queue where state <> 0 and run_at <= $1 and state = 2
+   select ctid from delivery_queue where state <> 0 and run_at > $3 and run_at <= $1 and state = 2
    order by run_at limit $2 for update skip locked))`
 
 // Due implements sqlstore.Dialect.
-func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) (int, error) {
-	r, err := tx.ExecContext(ctx, due, d.Time(now), limit)
+func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) (int, error) {
+	r, err := tx.ExecContext(ctx, due, d.Time(now), limit, d.Time(after))
 	if err != nil {
 		return 0, err
 	}
@@ -376,19 +385,19 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err er
 }
 
 const expired = `select ` + row + ` from delivery_queue q
- where q.state <> 0 and q.run_at <= $1 and q.state = 1 order by q.run_at limit $2 for update skip locked`
+ where q.state <> 0 and q.run_at > $3 and q.run_at <= $1 and q.state = 1 order by q.run_at limit $2 for update skip locked`
 
 // Expired implements sqlstore.Dialect.
-func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return list(ctx, tx, expired, d.Time(now), limit)
+func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+	return list(ctx, tx, expired, d.Time(now), limit, d.Time(after))
 }
 
 const overdue = `select ` + row + ` from delivery_queue q
- where q.deadline is not null and q.deadline <= $1 and q.state <> 1 order by q.deadline limit $2 for update skip locked`
+ where q.deadline is not null and q.deadline > $3 and q.deadline <= $1 and q.state <> 1 order by q.deadline limit $2 for update skip locked`
 
 // Overdue implements sqlstore.Dialect.
-func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return list(ctx, tx, overdue, d.Time(now), limit)
+func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+	return list(ctx, tx, overdue, d.Time(now), limit, d.Time(after))
 }
 
 const pendingOfDelivery = `select ` + row + ` from delivery_queue q

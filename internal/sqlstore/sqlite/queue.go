@@ -9,8 +9,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Ranks implements sqlstore.Dialect.
-func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer) ([]int64, error) {
+// Ranks implements sqlstore.Dialect: of all ranks, as a look at each costs as much.
+func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive r(rank) as (
 		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 order by q.lane, q.seq limit 1)
@@ -21,8 +21,8 @@ func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer) ([]int64, error) {
 		select rank from r where rank is not null`)
 }
 
-// Walk implements sqlstore.Dialect.
-func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int) ([]int64, error) {
+// Walk implements sqlstore.Dialect. There are no dead rows to be stepped over.
+func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive walk(lane, n) as (
 		  select (select lane from delivery_queue where state = 0 and lane > ?1 and lane <= ?2 order by lane, seq limit 1), 1
@@ -180,7 +180,7 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 }
 
 // Due implements sqlstore.Dialect. The rows get consecutive numbers in the order of their times.
-func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) (int, error) {
+func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) (int, error) {
 	rows, err := list(ctx, tx, `select `+row+` from delivery_queue
 		where state <> 0 and run_at <= ?1 and state = 2 order by run_at limit ?2`, d.Time(now), limit)
 	if err != nil || len(rows) == 0 {
@@ -239,13 +239,13 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
 }
 
 // Expired implements sqlstore.Dialect.
-func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, `select `+row+` from delivery_queue
 		where state <> 0 and run_at <= ?1 and state = 1 order by run_at limit ?2`, d.Time(now), limit)
 }
 
 // Overdue implements sqlstore.Dialect.
-func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, `select `+row+` from delivery_queue
 		where deadline is not null and deadline <= ?1 and state <> 1 order by deadline limit ?2`, d.Time(now), limit)
 }
