@@ -20,7 +20,10 @@ import (
 // Deliver accepts a request in a transaction of its own. When it returns without an error the delivery is committed and
 // will be attempted; with an error, nothing was accepted. A streamed payload is stored first, in constant memory.
 func (o *Org) Deliver(ctx context.Context, req Request) (*Receipt, error) {
-	receipts, err := o.deliver(ctx, []Request{req}, "")
+	receipts, err := o.deliver(ctx, []Request{req}, "", func(ctx context.Context, batch []*prepared) ([]*Receipt, error) {
+		r, err := o.s.combiner.deliver(ctx, o, batch[0])
+		return []*Receipt{r}, err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +32,7 @@ func (o *Org) Deliver(ctx context.Context, req Request) (*Receipt, error) {
 
 // DeliverMany accepts all requests or none, in one transaction.
 func (o *Org) DeliverMany(ctx context.Context, reqs []Request) ([]*Receipt, error) {
-	return o.deliver(ctx, reqs, "requests")
+	return o.deliver(ctx, reqs, "requests", o.accept)
 }
 
 // DeliverTx accepts a request in the host's transaction: it is committed with it, or never was. It uses no other
@@ -78,7 +81,8 @@ func (o *Org) Stage(ctx context.Context, p payload.Payload) (payload.Payload, er
 	return payload.Ref(payload.StagedSource, id.String()), nil
 }
 
-func (o *Org) deliver(ctx context.Context, reqs []Request, list string) ([]*Receipt, error) {
+// deliver accepts requests by accept, which accepts all or none.
+func (o *Org) deliver(ctx context.Context, reqs []Request, list string, accept func(context.Context, []*prepared) ([]*Receipt, error)) ([]*Receipt, error) {
 	batch, err := o.prepareAll(reqs, list)
 	if err != nil || len(batch) == 0 {
 		return nil, err
@@ -89,7 +93,20 @@ func (o *Org) deliver(ctx context.Context, reqs []Request, list string) ([]*Rece
 			return nil, err
 		}
 	}
-	var receipts []*Receipt
+	receipts, err := accept(ctx, batch)
+	if err != nil {
+		if refused(err) {
+			o.dropSpooled(ctx, batch, nil)
+		}
+		return nil, err
+	}
+	o.dropSpooled(ctx, batch, receipts)
+	o.s.engine.Wake()
+	return receipts, nil
+}
+
+// accept enqueues a batch in a transaction.
+func (o *Org) accept(ctx context.Context, batch []*prepared) (receipts []*Receipt, err error) {
 	err = o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		receipts, err = o.enqueue(ctx, tx, batch)
 		return err
@@ -102,15 +119,7 @@ func (o *Org) deliver(ctx context.Context, reqs []Request, list string) ([]*Rece
 		}
 		return true, nil
 	})
-	if err != nil {
-		if refused(err) {
-			o.dropSpooled(ctx, batch, nil)
-		}
-		return nil, err
-	}
-	o.dropSpooled(ctx, batch, receipts)
-	o.s.engine.Wake()
-	return receipts, nil
+	return receipts, err
 }
 
 // refused reports whether err says that nothing was accepted, for what the requests hold; after other errors that may

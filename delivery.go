@@ -80,6 +80,7 @@ type DeliveryService struct {
 	store    *sqlstore.Store
 	engine   *engine.Engine
 	guard    *netguard.Guard
+	combiner combiner
 
 	mu      sync.Mutex
 	running bool

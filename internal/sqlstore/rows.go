@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"bytes"
 	"encoding/json"
+	"reflect"
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
@@ -192,6 +193,9 @@ type Detail struct {
 
 // Encode returns v as JSON, nil where it would say nothing. A NUL, which jsonb cannot hold, becomes U+FFFD.
 func Encode(v any) []byte {
+	if reflect.ValueOf(v).IsZero() {
+		return nil
+	}
 	b, err := json.Marshal(v)
 	if err != nil || string(b) == "{}" || string(b) == "null" || string(b) == "[]" {
 		return nil

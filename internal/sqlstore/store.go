@@ -113,7 +113,8 @@ type Access int
 const (
 	Reading Access = iota
 	Writing
-	Leasing // writing what may be forgotten if the database crashes: its COMMIT does not wait for the disk
+	Leasing   // writing what may be forgotten if the database crashes: its COMMIT does not wait for the disk
+	Combining // writing for several callers: to wait for a lock, which one of them may need, ends in an error
 )
 
 // Store runs transactions on the host's database. It may be used by many goroutines at once.
@@ -197,8 +198,17 @@ func (s *Store) Lease(ctx context.Context, fn func(ctx context.Context, tx *Tx) 
 	return s.run(ctx, Leasing, fn, nil)
 }
 
+// Combine is Write for several callers at once, none of whom shall wait for a lock that only another needs: a wait of more
+// than a moment is an error.
+func (s *Store) Combine(ctx context.Context, fn func(ctx context.Context, tx *Tx) error, settled func(ctx context.Context, tx *Tx) (bool, error)) error {
+	return s.run(ctx, Combining, fn, settled)
+}
+
 // ErrConcurrent says that a row was changed between two looks of one statement: the transaction is run again.
 var ErrConcurrent = errors.New("sqlstore: changed by another transaction")
+
+// ErrOutcomeUnknown says that the connection broke on a COMMIT, and that it could not be found out whether it took effect.
+var ErrOutcomeUnknown = errors.New("sqlstore: whether the transaction was committed is not known")
 
 // Again settles an unknown outcome of writes that do no harm the second time: by running them again.
 func Again(context.Context, *Tx) (bool, error) { return false, nil }
@@ -237,7 +247,9 @@ func (s *Store) run(ctx context.Context, access Access, fn func(context.Context,
 			if settleErr == nil && i < retries && ctx.Err() == nil {
 				continue // it did not take effect: run it again
 			}
-			return errors.Join(err, settleErr)
+			if settleErr != nil {
+				return fmt.Errorf("%w: %w", ErrOutcomeUnknown, errors.Join(err, settleErr))
+			}
 		}
 		return err
 	}

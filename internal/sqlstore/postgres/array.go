@@ -8,38 +8,55 @@ import (
 )
 
 // array writes a PostgreSQL array literal (documentation, section 8.15.2). As text it passes through every driver, and
-// the library needs none.
-type array []byte
+// the library needs none. One that holds nothing but nulls is written as an empty one: unnest fills it up beside others.
+type array struct {
+	b     []byte
+	nulls int // at its beginning
+}
 
 // newArray returns an array that has room for n values of so many bytes.
-func newArray(n, size int) array { return make(array, 0, n*(size+1)+2) }
+func newArray(n, size int) array { return array{b: make([]byte, 0, n*(size+1)+2)} }
+
+// empty reports whether it holds nothing but nulls.
+func (a *array) empty() bool { return len(a.b) == 0 }
 
 func (a *array) next() {
-	if len(*a) == 0 {
-		*a = append(*a, '{')
-	} else {
-		*a = append(*a, ',')
+	if len(a.b) > 0 {
+		a.b = append(a.b, ',')
+		return
+	}
+	a.b = append(a.b, '{')
+	for range a.nulls {
+		a.b = append(a.b, "NULL,"...)
 	}
 }
 
 func (a *array) null() {
-	a.next()
-	*a = append(*a, "NULL"...)
+	if len(a.b) == 0 {
+		a.nulls++
+		return
+	}
+	a.b = append(a.b, ",NULL"...)
 }
 
 func (a *array) int(v int64) {
 	a.next()
-	*a = strconv.AppendInt(*a, v, 10)
+	a.b = strconv.AppendInt(a.b, v, 10)
 }
 
 func (a *array) float(v float64) {
 	a.next()
-	*a = strconv.AppendFloat(*a, v, 'g', 8, 64)
+	a.b = strconv.AppendFloat(a.b, v, 'g', 8, 64)
 }
 
-func (a *array) bool(v bool) {
+// flag writes a boolean, false as null.
+func (a *array) flag(v bool) {
+	if !v {
+		a.null()
+		return
+	}
 	a.next()
-	*a = strconv.AppendBool(*a, v)
+	a.b = append(a.b, 't')
 }
 
 // id writes a text that needs no quotes, a UUID; "" as null.
@@ -49,7 +66,7 @@ func (a *array) id(v string) {
 		return
 	}
 	a.next()
-	*a = append(*a, v...)
+	a.b = append(a.b, v...)
 }
 
 var quote = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
@@ -59,9 +76,9 @@ func (a *array) text(v string) {
 	if strings.ContainsAny(v, `\"`) {
 		v = quote.Replace(v)
 	}
-	*a = append(*a, '"')
-	*a = append(*a, v...)
-	*a = append(*a, '"')
+	a.b = append(a.b, '"')
+	a.b = append(a.b, v...)
+	a.b = append(a.b, '"')
 }
 
 // opt writes a text, "" as null.
@@ -80,9 +97,9 @@ func (a *array) bytes(v []byte) {
 		return
 	}
 	a.next()
-	*a = append(*a, `"\\x`...)
-	*a = hex.AppendEncode(*a, v)
-	*a = append(*a, '"')
+	a.b = append(a.b, `"\\x`...)
+	a.b = hex.AppendEncode(a.b, v)
+	a.b = append(a.b, '"')
 }
 
 // time writes a timestamptz, zero as null.
@@ -92,14 +109,14 @@ func (a *array) time(v time.Time) {
 		return
 	}
 	a.next()
-	*a = append(*a, '"')
-	*a = v.UTC().AppendFormat(*a, "2006-01-02 15:04:05.999999")
-	*a = append(*a, `+00"`...)
+	a.b = append(a.b, '"')
+	a.b = v.UTC().AppendFormat(a.b, "2006-01-02 15:04:05.999999")
+	a.b = append(a.b, `+00"`...)
 }
 
 func (a array) String() string {
-	if len(a) == 0 {
+	if len(a.b) == 0 {
 		return "{}"
 	}
-	return string(append(a, '}'))
+	return string(append(a.b, '}'))
 }

@@ -3,147 +3,325 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// enqueue resolves and inserts in one statement. Nothing in it can fail for what a request holds, so that a host's
-// transaction stays usable: a missing destination leaves ok false, a taken key is no row in keys. Requests and items are
-// never joined, because the planner takes their arrays for short ones and would loop over one for each row of the other;
-// so items carry what they need of their request.
-const enqueue = `
-with req as materialized (
-  select * from unnest($3::uuid[], $4::boolean[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::bytea[],
-      $9::bigint[], $10::smallint[], $11::smallint[], $12::text[], $13::text[], $14::text[], $15::jsonb[], $16::jsonb[],
-      $17::jsonb[], $18::text[], $19::text[], $20::bigint[], $21::bytea[], $22::bytea[], $23::uuid[], $24::text[],
-      $25::text[]) with ordinality
-    as r(id, defaults, not_before, deadline, key, fingerprint, ttl, priority, rank, topic, correlation_id, trace_parent,
-      tags, metadata, options, payload_name, payload_type, payload_size, payload_sha256, payload, payload_id,
-      payload_source, payload_ref, i)
-), defaults as materialized (
-  select d.id, d.no, row_number() over (order by d.no) n from delivery_destinations d
-   where d.organization_id = $1 and d.is_default and d.deleted_at is null and true = any($4::boolean[])
-), dest as materialized (
-  select it.i, it.n, d.id, d.no, it.rank, it.not_before, it.deadline, it.delivery_id, it.keyed
-    from unnest($26::int[], $27::smallint[], $28::uuid[], $29::smallint[], $30::timestamptz[], $31::timestamptz[], $32::uuid[],
-      $33::boolean[]) it(i, n, id, rank, not_before, deadline, delivery_id, keyed)
-   cross join lateral (select d.id, d.no from delivery_destinations d
-     where d.organization_id = $1 and d.id = it.id and d.deleted_at is null limit 1) d
-  union all
-  select r.i, d.n, d.id, d.no, r.rank, r.not_before, r.deadline, r.id, r.key is not null
-    from req r cross join defaults d where r.defaults
-), ok as materialized (
-  select (select count(*) from dest) = cardinality($26::int[]) + cardinality(array_positions($4::boolean[], true)) * c.defaults
-     and (not true = any($4::boolean[]) or c.defaults between 1 and $34::int) ok
-    from (select count(*) defaults from defaults) c
-), keys as (
-  insert into delivery_idempotency as k (organization_id, key, fingerprint, delivery_id, expires_at)
-  select $1, r.key, r.fingerprint, r.id, coalesce($2, now()) + r.ttl * interval '1 microsecond'
-    from req r, ok where ok.ok and r.key is not null
-  on conflict (organization_id, key) do update
-    set fingerprint = excluded.fingerprint, delivery_id = excluded.delivery_id, expires_at = excluded.expires_at
-    where k.expires_at <= coalesce($2, now())
-  returning delivery_id
-), inserted as (
-  insert into delivery_deliveries (organization_id, id, created_at, deadline, priority, idempotency_key, topic,
-      correlation_id, trace_parent, tags, metadata, options, payload_name, payload_type, payload_size, payload_sha256,
-      payload, payload_id, payload_source, payload_ref)
-  select $1, id, coalesce($2, now()), deadline, priority, key, topic, correlation_id, trace_parent, tags, metadata,
-      options, payload_name, payload_type, payload_size, payload_sha256, payload, payload_id, payload_source, payload_ref
-    from req, ok where ok.ok and (key is null or id in (select delivery_id from keys))
-), queued as (
-  insert into delivery_queue (organization_id, delivery_id, n, lane, run_at, state, deadline)
-  select $1, d.delivery_id, d.n, (d.rank::bigint << 32) | d.no, coalesce(d.not_before, $2, now()),
-      case when d.not_before > coalesce($2, now()) then 2 else 0 end, d.deadline
-    from dest d, ok where ok.ok and (not d.keyed or d.delivery_id in (select delivery_id from keys))
-   order by d.i, d.n -- in which they take their numbers
-)
-select d.i, d.n, d.id, not d.keyed or d.delivery_id in (select delivery_id from keys) from dest d`
-
 // Enqueue implements sqlstore.Dialect.
 func (Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
-	var id, defaults, notBefore, deadline, key, fingerprint, ttl, priority, rank, topic, correlation, trace, tags,
-		metadata, options, name, contentType, size, sha, inline, payloadID, source, ref array
-	var i, n, destination, itemRank, itemNotBefore, itemDeadline, delivery, keyed array
-	most := 0
-	for at, d := range batch {
-		id.id(d.ID)
-		defaults.bool(len(d.Items) == 0)
-		notBefore.time(d.NotBefore)
-		deadline.time(d.Deadline)
-		key.opt(d.IdempotencyKey)
-		fingerprint.bytes(d.Fingerprint)
-		ttl.int(d.KeyExpires.Microseconds())
-		priority.int(int64(d.Priority))
-		rank.int(sqlstore.Rank(d.Priority))
-		topic.opt(d.Topic)
-		correlation.opt(d.CorrelationID)
-		trace.opt(d.TraceParent)
-		tags.opt(string(sqlstore.Encode(d.Tags)))
-		metadata.opt(string(sqlstore.Encode(d.Metadata)))
-		options.opt(string(sqlstore.Encode(d.Options)))
-		name.opt(d.Payload.Name)
-		contentType.text(d.Payload.ContentType)
-		size.int(d.Payload.Size)
-		hash, err := hex.DecodeString(d.Payload.SHA256)
-		if err != nil {
-			return nil, err
-		}
-		sha.bytes(hash)
-		inline.bytes(d.Payload.Inline)
-		payloadID.id(d.Payload.ID)
-		source.opt(d.Payload.Source)
-		ref.opt(d.Payload.Ref)
-		most = d.Most
-		for k, item := range d.Items {
-			i.int(int64(at + 1))
-			n.int(int64(k + 1))
-			destination.id(item.Destination)
-			itemRank.int(sqlstore.Rank(item.Priority))
-			itemNotBefore.time(item.NotBefore)
-			itemDeadline.time(d.Deadline)
-			delivery.id(d.ID)
-			keyed.bool(d.IdempotencyKey != "")
-		}
-	}
-	results := make([]sqlstore.Enqueued, len(batch))
-	for k := range results {
-		results[k].Taken = true
-	}
-	args := []any{organization, Dialect{}.Time(now)}
-	for _, a := range []*array{&id, &defaults, &notBefore, &deadline, &key, &fingerprint, &ttl, &priority, &rank, &topic,
-		&correlation, &trace, &tags, &metadata, &options, &name, &contentType, &size, &sha, &inline, &payloadID, &source,
-		&ref, &i, &n, &destination, &itemRank, &itemNotBefore, &itemDeadline, &delivery, &keyed} {
-		args = append(args, a.String())
-	}
-	args = append(args, most)
-	found := make([]map[string]bool, len(batch))
-	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var i int
-		var item sqlstore.EnqueuedItem
-		var fresh bool
-		if err := rows.Scan(&i, &item.N, &item.Destination, &fresh); err != nil {
-			return err
-		}
-		r := &results[i-1]
-		r.Items = append(r.Items, item)
-		r.Taken = r.Taken && !fresh
-		if found[i-1] == nil {
-			found[i-1] = map[string]bool{}
-		}
-		found[i-1][item.Destination] = true
-		return nil
-	}, enqueue, args...)
+	query, args, err := enqueue(organization, now, batch)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range results {
+	results := make([]sqlstore.Enqueued, len(batch))
+	found := make([]map[string]bool, len(batch))
+	taken := make([]bool, len(batch))
+	complete := true
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+		var i int
+		var item sqlstore.EnqueuedItem
+		var there, fresh bool
+		if err := rows.Scan(&i, &item.N, &item.Destination, &there, &fresh); err != nil {
+			return err
+		}
+		complete = complete && there
+		if there {
+			if found[i-1] == nil {
+				found[i-1] = map[string]bool{}
+			}
+			found[i-1][item.Destination] = true
+			results[i-1].Items = append(results[i-1].Items, item)
+		}
+		taken[i-1] = taken[i-1] || !fresh
+		return nil
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	for i := range batch {
+		n := len(results[i].Items)
+		complete = complete && (len(batch[i].Items) > 0 || n > 0 && n <= batch[i].Most)
+	}
+	if !complete {
+		sqlstore.NoteMissing(batch, results, found)
+		return results, nil
+	}
+	for i := range results {
+		r := &results[i]
+		r.Taken = taken[i]
+		if r.Items == nil {
+			r.Items = wanted(&batch[i])
+		}
 		slices.SortFunc(r.Items, func(a, b sqlstore.EnqueuedItem) int { return cmp.Compare(a.N, b.N) })
 	}
-	sqlstore.NoteMissing(batch, results, found)
 	return results, nil
+}
+
+// wanted are the items of a delivery that names its destinations.
+func wanted(d *sqlstore.NewDelivery) []sqlstore.EnqueuedItem {
+	items := make([]sqlstore.EnqueuedItem, len(d.Items))
+	for k, item := range d.Items {
+		items[k] = sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination}
+	}
+	return items
+}
+
+// enqueue is a statement that resolves destinations and inserts. Nothing in it can fail for what a request holds, so that
+// a host's transaction stays usable: with a destination missing it inserts nothing, and a taken key is no row in keys. It
+// returns rows for what the caller cannot know, or for all items if something is missing. Requests and items are never
+// joined, because the planner takes their arrays for short ones and would loop over one for each row of the other; so
+// items carry what they need of their request.
+//
+// It mentions only what the batch needs. Drivers have it parsed and planned in each transaction, and with all columns,
+// keys and defaults that takes longer than to insert a single delivery.
+func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (query string, args []any, err error) {
+	r, err := newRequests(batch)
+	if err != nil {
+		return "", nil, err
+	}
+	s := &statement{args: make([]any, 0, 24)}
+	org, at := s.arg(organization), "coalesce("+s.arg(Dialect{}.Time(now))+"::timestamptz, now())"
+	var contents string
+	if !r.hashAt.empty() {
+		contents = s.arg(r.contents) + "::bytea"
+	}
+	given := func(yes bool, text string) string {
+		if yes {
+			return text
+		}
+		return ""
+	}
+	keyed, defaults, timed := !r.key.empty(), !r.defaults.empty(), !r.itemNotBefore.empty() || !r.itemDeadline.empty()
+	if defaults { // their items take the times of the requests
+		timed = timed || !r.notBefore.empty() || !r.deadline.empty()
+	}
+
+	columns := present([]column{
+		{"id", "uuid", &r.id}, {"deadline", "timestamptz", &r.deadline}, {"priority", "smallint", &r.priority},
+		{"idempotency_key", "text", &r.key}, {"topic", "text", &r.topic}, {"correlation_id", "text", &r.correlation},
+		{"trace_parent", "text", &r.trace}, {"tags", "jsonb", &r.tags}, {"metadata", "jsonb", &r.metadata},
+		{"options", "jsonb", &r.options}, {"payload_name", "text", &r.name}, {"payload_type", "text", &r.contentType},
+		{"payload_size", "bigint", &r.size}, {"payload_id", "uuid", &r.payloadID}, {"payload_source", "text", &r.source},
+		{"payload_ref", "text", &r.ref},
+	})
+	inserted := names(columns)
+	columns = append(columns, present([]column{
+		{"hash_at", "int", &r.hashAt}, {"inline", "boolean", &r.inline}, {"fingerprint", "bytea", &r.fingerprint}, {"ttl", "bigint", &r.ttl},
+	})...)
+	if defaults {
+		columns = append(columns, column{"defaults", "boolean", &r.defaults}, column{"rank", "smallint", &r.rank})
+		columns = append(columns, present([]column{{"not_before", "timestamptz", &r.notBefore}})...)
+	}
+	s.text("with req as (select * from ", s.unnest(columns), " with ordinality r(", names(columns), ", i))")
+
+	items := []column{
+		{"i", "int", &r.i}, {"n", "smallint", &r.n}, {"id", "uuid", &r.destination}, {"rank", "smallint", &r.itemRank},
+		{"delivery_id", "uuid", &r.delivery},
+	}
+	if timed {
+		items = append(items, column{"not_before", "timestamptz", &r.itemNotBefore}, column{"deadline", "timestamptz", &r.itemDeadline})
+	}
+	if keyed {
+		items = append(items, column{"keyed", "boolean", &r.keyed})
+	}
+	if defaults {
+		s.text(`, defaults as materialized (
+  select d.id, d.no, row_number() over (order by d.no) n from delivery_destinations d
+   where d.organization_id = `, org, ` and d.is_default and d.deleted_at is null)`)
+	}
+	s.text(`, dest as materialized (select it.*, (select d.no from delivery_destinations d
+     where d.organization_id = `, org, ` and d.id = it.id and d.deleted_at is null) no`, given(defaults, `, false by_default`), `
+    from `, s.unnest(items), ` it(`, names(items), `)`)
+	if defaults {
+		ofRequest := func(name string, values *array) string {
+			if values.empty() {
+				return ", null"
+			}
+			return ", r." + name
+		}
+		s.text(`
+   union all select r.i, d.n, d.id, r.rank, r.id`, given(timed, ofRequest("not_before", &r.notBefore)+ofRequest("deadline", &r.deadline)),
+			given(keyed, `, nullif(r.idempotency_key is not null, false)`), `, d.no, true from req r cross join defaults d where r.defaults`)
+	}
+	s.text(`), ok as materialized (select not exists (select from dest where no is null)`)
+	if defaults {
+		s.text(` and (select count(*) from defaults) between 1 and `, s.arg(r.most), `::int`)
+	}
+	s.text(` ok)`)
+	fresh := ""
+	if keyed {
+		s.text(`, keys as (
+  insert into delivery_idempotency as k (organization_id, key, fingerprint, delivery_id, expires_at)
+  select `, org, `, idempotency_key, fingerprint, id, `, at, ` + ttl * interval '1 microsecond'
+    from req where (select ok from ok) and idempotency_key is not null order by idempotency_key
+  on conflict (organization_id, key) do update
+    set fingerprint = excluded.fingerprint, delivery_id = excluded.delivery_id, expires_at = excluded.expires_at
+    where k.expires_at <= `, at, `
+  returning delivery_id)`)
+		fresh = `(d.keyed is null or d.delivery_id in (select delivery_id from keys))`
+	}
+	s.text(`, inserted as (
+  insert into delivery_deliveries (organization_id, created_at, `, inserted, given(!r.hashAt.empty(), `, payload_sha256`),
+		given(!r.inline.empty(), `, payload`), `)
+  select `, org, `, `, at, `, `, inserted, given(!r.hashAt.empty(), `, substring(`+contents+` from hash_at for 32)`),
+		given(!r.inline.empty(), `, case when inline then substring(`+contents+` from hash_at + 32 for payload_size::int) end`), `
+    from req where (select ok from ok)`, given(keyed, ` and (idempotency_key is null or id in (select delivery_id from keys))`), `
+), queued as (
+  insert into delivery_queue (organization_id, delivery_id, n, lane, run_at, state`, given(timed, `, deadline`), `)
+  select `, org, `, d.delivery_id, d.n, (d.rank::bigint << 32) | d.no, `)
+	if timed {
+		s.text(`coalesce(d.not_before, `, at, `), case when d.not_before > `, at, ` then 2 else 0 end, d.deadline`)
+	} else {
+		s.text(at, `, 0`)
+	}
+	s.text(` from dest d where (select ok from ok)`, given(keyed, ` and `+fresh), `
+   order by d.i, d.n -- in which they take their numbers
+)
+select d.i, d.n, d.id, d.no is not null, `, cmp.Or(fresh, `true`), ` from dest d where not (select ok from ok)`,
+		given(keyed, ` or d.keyed`), given(defaults, ` or d.by_default`))
+	return s.String(), s.args, nil
+}
+
+// statement is built with its parameters.
+type statement struct {
+	strings.Builder
+	args []any
+}
+
+func (s *statement) text(parts ...string) {
+	for _, part := range parts {
+		s.WriteString(part)
+	}
+}
+
+// arg adds a parameter and returns its placeholder.
+func (s *statement) arg(v any) string {
+	s.args = append(s.args, v)
+	return "$" + strconv.Itoa(len(s.args))
+}
+
+// column is a column of rows that are given as arrays.
+type column struct {
+	name, kind string
+	values     *array
+}
+
+// present leaves out the columns that hold nothing but nulls.
+func present(columns []column) []column {
+	return slices.DeleteFunc(columns, func(c column) bool { return c.values.empty() })
+}
+
+func names(columns []column) string {
+	var b strings.Builder
+	for i, c := range columns {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(c.name)
+	}
+	return b.String()
+}
+
+func (s *statement) unnest(columns []column) string {
+	var b strings.Builder
+	for i, c := range columns {
+		b.WriteString([]string{"unnest(", ", "}[min(i, 1)])
+		b.WriteString(s.arg(c.values.String()))
+		b.WriteString("::" + c.kind + "[]")
+	}
+	return b.String() + ")"
+}
+
+// requests are deliveries to insert, as columns.
+type requests struct {
+	id, notBefore, deadline, key, fingerprint, ttl, priority, rank, topic, correlation, trace, tags, metadata, options array
+	name, contentType, size, payloadID, source, ref                                                                    array
+
+	defaults array // true for those that take the default destinations
+	hashAt   array // where in contents the payload's hash is, from 1
+	inline   array // true where the payload follows its hash
+	contents []byte
+	most     int // destinations of a request
+
+	// Of their items.
+	i, n, destination, itemRank, itemNotBefore, itemDeadline, delivery, keyed array
+}
+
+func newRequests(batch []sqlstore.NewDelivery) (*requests, error) {
+	size, items := 0, 0
+	for i := range batch {
+		size += sha256.Size + len(batch[i].Payload.Inline)
+		items += len(batch[i].Items)
+	}
+	n := len(batch)
+	r := &requests{
+		id: newArray(n, 36), priority: newArray(n, 2), contentType: newArray(n, 26), size: newArray(n, 6), hashAt: newArray(n, 7),
+		inline: newArray(n, 5), contents: make([]byte, 0, size),
+		i: newArray(items, 5), n: newArray(items, 2), destination: newArray(items, 36), itemRank: newArray(items, 2), delivery: newArray(items, 36),
+	}
+	for i := range batch {
+		if err := r.add(i+1, &batch[i]); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func (r *requests) add(i int, d *sqlstore.NewDelivery) error {
+	r.id.id(d.ID)
+	r.notBefore.time(d.NotBefore)
+	r.deadline.time(d.Deadline)
+	r.key.opt(d.IdempotencyKey)
+	if d.IdempotencyKey == "" {
+		r.fingerprint.null()
+		r.ttl.null()
+	} else {
+		r.fingerprint.bytes(d.Fingerprint)
+		r.ttl.int(d.KeyExpires.Microseconds())
+	}
+	r.priority.int(int64(d.Priority))
+	r.topic.opt(d.Topic)
+	r.correlation.opt(d.CorrelationID)
+	r.trace.opt(d.TraceParent)
+	r.tags.opt(string(sqlstore.Encode(d.Tags)))
+	r.metadata.opt(string(sqlstore.Encode(d.Metadata)))
+	r.options.opt(string(sqlstore.Encode(d.Options)))
+	r.name.opt(d.Payload.Name)
+	r.contentType.text(d.Payload.ContentType)
+	r.size.int(d.Payload.Size)
+	r.payloadID.id(d.Payload.ID)
+	r.source.opt(d.Payload.Source)
+	r.ref.opt(d.Payload.Ref)
+	if d.Payload.SHA256 == "" {
+		r.hashAt.null()
+	} else {
+		r.hashAt.int(int64(len(r.contents) + 1))
+	}
+	var err error
+	if r.contents, err = hex.AppendDecode(r.contents, []byte(d.Payload.SHA256)); err != nil {
+		return err
+	}
+	r.inline.flag(d.Payload.Inline != nil)
+	r.contents = append(r.contents, d.Payload.Inline...)
+	r.rank.int(sqlstore.Rank(d.Priority))
+	r.defaults.flag(len(d.Items) == 0)
+	r.most = d.Most
+	for k, item := range d.Items {
+		r.i.int(int64(i))
+		r.n.int(int64(k + 1))
+		r.destination.id(item.Destination)
+		r.itemRank.int(sqlstore.Rank(item.Priority))
+		r.itemNotBefore.time(item.NotBefore)
+		r.itemDeadline.time(d.Deadline)
+		r.delivery.id(d.ID)
+		r.keyed.flag(d.IdempotencyKey != "")
+	}
+	return nil
 }

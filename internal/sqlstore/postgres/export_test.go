@@ -1,5 +1,14 @@
 package postgres
 
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/payload"
+)
+
 // Revive is the statement of Dialect.Revive.
 const Revive = revive
 
@@ -21,7 +30,16 @@ func Statements() map[string]Statement {
 	)
 	keys := []string{org, ids, two, two}
 	with := func(more ...string) []string { return append(keys[:4:4], more...) }
+	plain := sqlstore.NewDelivery{
+		Delivery: sqlstore.Delivery{ID: strings.Trim(id, "'"), Payload: sqlstore.Payload{Inline: []byte{1}, Info: payload.Info{SHA256: strings.Repeat("ab", 32)}}},
+		Items:    []sqlstore.NewItem{{Destination: strings.Trim(id, "'")}}, Most: 50,
+	}
+	full := plain
+	full.Items, full.IdempotencyKey, full.Fingerprint, full.Topic = nil, "k", []byte{1}, "t"
+	full.NotBefore, full.Deadline = time.Now(), time.Now()
 	return map[string]Statement{
+		"enqueue, plain":         enqueueing(plain, plain),
+		"enqueue":                enqueueing(plain, full),
 		"ranks":                  {ranks, []string{two}, "delivery_queue_ready"},
 		"walk":                   {walk, []string{"0", "1099511627776", "500", two}, "delivery_queue_ready"},
 		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now, "'{1}'", "'{2}'", "'{0,5,7}'"}, "delivery_queue_ready"},
@@ -37,4 +55,24 @@ func Statements() map[string]Statement {
 		"pending of delivery":    {pendingOfDelivery, []string{"'acme'", id, "100"}, "delivery_queue_pkey"},
 		"pending of destination": {pendingOfDestination, []string{"'acme'", "1", "100"}, ""},
 	}
+}
+
+// enqueueing is the statement that enqueues a batch.
+func enqueueing(batch ...sqlstore.NewDelivery) Statement {
+	query, args, err := enqueue("acme", time.Time{}, batch)
+	if err != nil {
+		panic(err)
+	}
+	s := Statement{Query: query}
+	for _, arg := range args {
+		switch v := arg.(type) {
+		case nil:
+			s.Args = append(s.Args, "null")
+		case []byte:
+			s.Args = append(s.Args, fmt.Sprintf(`'\x%x'`, v))
+		default:
+			s.Args = append(s.Args, "'"+strings.ReplaceAll(fmt.Sprint(v), "'", "''")+"'")
+		}
+	}
+	return s
 }

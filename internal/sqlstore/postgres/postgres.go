@@ -55,7 +55,8 @@ func (Dialect) JSON(raw []byte) any {
 const (
 	begin = `select now(), set_config('jit', 'off', true) || set_config('enable_seqscan', 'off', true) ||
 		set_config('enable_bitmapscan', 'off', true)`
-	beginLease = begin + ` || set_config('synchronous_commit', 'off', true)`
+	beginLease   = begin + ` || set_config('synchronous_commit', 'off', true)`
+	beginCombine = begin + ` || set_config('lock_timeout', '25ms', true)`
 )
 
 // Begin starts a transaction in which plans cannot flip to a sequential scan, nor to a bitmap of all that is due and a
@@ -66,8 +67,12 @@ func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access
 		return nil, now, err
 	}
 	query := begin
-	if access == sqlstore.Leasing {
+	switch access {
+	case sqlstore.Leasing:
 		query = beginLease
+	case sqlstore.Combining:
+		query = beginCombine
+	case sqlstore.Reading, sqlstore.Writing:
 	}
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var settings string
