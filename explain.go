@@ -101,7 +101,9 @@ func (o *Org) explain(ctx context.Context, tx *sqlstore.Tx, p *sqlstore.Item, it
 	switch {
 	case why.Ahead == engine.MostAhead:
 		x.Text += fmt.Sprintf("; %d items or more are before it", why.Ahead)
-	case why.Ahead > 0:
+	case why.Ahead == 1:
+		x.Text += "; one item is before it"
+	case why.Ahead > 1:
 		x.Text += fmt.Sprintf("; %d items are before it", why.Ahead)
 	}
 	x.Text += lastFailure(item)

@@ -103,7 +103,7 @@ func TestExplain(t *testing.T) {
 		behind := on(held, "x", nil)
 		must[*destination.Destination](t)(acme.Destinations().Update(t.Context(), held.ID, destination.Patch{Disabled: destination.Set(false)}))
 		process(t, svc)
-		expect(behind, queue.Ready, queue.Draining, 2*time.Second, "was held", "1 items are before it")
+		expect(behind, queue.Ready, queue.Draining, 2*time.Second, "was held", "one item is before it")
 
 		if _, err := svc.Org("other").Explain(t.Context(), done); !errors.Is(err, delivery.ErrNotFound) {
 			t.Errorf("of another organization: %v", err)
