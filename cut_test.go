@@ -54,6 +54,29 @@ func (c *cutConn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrU
 func (c *cutConn) Begin() (driver.Tx, error)           { return nil, errors.ErrUnsupported }
 func (c *cutConn) Close() error                        { return c.conn.Close() }
 
+// PrepareContext prepares nothing: the statement is run as it is.
+func (c *cutConn) PrepareContext(_ context.Context, query string) (driver.Stmt, error) {
+	return &cutStmt{c, query}, nil
+}
+
+type cutStmt struct {
+	*cutConn
+	query string
+}
+
+func (s *cutStmt) Close() error                               { return nil }
+func (s *cutStmt) NumInput() int                              { return -1 }
+func (s *cutStmt) Exec([]driver.Value) (driver.Result, error) { return nil, errors.ErrUnsupported }
+func (s *cutStmt) Query([]driver.Value) (driver.Rows, error)  { return nil, errors.ErrUnsupported }
+
+func (s *cutStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return s.cutConn.ExecContext(ctx, s.query, args)
+}
+
+func (s *cutStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.cutConn.QueryContext(ctx, s.query, args)
+}
+
 func (c *cutConn) BeginTx(ctx context.Context, _ driver.TxOptions) (_ driver.Tx, err error) {
 	c.tx, err = c.conn.BeginTx(context.WithoutCancel(ctx), nil)
 	return c, err

@@ -15,6 +15,9 @@ func contests(n int) []contest {
 		}})
 	}
 	return append(all,
+		contest{name: "SQLite, no-op, 100 destinations", contenders: []contender{{"delivery, SQLite", oursWork("sqlite", n, 100)}}},
+		contest{name: "SQLite, DeliverMany of 1,000", contenders: []contender{{"delivery, SQLite", oursInsertMany("sqlite", n)}}},
+		contest{name: "SQLite, Deliver, 8 goroutines", contenders: []contender{{"delivery, SQLite", oursInsert("sqlite", n/5)}}},
 		contest{name: "DeliverMany of 1,000", contenders: []contender{
 			{"River InsertManyFast, pgx", riverInsertMany(n)}, {"delivery, lib/pq", oursInsertMany("postgres", n)}, {"delivery, pgx", oursInsertMany("pgx", n)},
 		}},

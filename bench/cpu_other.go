@@ -2,5 +2,8 @@
 
 package main
 
-// cpuSeconds is not known on this system.
-func cpuSeconds() (own, server float64) { return 0, 0 }
+// Processor times are not known on this system.
+
+func cpuSeconds(int) (own, server float64) { return 0, 0 }
+
+func parent(int) int { return 0 }

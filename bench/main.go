@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -20,6 +21,7 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
+	_ "modernc.org/sqlite"
 
 	"github.com/deliverykit/delivery/internal/dbtest"
 )
@@ -67,12 +69,12 @@ type measure func(ctx context.Context, e *env) (result, error)
 type result struct{ rate, own, server float64 }
 
 // timed runs f, which does n of something.
-func timed(n int, f func() error) (result, error) {
-	own, server := cpuSeconds()
+func (e *env) timed(n int, f func() error) (result, error) {
+	own, server := cpuSeconds(e.postmaster)
 	start := time.Now()
 	err := f()
 	elapsed := time.Since(start).Seconds()
-	ownAfter, serverAfter := cpuSeconds()
+	ownAfter, serverAfter := cpuSeconds(e.postmaster)
 	per := 1e6 / float64(n)
 	return result{float64(n) / elapsed, (ownAfter - own) * per, (serverAfter - server) * per}, err
 }
@@ -152,9 +154,11 @@ func run(ctx context.Context, n, rounds int, only, of string, long, statements b
 
 // env is a fresh database on the server.
 type env struct {
-	admin *sql.DB
-	name  string
-	url   string
+	admin      *sql.DB
+	name       string
+	url        string
+	postmaster int
+	files      string // a folder for databases of SQLite
 }
 
 func newEnv(ctx context.Context, server string) (*env, error) {
@@ -167,11 +171,21 @@ func newEnv(ctx context.Context, server string) (*env, error) {
 		return nil, err
 	}
 	e.url = strings.Replace(server, "/postgres?", "/"+e.name+"?", 1)
-	return e, nil
+	var backend int
+	if err := admin.QueryRowContext(ctx, "select pg_backend_pid()").Scan(&backend); err != nil {
+		return nil, err
+	}
+	e.postmaster = parent(backend)
+	e.files, err = os.MkdirTemp("", "bench")
+	return e, err
 }
 
 func (e *env) open(driver string) (*sql.DB, error) {
-	db, err := sql.Open(driver, e.url)
+	url := e.url
+	if driver == "sqlite" {
+		url = "file:" + filepath.ToSlash(filepath.Join(e.files, "bench.db")) + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
+	}
+	db, err := sql.Open(driver, url)
 	if err != nil {
 		return nil, err
 	}
@@ -181,6 +195,9 @@ func (e *env) open(driver string) (*sql.DB, error) {
 }
 
 func (e *env) close(ctx context.Context) error {
+	if err := os.RemoveAll(e.files); err != nil {
+		return err
+	}
 	if _, err := e.admin.ExecContext(ctx, "drop database "+e.name+" with (force)"); err != nil {
 		return err
 	}

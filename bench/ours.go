@@ -98,7 +98,7 @@ func oursWork(driver string, n, lanes int) measure {
 		if err := h.fill(ctx, n); err != nil {
 			return result{}, err
 		}
-		r, err := timed(n, func() error {
+		r, err := e.timed(n, func() error {
 			pass, err := h.svc.ProcessDue(ctx)
 			if err == nil && pass.Delivered != n {
 				err = fmt.Errorf("%d of %d items were delivered", pass.Delivered, n)
@@ -115,7 +115,7 @@ func oursInsertMany(driver string, n int) measure {
 		if err != nil {
 			return result{}, err
 		}
-		r, err := timed(n, func() error { return h.fill(ctx, n) })
+		r, err := e.timed(n, func() error { return h.fill(ctx, n) })
 		return r, errors.Join(err, h.close())
 	}
 }
@@ -126,7 +126,7 @@ func oursInsert(driver string, n int) measure {
 		if err != nil {
 			return result{}, err
 		}
-		r, err := fromEight(n, func(i int) error {
+		r, err := e.fromEight(n, func(i int) error {
 			_, err := h.org.Deliver(ctx, h.request(i))
 			return err
 		})
@@ -135,8 +135,8 @@ func oursInsert(driver string, n int) measure {
 }
 
 // fromEight calls f n times from 8 goroutines.
-func fromEight(n int, f func(i int) error) (result, error) {
-	return timed(n, func() error {
+func (e *env) fromEight(n int, f func(i int) error) (result, error) {
+	return e.timed(n, func() error {
 		var wg sync.WaitGroup
 		var next atomic.Int64
 		errs := make(chan error, 8)

@@ -85,7 +85,7 @@ func riverWork(n int) measure {
 		if err := p.fill(ctx, n); err != nil {
 			return result{}, err
 		}
-		return timed(n, func() error {
+		return e.timed(n, func() error {
 			if err := p.client.Start(ctx); err != nil {
 				return err
 			}
@@ -104,7 +104,7 @@ func riverInsertMany(n int) measure {
 			return result{}, err
 		}
 		defer p.pool.Close()
-		return timed(n, func() error { return p.fill(ctx, n) })
+		return e.timed(n, func() error { return p.fill(ctx, n) })
 	}
 }
 
@@ -115,7 +115,7 @@ func riverInsert(n int) measure {
 			return result{}, err
 		}
 		defer p.pool.Close()
-		return fromEight(n, func(int) error {
+		return e.fromEight(n, func(int) error {
 			_, err := p.client.Insert(ctx, args{body}, nil)
 			return err
 		})

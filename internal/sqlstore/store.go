@@ -30,6 +30,13 @@ type Execer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
+// Transaction is one that this package begins and ends.
+type Transaction interface {
+	Execer
+	Commit() error
+	Rollback() error
+}
+
 // ErrNotMigrated says that the tables are not there, or not all of them.
 var ErrNotMigrated = errors.New("delivery: the database is not migrated; call DeliveryService.Migrate, or apply delivery.Migrations")
 
@@ -45,7 +52,7 @@ type Dialect interface {
 	// JSON is a JSON document as a parameter, nil for an empty one.
 	JSON(raw []byte) any
 	// Begin starts a transaction; one that will write waits for other writers here. now is the database's clock.
-	Begin(ctx context.Context, db DB, access Access) (tx *sql.Tx, now time.Time, err error)
+	Begin(ctx context.Context, db DB, access Access) (tx Transaction, now time.Time, err error)
 	// SingleWriter reports whether writers exclude each other, so that queueing in process beats waiting in the database.
 	SingleWriter() bool
 	// Retryable reports whether err says that the transaction lost against another and can be run again.

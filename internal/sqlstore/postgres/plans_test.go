@@ -92,7 +92,8 @@ func explain(t *testing.T, db *sql.DB, mode string, s postgres.Statement) string
 		t.Fatal(err)
 	}
 	var plan string
-	if err := tx.QueryRowContext(t.Context(), `explain (format json) execute statement`+arguments).Scan(&plan); err != nil {
+	scan := func(rows *sql.Rows) error { return rows.Scan(&plan) }
+	if err := sqlstore.Scan(t.Context(), tx, scan, `explain (format json) execute statement`+arguments); err != nil {
 		t.Fatalf("%v in %s", err, s.Query)
 	}
 	if _, err := tx.ExecContext(t.Context(), `deallocate statement`); err != nil {

@@ -61,8 +61,8 @@ const (
 
 // Begin starts a transaction in which plans cannot flip to a sequential scan, nor to a bitmap of all that is due and a
 // sort of it, and reads its time.
-func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (tx *sql.Tx, now time.Time, err error) {
-	tx, err = db.BeginTx(ctx, nil)
+func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (_ sqlstore.Transaction, now time.Time, err error) {
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, now, err
 	}

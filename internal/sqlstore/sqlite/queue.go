@@ -58,30 +58,32 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 	return all, err
 }
 
-// Claim implements sqlstore.Dialect.
+// oldest selects the oldest ready items of a lane.
+const oldest = ` where q.state = 0 and q.lane = ?1 order by q.seq limit ?2`
+
+// Claim implements sqlstore.Dialect. As nobody else writes meanwhile, what it reads is what it then leases.
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
+	var c sqlstore.Claimed
+	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
+		sqlstore.Time{T: &c.Deadline})
 	for _, s := range shares {
-		rows, err := list(ctx, tx, `update delivery_queue set state = 1, run_at = ?3, gated = ?4
-			where (organization_id, delivery_id, n) in (select organization_id, delivery_id, n from delivery_queue
-			  where state = 0 and lane = ?1 order by seq limit ?2)
-			returning `+row, s.Lane, s.N, d.Time(until), int(s.Gate))
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, rows...)
-	}
-	scanner := sqlstore.NewDeliveryScanner()
-	for i := range all {
-		c := &all[i]
+		c.Gate = s.Gate
 		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
 			if c.Content, err = scanner.Scan(rows); c.Content != nil {
 				c.Content.Organization, c.Content.ID = c.Organization, c.Delivery
 			}
+			all = append(all, c)
 			return err
-		}, `select `+sqlstore.ContentColumns+` from delivery_deliveries d where d.organization_id = ?1 and d.id = ?2`,
-			c.Organization, c.Delivery)
+		}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline, `+sqlstore.ContentColumns+`
+			from delivery_queue q left join delivery_deliveries d on d.organization_id = q.organization_id and d.id = q.delivery_id`+oldest,
+			s.Lane, s.N)
 		if err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 1, run_at = ?3, gated = ?4
+			where (organization_id, delivery_id, n) in (select q.organization_id, q.delivery_id, q.n from delivery_queue q`+oldest+`)`,
+			s.Lane, s.N, d.Time(until), int(s.Gate)); err != nil {
 			return nil, err
 		}
 	}

@@ -53,17 +53,56 @@ func (Dialect) JSON(raw []byte) any {
 }
 
 // Begin starts a transaction; one that will write begins by taking the lock. The time is the process's.
-func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (*sql.Tx, time.Time, error) {
-	tx, err := db.BeginTx(ctx, nil)
+func (Dialect) Begin(ctx context.Context, db sqlstore.DB, access sqlstore.Access) (sqlstore.Transaction, time.Time, error) {
+	begun, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
+	tx := &transaction{Tx: begun}
 	if access != sqlstore.Reading {
 		if _, err := next(ctx, tx, 0); err != nil {
 			return nil, time.Time{}, errors.Join(err, tx.Rollback())
 		}
 	}
 	return tx, time.Now().UTC(), nil
+}
+
+// transaction prepares each statement once: the statements of a batch are few and run many times, and SQLite takes longer to
+// parse most of them than to run them. The statements end with the transaction. It is used by one goroutine.
+type transaction struct {
+	*sql.Tx
+	prepared map[string]*sql.Stmt
+}
+
+func (tx *transaction) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s := tx.prepared[query]; s != nil {
+		return s, nil
+	}
+	s, err := tx.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if tx.prepared == nil {
+		tx.prepared = map[string]*sql.Stmt{}
+	}
+	tx.prepared[query] = s
+	return s, nil
+}
+
+func (tx *transaction) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	s, err := tx.prepare(ctx, query) //nolint:sqlclosecheck // ends with the transaction
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, args...)
+}
+
+func (tx *transaction) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := tx.prepare(ctx, query) //nolint:sqlclosecheck // ends with the transaction
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
 }
 
 // next takes n numbers of the sequence and returns the first; as an update it also takes the write lock.
