@@ -27,6 +27,10 @@ func TestDependencies(t *testing.T) {
 		"./handler/storage/local": storage,
 		"./handler/storage/s3":    slices.Concat(storage, []string{"github.com/aws/"}),
 		"./handler/storage/azure": slices.Concat(storage, []string{"github.com/Azure/", "github.com/AzureAD/", "github.com/golang-jwt/", "github.com/google/uuid", "github.com/kylelemons/", "github.com/pkg/browser"}),
+		// Google's library links its gRPC transport and that one's telemetry, whether they are used or not.
+		"./handler/storage/gcs": slices.Concat(storage, []string{"cloud.google.com/", "google.golang.org/", "github.com/GoogleCloudPlatform/", "github.com/google/",
+			"github.com/googleapis/", "go.opentelemetry.io/", "github.com/go-logr/", "cel.dev/", "github.com/cespare/xxhash", "github.com/cncf/xds", "github.com/envoyproxy/",
+			"github.com/felixge/httpsnoop", "github.com/go-jose/", "github.com/spiffe/"}),
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,12 +352,12 @@ func TestFailures(t *testing.T) {
 			t.Parallel()
 			for _, size := range []int{10, 2 * mib} {
 				f := newFront(t)
-				tries := 0
+				var tries atomic.Int32
 				f.Reset(func(operation string, _ int, w http.ResponseWriter) bool {
 					if operation != "PUT" && operation != "Block" {
 						return false
 					}
-					tries++
+					tries.Add(1)
 					if c.status == 0 {
 						uploads.Cut(w)
 					} else {
@@ -375,8 +376,8 @@ func TestFailures(t *testing.T) {
 				if strings.ContainsAny(err.Error(), "\n") || len(err.Error()) > 1000 {
 					t.Errorf("%q", err)
 				}
-				if again := c.status == 0 || c.status == 429 || c.status >= 500; again && tries != 3 || !again && tries != 1 {
-					t.Errorf("%d tries within the attempt", tries)
+				if again := c.status == 0 || c.status == 429 || c.status >= 500; again && tries.Load() != 3 || !again && tries.Load() != 1 {
+					t.Errorf("%d tries within the attempt", tries.Load())
 				}
 			}
 		})
