@@ -2,13 +2,17 @@ package delivery_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// The root links no handler, no driver and no cloud SDK: a host pays for what it registers.
+// The root links no handler, no driver and no cloud SDK: a host pays for what it registers. A storage driver links its own
+// SDK and no other's.
 func TestDependencies(t *testing.T) {
 	t.Parallel()
+	storage := []string{"github.com/deliverykit/delivery/destination", "github.com/deliverykit/delivery/handler", "github.com/deliverykit/delivery/payload",
+		"github.com/deliverykit/delivery/retry", "github.com/cenkalti/backoff/v4", "golang.org/x/"}
 	for pkg, allowed := range map[string][]string{
 		".": {"github.com/deliverykit/delivery", "github.com/cenkalti/backoff/v4", "github.com/google/uuid", "github.com/pressly/goose/v3",
 			"github.com/tink-crypto/tink-go/v2", "github.com/mfridman/interpolate", "github.com/sethvargo/go-retry", "go.uber.org/multierr",
@@ -18,6 +22,15 @@ func TestDependencies(t *testing.T) {
 		"./retry":           {"github.com/deliverykit/delivery/retry", "github.com/cenkalti/backoff/v4"},
 		"./payload":         {"github.com/deliverykit/delivery/payload"},
 		"./queue":           {"github.com/deliverykit/delivery/queue"},
+
+		"./handler/storage":       storage,
+		"./handler/storage/local": storage,
+		"./handler/storage/s3":    slices.Concat(storage, []string{"github.com/aws/"}),
+		"./handler/storage/azure": slices.Concat(storage, []string{"github.com/Azure/", "github.com/AzureAD/", "github.com/golang-jwt/", "github.com/google/uuid", "github.com/kylelemons/", "github.com/pkg/browser"}),
+		// Google's library links its gRPC transport and that one's telemetry, whether they are used or not.
+		"./handler/storage/gcs": slices.Concat(storage, []string{"cloud.google.com/", "google.golang.org/", "github.com/GoogleCloudPlatform/", "github.com/google/",
+			"github.com/googleapis/", "go.opentelemetry.io/", "github.com/go-logr/", "cel.dev/", "github.com/cespare/xxhash", "github.com/cncf/xds", "github.com/envoyproxy/",
+			"github.com/felixge/httpsnoop", "github.com/go-jose/", "github.com/spiffe/"}),
 	} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", pkg).Output()
 		if err != nil {
@@ -28,7 +41,7 @@ func TestDependencies(t *testing.T) {
 			for _, prefix := range allowed {
 				ok = ok || strings.HasPrefix(dep, prefix)
 			}
-			if strings.Contains(dep, "deliverykit/delivery/handler/") && pkg != "./handler/webhook" || pkg != "." && strings.Contains(dep, "/internal/") {
+			if inner, ours := strings.CutPrefix(dep, "github.com/deliverykit/delivery"); ours && !mayLink(pkg, "."+inner) {
 				ok = false
 			}
 			if !ok {
@@ -36,4 +49,13 @@ func TestDependencies(t *testing.T) {
 			}
 		}
 	}
+}
+
+// mayLink reports whether a package of ours may link another: the root no handler's, a handler none beside those above and
+// below it, and none but the root what is internal to all.
+func mayLink(pkg, dep string) bool {
+	if strings.HasPrefix(dep, "./handler/") {
+		return strings.HasPrefix(dep, pkg) && pkg != "." || strings.HasPrefix(pkg, dep+"/") || dep == "./handler/storage/internal/cloud" && strings.HasPrefix(pkg, "./handler/storage/")
+	}
+	return pkg == "." || !strings.HasPrefix(dep, "./internal/")
 }

@@ -2,21 +2,19 @@ package webhook_test
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/deliverykit/delivery/test/internal/npm"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
@@ -208,59 +206,12 @@ func TestNodeLibraries(t *testing.T) {
 	}
 }
 
-// install puts the libraries of the lock file, checked against its hashes, into the user's cache, once.
+// install puts the libraries of the lock file into the user's cache.
 func install(t *testing.T) string {
 	t.Helper()
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Fatalf("%v: this test verifies signatures with the npm libraries standardwebhooks and svix. Run \"make test\", whose set-up installs Node.js and npm", err)
-		}
-	}
-	digest := sha256.New()
-	files := map[string][]byte{}
-	for _, name := range []string{"package.json", "package-lock.json", "verify.mjs"} {
-		b, err := os.ReadFile(filepath.Join("node", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[name] = b
-		sum := sha256.Sum256(b)
-		digest.Write(sum[:])
-	}
-	if bytes.Contains(files["package-lock.json"], []byte(`"resolved"`)) {
-		t.Fatal("package-lock.json names a registry: write it with npm install --package-lock-only --omit-lockfile-registry-resolved")
-	}
-	cache, err := os.UserCacheDir()
+	dir, err := npm.Install(t.Context(), "webhook", "node", "verify.mjs")
 	if err != nil {
 		t.Fatal(err)
-	}
-	cache = filepath.Join(cache, "deliverykit-test")
-	dir := filepath.Join(cache, "webhook-"+hex.EncodeToString(digest.Sum(nil))[:16])
-	if _, err := os.Stat(filepath.Join(dir, "node_modules")); err == nil {
-		return dir
-	}
-	if err := os.MkdirAll(cache, 0o750); err != nil {
-		t.Fatal(err)
-	}
-	work, err := os.MkdirTemp(cache, "webhook-") //nolint:usetesting // beside where it is renamed to
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.RemoveAll(work) }()
-	for name, b := range files {
-		if err := os.WriteFile(filepath.Join(work, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
-	cmd.Dir = work
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-	if err := os.Rename(work, dir); err != nil {
-		if _, other := os.Stat(filepath.Join(dir, "node_modules")); other != nil { // another run was faster
-			t.Fatal(err)
-		}
 	}
 	return dir
 }

@@ -3,14 +3,12 @@ package s3
 import (
 	"cmp"
 	"errors"
-	"net/netip"
-	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler/storage"
+	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Config is the configuration of an s3 destination. Bucket, Credentials, and Region or Endpoint are required.
@@ -229,39 +227,7 @@ func (c Config) validateEndpoint() error {
 	if c.Endpoint == "" {
 		return nil
 	}
-	// No message quotes it: it may hold a credential where none belongs.
-	u, err := url.Parse(c.Endpoint)
-	if err != nil || u.Opaque != "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return destination.Invalid("endpoint", `is no URL such as "https://s3.example.com"`)
-	}
-	var errs []error
-	invalid := func(format string, args ...any) {
-		errs = append(errs, destination.Invalid("endpoint", format, args...))
-	}
-	if u.Scheme == "http" && !c.AllowHTTP && !loopback(u.Hostname()) {
-		invalid("is plain http, where everyone on the way can read it; use https, or set allow_http")
-	}
-	if u.User != nil {
-		invalid("holds a user or a password; they belong into credentials")
-	}
-	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(c.Endpoint, "#") {
-		invalid("has a path, a query or a fragment; the bucket is a field of its own")
-	}
-	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			invalid("has a port that is not between 1 and 65535")
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// loopback recognises what never leaves the machine. Whether that may be reached is up to the network policy.
-func loopback(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return addr.Unmap().IsLoopback()
-	}
-	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return cloud.CheckEndpoint("endpoint", c.Endpoint, c.AllowHTTP, false)
 }
 
 func (c Credentials) kind() CredentialsType { return cmp.Or(c.Type, AccessKey) }

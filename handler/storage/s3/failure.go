@@ -12,7 +12,6 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
 
-	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
 )
@@ -152,7 +151,7 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 		if e.Category == handler.Uncategorized {
 			e.Category = handler.Network // an answer that is no HTTP, or no XML
 		}
-		e.Err = fmt.Errorf("%s: %w", where, b.redact.wrap(err))
+		e.Err = fmt.Errorf("%s: %w", where, b.redact.Wrap(err))
 		return e
 	}
 	text := fmt.Sprintf("%s: the other side answered %d %s", where, status, code)
@@ -210,7 +209,7 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 func (b *bucket) answer(err error) (code, message string, status int, header http.Header) {
 	var api smithy.APIError
 	if errors.As(err, &api) {
-		code, message = b.redact.line(api.ErrorCode()), b.redact.line(api.ErrorMessage())
+		code, message = b.redact.Line(api.ErrorCode()), b.redact.Line(api.ErrorMessage())
 	}
 	var r *awshttp.ResponseError
 	if errors.As(err, &r) && r.Response != nil && r.Response.Response != nil {
@@ -238,7 +237,7 @@ func (b *bucket) noCredentials(ctx context.Context, err error) error {
 		if e.Category == handler.Uncategorized || errors.As(err, &file) {
 			e.Category = handler.Internal // the host's chain, or its token
 		}
-		e.Err = fmt.Errorf("s3: %s: %w", what, b.redact.wrap(err))
+		e.Err = fmt.Errorf("s3: %s: %w", what, b.redact.Wrap(err))
 		return e
 	}
 	e := &handler.Error{Category: handler.Authentication, Code: code}
@@ -259,37 +258,4 @@ func (b *bucket) noCredentials(ctx context.Context, err error) error {
 	}
 	e.Err = fmt.Errorf("s3: %s: %s: %s; %s", what, code, message, hint)
 	return e
-}
-
-// redactor takes the config's secrets out of foreign text.
-type redactor struct{ replace *strings.Replacer }
-
-func newRedactor(c Config) redactor {
-	var pairs []string
-	for _, s := range []destination.Secret{c.Credentials.SecretAccessKey, c.Credentials.SessionToken} {
-		if s.IsSet() {
-			pairs = append(pairs, s.Reveal(), destination.Redacted)
-		}
-	}
-	return redactor{strings.NewReplacer(pairs...)}
-}
-
-const maxLine = 500
-
-// line is foreign text, on one line and bounded.
-func (r redactor) line(s string) string {
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(r.replace.Replace(s), "?")), " ")
-	s = strings.ReplaceAll(s, "\x00", "?")
-	if len(s) > maxLine {
-		s = strings.ToValidUTF8(s[:maxLine], "") + "..."
-	}
-	return s
-}
-
-// wrap keeps err, unless its text has a secret in it.
-func (r redactor) wrap(err error) error {
-	if text := err.Error(); r.replace.Replace(text) != text {
-		return errors.New(r.line(text))
-	}
-	return err
 }

@@ -208,25 +208,6 @@ func TestPartSizes(t *testing.T) {
 	}
 }
 
-// After a request has ended, nothing reads the memory that it was sent from.
-func TestSealedBody(t *testing.T) {
-	t.Parallel()
-	memory := []byte("ours")
-	r, seal := s3.NewBody(memory)
-	b := make([]byte, 2)
-	if n, err := r.Read(b); n != 2 || err != nil {
-		t.Error(n, err)
-	}
-	seal()
-	copy(memory, "theirs")
-	if n, err := r.Read(b); n != 0 || err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("%d bytes of another's payload, %v", n, err)
-	}
-	if _, err := r.Seek(0, io.SeekStart); err == nil {
-		t.Error("can be read again")
-	}
-}
-
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	err := s3.New(nil, s3.WithCredentials(nil), s3.WithWebIdentityToken(nil), s3.WithExternalID(nil), s3.WithSTSEndpoint("http://sts.example.com"),

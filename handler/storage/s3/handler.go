@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
+	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Handler delivers to s3 destinations. It keeps a client and its temporary credentials for each destination until that
@@ -27,7 +28,7 @@ type Handler struct {
 	token       func() ([]byte, error)
 	externalID  func(organization string) string
 	sts         string // endpoint
-	memory      *memory
+	memory      *cloud.Memory
 
 	mu      sync.Mutex
 	clients map[string]*client // by destination
@@ -108,7 +109,7 @@ func WithExternalID(id func(organization string) string) Option {
 func WithSTSEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		u, err := url.Parse(endpoint)
-		if err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+		if err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !cloud.Loopback(u.Hostname())) {
 			return errors.New("s3: the STS endpoint is no https URL")
 		}
 		h.sts = endpoint
@@ -123,7 +124,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("s3: the memory is less than 16 MiB")
 		}
-		h.memory = newMemory(bytes)
+		h.memory = cloud.NewMemory(bytes, defaultPart)
 		return nil
 	}
 }
@@ -131,7 +132,7 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: newMemory(128 << 20), clients: map[string]*client{}}
+	h := &Handler{memory: cloud.NewMemory(128<<20, defaultPart), clients: map[string]*client{}}
 	for _, o := range opts {
 		if o == nil {
 			h.errs = append(h.errs, errors.New("s3: an option is nil"))

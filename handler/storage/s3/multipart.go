@@ -19,6 +19,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
+	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -62,7 +63,7 @@ func (m *multipart) read(ctx context.Context, content io.Reader, start func(part
 			return handler.Fail(handler.Validation, fmt.Errorf(
 				"s3: %q has more than %d parts of %d bytes; give the destination a larger part_size", m.up.Name, maxParts, m.state.PartSize))
 		}
-		b, release, err := m.bucket.handler.memory.get(ctx, m.state.PartSize)
+		b, release, err := m.bucket.handler.memory.Get(ctx, m.state.PartSize)
 		if err != nil {
 			return err
 		}
@@ -94,8 +95,8 @@ func (m *multipart) read(ctx context.Context, content io.Reader, start func(part
 }
 
 func (m *multipart) sendPart(ctx context.Context, part int32, b []byte, sum *string) error {
-	body := newBody(b)
-	defer body.seal()
+	body := cloud.NewBody(b)
+	defer body.Seal()
 	in := &awss3.UploadPartInput{
 		Bucket: &m.state.Bucket, Key: &m.state.Name, UploadId: &m.state.Upload, PartNumber: &part,
 		Body: body, ContentLength: aws.Int64(int64(len(b))), ExpectedBucketOwner: m.bucket.owner(),

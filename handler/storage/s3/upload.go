@@ -15,6 +15,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
+	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -44,7 +45,7 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int6
 	if up.Size >= 0 {
 		room = up.Size + 1 // to see the end
 	}
-	buffer, release, err := b.handler.memory.get(ctx, room)
+	buffer, release, err := b.handler.memory.Get(ctx, room)
 	if err != nil {
 		return storage.Object{}, err
 	}
@@ -84,8 +85,8 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int6
 func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []byte) (storage.Object, error) {
 	algorithm := b.config.algorithm()
 	sum := algorithm.of(content)
-	body := newBody(content)
-	defer body.seal()
+	body := cloud.NewBody(content)
+	defer body.Seal()
 	in := &awss3.PutObjectInput{
 		Bucket: &b.config.Bucket, Key: &up.Name, Body: body, ContentLength: aws.Int64(int64(len(content))),
 		ContentType: optional(up.ContentType), Metadata: up.AllMetadata(), Tagging: tagging(up.Tags), ExpectedBucketOwner: b.owner(),

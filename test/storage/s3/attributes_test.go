@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deliverykit/delivery/test/internal/uploads"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
@@ -27,7 +29,7 @@ func TestAttributes(t *testing.T) {
 	c.ObjectLock = s3.ObjectLock{Mode: "GOVERNANCE", Days: 3, LegalHold: true}
 	for _, size := range []int{100, 6 * mib} {
 		h := s3.New()
-		req := handlertest.Request(t, h, c, payload.Bytes("x.bin", random(size)))
+		req := handlertest.Request(t, h, c, payload.Bytes("x.bin", uploads.Random(size)))
 		result, err := h.Deliver(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,6 @@ package s3_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/deliverykit/delivery/test/internal/uploads"
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/handlertest"
@@ -42,7 +43,7 @@ func TestTLS(t *testing.T) {
 		inner.ServeHTTP(w, r)
 	})
 	for _, size := range []int{10, 6 * mib} {
-		sent := random(size)
+		sent := uploads.Random(size)
 		req := handlertest.Request(t, s3.New(), c, payload.Bytes("x", sent))
 		for attempt := range 2 {
 			req.Attempt = attempt + 1
@@ -83,12 +84,12 @@ func TestBucket(t *testing.T) {
 	ctx := t.Context()
 	names := []string{"a/1", "a/2 ä+&?", "b/1"}
 	for _, name := range names {
-		stored, err := b.Put(ctx, upload(name, "content of "+name))
+		stored, err := b.Put(ctx, uploads.Upload(name, "content of "+name))
 		if err != nil || stored.Name != name || stored.Size != int64(len("content of "+name)) {
 			t.Fatalf("%s: %+v, %v", name, stored, err)
 		}
 	}
-	if _, err := b.Put(ctx, upload("a/1", "other")); !errors.Is(err, storage.ErrExists) {
+	if _, err := b.Put(ctx, uploads.Upload("a/1", "other")); !errors.Is(err, storage.ErrExists) {
 		t.Errorf("put over an object: %v", err)
 	}
 	list := func(prefix string) string {
@@ -133,14 +134,5 @@ func TestBucket(t *testing.T) {
 	}
 	if all := list(""); all != strings.Join(names[1:], ",") {
 		t.Errorf("listed %q", all)
-	}
-}
-
-func upload(name, content string) *storage.Upload {
-	return &storage.Upload{
-		Name: name, Size: int64(len(content)), ContentType: "text/plain", Progress: func(int64) {},
-		Open: func(_ context.Context, offset int64) (io.ReadCloser, error) {
-			return io.NopCloser(strings.NewReader(content[offset:])), nil
-		},
 	}
 }

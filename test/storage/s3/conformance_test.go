@@ -1,10 +1,9 @@
 package s3_test
 
 import (
-	"context"
-	"net"
-	"sync"
 	"testing"
+
+	"github.com/deliverykit/delivery/test/internal/uploads"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -46,7 +45,7 @@ func TestConformance(t *testing.T) {
 		},
 		Hanging: func(t testing.TB) handlertest.Peer {
 			t.Helper()
-			endpoint := hanging(t)
+			endpoint := uploads.Hanging(t)
 			return peer(func(_ testing.TB, c *s3.Config) { c.Endpoint = endpoint })(t)
 		},
 		Faults: []handlertest.Fault{
@@ -61,7 +60,7 @@ func TestConformance(t *testing.T) {
 				c.Bucket, c.Region = newBucket(t, false), "eu-central-1"
 			})},
 			{Name: "nobody there", Category: handler.Network, WillRetry: true, Peer: peer(func(t testing.TB, c *s3.Config) {
-				c.Endpoint = refused(t)
+				c.Endpoint = uploads.Refused(t)
 			})},
 		},
 		Invalid: []handlertest.Invalid{
@@ -86,47 +85,4 @@ func TestConformance(t *testing.T) {
 			},
 		},
 	})
-}
-
-func listen(t testing.TB) net.Listener {
-	t.Helper()
-	var config net.ListenConfig
-	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-func refused(t testing.TB) string {
-	t.Helper()
-	l := listen(t)
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
-
-// hanging takes connections and never answers.
-func hanging(t testing.TB) string {
-	t.Helper()
-	l := listen(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	var group sync.WaitGroup
-	group.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() {
-				<-ctx.Done()
-				_ = c.Close()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		_ = l.Close()
-		group.Wait()
-	})
-	return "http://" + l.Addr().String()
 }

@@ -2,12 +2,8 @@ package s3_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,7 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/deliverykit/delivery/test/internal/uploads"
+
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/deliverykit/delivery/destination"
@@ -26,7 +23,6 @@ import (
 	"github.com/deliverykit/delivery/handler/handlertest"
 	"github.com/deliverykit/delivery/handler/storage"
 	"github.com/deliverykit/delivery/handler/storage/s3"
-	"github.com/deliverykit/delivery/payload"
 )
 
 // order is what a process of its own is to upload.
@@ -37,17 +33,6 @@ type order struct {
 
 const orderVariable = "DELIVERY_TEST_S3_UPLOAD"
 
-// generated is content of a size, the same each time, of which none is in memory.
-func generated(size int64) *payload.Content {
-	open := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{9}), size) }
-	return payload.NewContent(payload.Info{Name: "export.bin", ContentType: "application/octet-stream", Size: size},
-		func(_ context.Context, offset int64) (io.ReadCloser, error) {
-			r := open()
-			_, err := io.CopyN(io.Discard, r, offset)
-			return io.NopCloser(r), err
-		})
-}
-
 func (o order) request(h *s3.Handler) (*handler.Request, error) {
 	c := config(o.Bucket)
 	c.Endpoint, c.Naming = o.Endpoint, storage.Naming{Name: "{item}"}
@@ -57,23 +42,8 @@ func (o order) request(h *s3.Handler) (*handler.Request, error) {
 	}
 	parsed, err := h.ParseConfig(raw)
 	return &handler.Request{
-		ItemID: o.Item, Attempt: 1, Organization: "acme", Config: parsed, Payload: generated(o.Size), Transfer: file(o.Checkpoint),
+		ItemID: o.Item, Attempt: 1, Organization: "acme", Config: parsed, Payload: uploads.Generated(o.Size), Transfer: uploads.File(o.Checkpoint),
 	}, err
-}
-
-// file keeps a checkpoint, as a database would.
-type file string
-
-func (f file) Progress(int64) {}
-func (f file) Resume() (json.RawMessage, error) {
-	b, err := os.ReadFile(string(f))
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
-	return b, err
-}
-func (f file) Checkpoint(_ context.Context, v json.RawMessage) error {
-	return os.WriteFile(string(f), v, 0o600)
 }
 
 // uploadInProcess is the whole of the other process. It prints how many KiB its memory has grown by.
@@ -88,7 +58,7 @@ func uploadInProcess(text string) int {
 	if err == nil {
 		req, err = o.request(h)
 	}
-	before := memory("VmRSS")
+	before := uploads.Memory("VmRSS")
 	if err == nil {
 		_, err = h.Deliver(context.Background(), req)
 	}
@@ -96,18 +66,8 @@ func uploadInProcess(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(memory("VmHWM") - before)
+	fmt.Println(uploads.Memory("VmHWM") - before)
 	return 0
-}
-
-func memory(field string) int {
-	b, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	_, after, _ := strings.Cut(string(b), field+":")
-	kib, _ := strconv.Atoi(strings.Fields(after)[0])
-	return kib
 }
 
 func start(t *testing.T, o order) (*exec.Cmd, *strings.Builder) {
@@ -138,12 +98,12 @@ func soak(long, short int64) int64 {
 
 func verifyObject(t *testing.T, o order) {
 	t.Helper()
-	want := sha256.New()
-	r, err := generated(o.Size).Open(t.Context())
+	r, err := uploads.Generated(o.Size).Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(want, r); err != nil {
+	want, _, err := uploads.Digest(r)
+	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := admin().GetObject(t.Context(), &awss3.GetObjectInput{Bucket: &o.Bucket, Key: &o.Item})
@@ -151,12 +111,9 @@ func verifyObject(t *testing.T, o order) {
 		t.Fatal(err)
 	}
 	defer out.Body.Close()
-	got := sha256.New()
-	if _, err := io.Copy(got, out.Body); err != nil {
-		t.Fatal(err)
-	}
-	if g, w := hex.EncodeToString(got.Sum(nil)), hex.EncodeToString(want.Sum(nil)); g != w || aws.ToInt64(out.ContentLength) != o.Size {
-		t.Errorf("%d bytes of SHA-256 %s came, want %d of %s", aws.ToInt64(out.ContentLength), g, o.Size, w)
+	got, n, err := uploads.Digest(out.Body)
+	if err != nil || got != want || n != o.Size {
+		t.Errorf("%d bytes of SHA-256 %s came, want %d of %s: %v", n, got, o.Size, want, err)
 	}
 }
 
@@ -184,7 +141,7 @@ func TestKilledProcess(t *testing.T) {
 	f := newFront(t)
 	o := order{Endpoint: f.URL, Bucket: newBucket(t, false), Item: "large", Checkpoint: t.TempDir() + "/c", Size: soak(2<<30, 160<<20)}
 	reached := make(chan struct{})
-	f.reset(func(operation string, n int, _ http.ResponseWriter) bool {
+	f.Reset(func(operation string, n int, _ http.ResponseWriter) bool {
 		if operation == "UploadPart" && int64(n) == o.Size*6/10/part+parallel { // that many fewer are finished at least
 			close(reached)
 		}
@@ -209,7 +166,7 @@ func TestKilledProcess(t *testing.T) {
 		t.Fatal("half an object can be seen")
 	}
 
-	f.reset(nil)
+	f.Reset(nil)
 	h := s3.New()
 	handlertest.Open(t, h)
 	req, err := o.request(h)
@@ -220,7 +177,7 @@ func TestKilledProcess(t *testing.T) {
 	if _, err := h.Deliver(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	_, sent := f.count("UploadPart")
+	_, sent := f.Count("UploadPart")
 	t.Logf("%d MiB: %d MiB were sent after the kill, %.0f %%", o.Size>>20, sent>>20, 100*float64(sent)/float64(o.Size))
 	if most := o.Size*4/10 + 2*parallel*part; sent > most {
 		t.Errorf("%d bytes were sent again, at most %d were missing or under way", sent, most)

@@ -1,19 +1,14 @@
 package s3_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +23,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler/storage/s3"
+	"github.com/deliverykit/delivery/test/internal/uploads"
 )
 
 const (
@@ -160,7 +156,7 @@ func objects(t testing.TB, bucket string) []string {
 	return names
 }
 
-func uploads(t testing.TB, bucket string) int {
+func unfinished(t testing.TB, bucket string) int {
 	t.Helper()
 	out, err := admin().ListMultipartUploads(context.Background(), &awss3.ListMultipartUploadsInput{Bucket: &bucket})
 	if err != nil {
@@ -169,49 +165,9 @@ func uploads(t testing.TB, bucket string) int {
 	return len(out.Uploads)
 }
 
-// front stands before the gateway, counts what comes by operation, and can refuse.
-type front struct {
-	*httptest.Server
-	mu     sync.Mutex
-	counts map[string]int
-	bytes  map[string]int64
-	refuse func(operation string, n int, w http.ResponseWriter) bool
-}
-
-func newFront(t testing.TB) *front {
+func newFront(t testing.TB) *uploads.Front {
 	t.Helper()
-	f := &front{counts: map[string]int{}, bytes: map[string]int64{}}
-	target, err := url.Parse(gateway)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // it is signed
-	}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }}
-	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		operation := operationOf(r)
-		f.mu.Lock()
-		f.counts[operation]++
-		n, refuse := f.counts[operation], f.refuse
-		if r.ContentLength > 0 {
-			f.bytes[operation] += r.ContentLength
-		}
-		f.mu.Unlock()
-		if refuse != nil {
-			body, err := io.ReadAll(r.Body) // an answer before it is read would cut the connection
-			if err != nil {
-				return
-			}
-			if refuse(operation, n, w) {
-				return
-			}
-			r.Body = io.NopCloser(bytes.NewReader(body))
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	t.Cleanup(f.Close)
-	return f
+	return uploads.NewFront(t, gateway, operationOf)
 }
 
 func operationOf(r *http.Request) string {
@@ -229,18 +185,4 @@ func operationOf(r *http.Request) string {
 		return "ListParts"
 	}
 	return strings.ToUpper(r.Method)
-}
-
-func (f *front) count(operation string) (n int, bytes int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.counts[operation], f.bytes[operation]
-}
-
-func (f *front) reset(refuse func(operation string, n int, w http.ResponseWriter) bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	clear(f.counts)
-	clear(f.bytes)
-	f.refuse = refuse
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deliverykit/delivery/test/internal/uploads"
+
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/deliverytest"
 	"github.com/deliverykit/delivery/destination"
@@ -27,7 +29,7 @@ func TestService(t *testing.T) {
 		t.Fatal(err)
 	}
 	failing := true
-	f.reset(func(operation string, n int, w http.ResponseWriter) bool {
+	f.Reset(func(operation string, n int, w http.ResponseWriter) bool {
 		if failing && operation == "UploadPart" && n > 2 {
 			failing = n < 5 // three tries within the attempt
 			w.WriteHeader(http.StatusInternalServerError)
@@ -35,7 +37,7 @@ func TestService(t *testing.T) {
 		}
 		return false
 	})
-	sent := random(16 * mib)
+	sent := uploads.Random(16 * mib)
 	receipt, err := acme.Deliver(t.Context(), delivery.Request{Payload: payload.Reader("export.bin", bytes.NewReader(sent))})
 	if err != nil {
 		t.Fatal(err)
@@ -51,10 +53,10 @@ func TestService(t *testing.T) {
 		t.Errorf("%+v", item)
 	}
 	// 2 parts, 3 tries of the third, and the 2 that were missing.
-	if n, _ := f.count("UploadPart"); n != 7 {
+	if n, _ := f.Count("UploadPart"); n != 7 {
 		t.Errorf("%d parts were sent, want 7", n)
 	}
-	if n, _ := f.count("Create"); n != 1 {
+	if n, _ := f.Count("Create"); n != 1 {
 		t.Errorf("%d uploads were begun", n)
 	}
 	if item.Reference.ID != item.ID || item.Reference.Details["checksum"] == "" {

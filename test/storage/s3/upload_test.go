@@ -3,16 +3,16 @@ package s3_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/deliverykit/delivery/test/internal/uploads"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
@@ -27,44 +27,7 @@ import (
 
 const mib = 1 << 20
 
-func random(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(b)
-	return b
-}
-
-// transfer keeps checkpoints and progress.
-type transfer struct {
-	mu    sync.Mutex
-	raw   json.RawMessage
-	done  []int64
-	saves int
-	fail  error
-}
-
-func (x *transfer) Progress(done int64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.done = append(x.done, done)
-}
-
-func (x *transfer) Resume() (json.RawMessage, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.raw, nil
-}
-
-func (x *transfer) Checkpoint(_ context.Context, v json.RawMessage) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.saves++
-	if x.fail == nil {
-		x.raw = v
-	}
-	return x.fail
-}
-
-func throughFront(f *front, bucket string) s3.Config {
+func throughFront(f *uploads.Front, bucket string) s3.Config {
 	c := config(bucket)
 	c.Endpoint, c.PartSize, c.Parallel = f.URL, 5*mib, 2
 	c.Naming = storage.Naming{Name: "{item}"}
@@ -82,14 +45,14 @@ func TestMultipart(t *testing.T) {
 			c.Checksum = checksum
 			for _, size := range []int{5 * mib, 10 * mib, 11*mib + 1} {
 				for _, known := range []bool{true, false} {
-					sent := random(size)
+					sent := uploads.Random(size)
 					h := s3.New()
 					req := handlertest.Request(t, h, c, payload.Bytes("large.bin", sent))
 					if !known {
 						inner := req.Payload
 						req.Payload = payload.NewContent(payload.Info{Size: -1}, inner.OpenAt)
 					}
-					x := &transfer{}
+					x := &uploads.Transfer{}
 					req.Transfer = x
 					result, err := h.Deliver(t.Context(), req)
 					if err != nil {
@@ -98,11 +61,12 @@ func TestMultipart(t *testing.T) {
 					if got := object(t, bucket, req.ItemID); !bytes.Equal(got, sent) {
 						t.Errorf("%d, %t: %d bytes came", size, known, len(got))
 					}
-					if !slices.IsSorted(x.done) || x.done[len(x.done)-1] != int64(size) {
-						t.Errorf("progress %v", x.done)
+					done, saves := x.Seen()
+					if !slices.IsSorted(done) || done[len(done)-1] != int64(size) {
+						t.Errorf("progress %v", done)
 					}
-					if x.saves != 1 && size > 5*mib {
-						t.Errorf("%d checkpoints", x.saves)
+					if saves != 1 && size > 5*mib {
+						t.Errorf("%d checkpoints", saves)
 					}
 					d := result.Reference.Details
 					if d["etag"] == "" || (checksum != "none" && d["checksum"] == "") || !strings.HasSuffix(result.Reference.URL, "/"+bucket+"/"+req.ItemID) {
@@ -115,7 +79,7 @@ func TestMultipart(t *testing.T) {
 					}
 				}
 			}
-			if n := uploads(t, bucket); n != 0 {
+			if n := unfinished(t, bucket); n != 0 {
 				t.Errorf("%d uploads are left", n)
 			}
 		})
@@ -132,12 +96,12 @@ func TestResume(t *testing.T) {
 			f := newFront(t)
 			c := throughFront(f, bucket)
 			c.Checksum, c.Parallel = checksum, 1
-			sent := random(28 * mib) // 6 parts
+			sent := uploads.Random(28 * mib) // 6 parts
 			h := s3.New()
 			req := handlertest.Request(t, h, c, payload.Bytes("large.bin", sent))
-			x := &transfer{}
+			x := &uploads.Transfer{}
 			req.Transfer = x
-			f.reset(func(operation string, n int, w http.ResponseWriter) bool {
+			f.Reset(func(operation string, n int, w http.ResponseWriter) bool {
 				if operation == "UploadPart" && n > 4 {
 					w.WriteHeader(http.StatusInternalServerError)
 					return true
@@ -148,24 +112,24 @@ func TestResume(t *testing.T) {
 			if e := handler.Classify(err); err == nil || e.Category != handler.Remote || !e.WillRetry() {
 				t.Fatalf("%v", err)
 			}
-			if object(t, bucket, req.ItemID) != nil || uploads(t, bucket) != 1 {
+			if object(t, bucket, req.ItemID) != nil || unfinished(t, bucket) != 1 {
 				t.Fatal("half an object can be seen, or the upload is gone")
 			}
 
-			f.reset(nil)
+			f.Reset(nil)
 			other := s3.New()
 			handlertest.Open(t, other)
 			req.Attempt = 2
 			if _, err := other.Deliver(t.Context(), req); err != nil {
 				t.Fatal(err)
 			}
-			if n, size := f.count("UploadPart"); n != 2 || size != 8*mib {
+			if n, size := f.Count("UploadPart"); n != 2 || size != 8*mib {
 				t.Errorf("%d parts of %d bytes were sent, want the 2 that were missing", n, size)
 			}
-			if n, _ := f.count("Create"); n != 0 {
+			if n, _ := f.Count("Create"); n != 0 {
 				t.Error("another upload was begun")
 			}
-			if !bytes.Equal(object(t, bucket, req.ItemID), sent) || uploads(t, bucket) != 0 {
+			if !bytes.Equal(object(t, bucket, req.ItemID), sent) || unfinished(t, bucket) != 0 {
 				t.Error("the object differs, or the upload is left")
 			}
 		})
@@ -180,10 +144,10 @@ func TestResumeWithAnotherContent(t *testing.T) {
 	c := throughFront(f, bucket)
 	c.Parallel = 1
 	h := s3.New()
-	sent := random(16 * mib)
+	sent := uploads.Random(16 * mib)
 	req := handlertest.Request(t, h, c, payload.Bytes("large.bin", sent))
-	req.Transfer = &transfer{}
-	f.reset(func(operation string, _ int, w http.ResponseWriter) bool {
+	req.Transfer = &uploads.Transfer{}
+	f.Reset(func(operation string, _ int, w http.ResponseWriter) bool {
 		if operation == "Complete" {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
@@ -192,14 +156,14 @@ func TestResumeWithAnotherContent(t *testing.T) {
 	if _, err := h.Deliver(t.Context(), req); err == nil {
 		t.Fatal("delivered")
 	}
-	f.reset(nil)
+	f.Reset(nil)
 	changed := bytes.Clone(sent)
 	changed[7*mib]++
 	req.Payload, req.Attempt = handlertest.Content(t, payload.Bytes("large.bin", changed)), 2
 	if _, err := h.Deliver(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	if n, _ := f.count("UploadPart"); n != 1 {
+	if n, _ := f.Count("UploadPart"); n != 1 {
 		t.Errorf("%d parts were sent, want the one that changed", n)
 	}
 	if !bytes.Equal(object(t, bucket, req.ItemID), changed) {
@@ -213,7 +177,7 @@ func TestUselessCheckpoints(t *testing.T) {
 	bucket := newBucket(t, false)
 	f := newFront(t)
 	c := throughFront(f, bucket)
-	sent := random(6 * mib)
+	sent := uploads.Random(6 * mib)
 	for name, checkpoint := range map[string]string{
 		"gone":         `{"endpoint":"` + f.URL + `","bucket":"` + bucket + `","name":"ITEM","upload":"1b4e28ba-2fa1-11d2-883f-0016d3cca427","part_size":5242880}`,
 		"other bucket": `{"endpoint":"` + f.URL + `","bucket":"other","name":"ITEM","upload":"x","part_size":5242880}`,
@@ -223,7 +187,7 @@ func TestUselessCheckpoints(t *testing.T) {
 	} {
 		h := s3.New()
 		req := handlertest.Request(t, h, c, payload.Bytes("large.bin", sent))
-		req.Transfer, req.Attempt = &transfer{raw: json.RawMessage(strings.ReplaceAll(checkpoint, "ITEM", req.ItemID))}, 2
+		req.Transfer, req.Attempt = uploads.NewTransfer(strings.ReplaceAll(checkpoint, "ITEM", req.ItemID)), 2
 		if _, err := h.Deliver(t.Context(), req); err != nil || !bytes.Equal(object(t, bucket, req.ItemID), sent) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -231,13 +195,13 @@ func TestUselessCheckpoints(t *testing.T) {
 	// A lost lease ends the attempt before anything is sent, and leaves nothing.
 	h := s3.New()
 	req := handlertest.Request(t, h, c, payload.Bytes("large.bin", sent))
-	req.Transfer = &transfer{fail: handler.ErrLeaseLost}
-	f.reset(nil)
+	req.Transfer = &uploads.Transfer{Fail: handler.ErrLeaseLost}
+	f.Reset(nil)
 	if _, err := h.Deliver(t.Context(), req); !errors.Is(err, handler.ErrLeaseLost) {
 		t.Error(err)
 	}
-	if n, _ := f.count("UploadPart"); n != 0 || uploads(t, bucket) != 0 {
-		t.Errorf("%d parts were sent, %d uploads are left", n, uploads(t, bucket))
+	if n, _ := f.Count("UploadPart"); n != 0 || unfinished(t, bucket) != 0 {
+		t.Errorf("%d parts were sent, %d uploads are left", n, unfinished(t, bucket))
 	}
 }
 
@@ -248,10 +212,10 @@ func TestLostAnswer(t *testing.T) {
 	f := newFront(t)
 	c := throughFront(f, bucket)
 	h := s3.New()
-	req := handlertest.Request(t, h, c, payload.Bytes("large.bin", random(6*mib)))
-	req.Transfer = &transfer{}
+	req := handlertest.Request(t, h, c, payload.Bytes("large.bin", uploads.Random(6*mib)))
+	req.Transfer = &uploads.Transfer{}
 	var once sync.Once
-	f.reset(func(operation string, _ int, w http.ResponseWriter) bool {
+	f.Reset(func(operation string, _ int, w http.ResponseWriter) bool {
 		lost := false
 		if operation == "Complete" {
 			once.Do(func() {
@@ -303,10 +267,10 @@ func TestTwoWorkers(t *testing.T) {
 	c.PartSize = 5 * mib
 	c.Naming = storage.Naming{Name: "{item}"}
 	for _, size := range []int{1000, 12 * mib} {
-		sent := random(size)
+		sent := uploads.Random(size)
 		h := s3.New()
 		base := handlertest.Request(t, h, c, payload.Bytes("x.bin", sent))
-		x := &transfer{}
+		x := &uploads.Transfer{}
 		base.Transfer = x
 		var group sync.WaitGroup
 		errs := make([]error, 4)
@@ -340,7 +304,7 @@ func TestConflict(t *testing.T) {
 	c := config(bucket)
 	c.PartSize = 5 * mib
 	c.Naming = storage.Naming{Name: "fixed"}
-	first := random(6 * mib)
+	first := uploads.Random(6 * mib)
 	deliver := func(b []byte, replace bool) error {
 		c := c
 		if replace {
@@ -368,7 +332,7 @@ func TestConflict(t *testing.T) {
 	if err := deliver([]byte("small"), true); err != nil || string(object(t, bucket, "fixed")) != "small" {
 		t.Errorf("not replaced: %v", err)
 	}
-	if n := uploads(t, bucket); n != 0 {
+	if n := unfinished(t, bucket); n != 0 {
 		t.Errorf("%d uploads are left", n)
 	}
 }
@@ -376,17 +340,17 @@ func TestConflict(t *testing.T) {
 // A payload that breaks off leaves its upload to go on with; one that can never be read leaves nothing.
 func TestBrokenPayload(t *testing.T) {
 	t.Parallel()
-	bucket := newBucket(t, false)
-	c := config(bucket)
-	c.PartSize = 5 * mib
-	sent := random(12 * mib)
+	sent := uploads.Random(12 * mib)
 	for _, cause := range []struct {
 		err  error
 		left int
 	}{{handler.Permanent(errors.New("gone for good")), 0}, {errors.New("away"), 1}} {
+		bucket := newBucket(t, false) // of its own: a part under way can bring an upload back that was aborted
+		c := config(bucket)
+		c.PartSize = 5 * mib
 		h := s3.New()
 		req := handlertest.Request(t, h, c, payload.JSON(1))
-		req.Transfer = &transfer{}
+		req.Transfer = &uploads.Transfer{}
 		req.Payload = payload.NewContent(payload.Info{Name: "x", Size: int64(len(sent))}, func(context.Context, int64) (io.ReadCloser, error) {
 			return io.NopCloser(io.MultiReader(bytes.NewReader(sent[:11*mib]), failing{cause.err})), nil
 		})
@@ -394,7 +358,7 @@ func TestBrokenPayload(t *testing.T) {
 		if err == nil || !errors.Is(err, cause.err) {
 			t.Fatal(err)
 		}
-		if n := uploads(t, bucket); n != cause.left || len(objects(t, bucket)) != 0 {
+		if n := unfinished(t, bucket); n != cause.left || len(objects(t, bucket)) != 0 {
 			t.Errorf("%v: %d uploads and %d objects are left", cause.err, n, len(objects(t, bucket)))
 		}
 	}
@@ -430,17 +394,17 @@ func TestMaintainAbortsOnlyOurs(t *testing.T) {
 		}
 	}
 	maintain(c, 6*24*time.Hour)
-	if n := uploads(t, bucket); n != 3 {
+	if n := unfinished(t, bucket); n != 3 {
 		t.Errorf("after 6 days %d are left", n)
 	}
 	fixed := c
 	fixed.Naming.Name = "in/{file}"
 	maintain(fixed, 30*24*time.Hour)
-	if n := uploads(t, bucket); n != 3 {
+	if n := unfinished(t, bucket); n != 3 {
 		t.Errorf("a template without an id: %d are left", n)
 	}
 	maintain(c, 8*24*time.Hour)
-	if n := uploads(t, bucket); n != 2 {
+	if n := unfinished(t, bucket); n != 2 {
 		t.Errorf("after 8 days %d are left", n)
 	}
 }

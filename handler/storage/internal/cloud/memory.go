@@ -1,0 +1,63 @@
+package cloud
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Memory bounds what is held of payloads. It keeps buffers of the usual part's size for the next part for as long as any
+// is in use: made anew for each, they would be garbage of several times their number.
+type Memory struct {
+	size, usual int64
+	free        *semaphore.Weighted
+
+	mu    sync.Mutex
+	inUse int
+	kept  [][]byte
+}
+
+// NewMemory returns a budget of that many bytes, for parts that usually have that size.
+func NewMemory(size, usual int64) *Memory {
+	return &Memory{size: size, usual: usual, free: semaphore.NewWeighted(size)}
+}
+
+// Get waits for a buffer of n bytes; one that is larger than the budget waits for all of it. release is to be called once.
+func (m *Memory) Get(ctx context.Context, n int64) (b []byte, release func(), err error) {
+	weight := min(n, m.size)
+	if err := m.free.Acquire(ctx, weight); err != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	if n <= m.usual/8 || n > m.usual {
+		return make([]byte, n), func() { m.free.Release(weight) }, nil
+	}
+	b = m.take()
+	return b[:n], func() {
+		m.put(b)
+		m.free.Release(weight)
+	}, nil
+}
+
+func (m *Memory) take() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse++
+	if last := len(m.kept) - 1; last >= 0 {
+		b := m.kept[last]
+		m.kept[last] = nil
+		m.kept = m.kept[:last]
+		return b
+	}
+	return make([]byte, m.usual)
+}
+
+func (m *Memory) put(b []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse--
+	m.kept = append(m.kept, b)
+	if m.inUse == 0 {
+		m.kept = nil
+	}
+}
