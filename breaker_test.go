@@ -459,3 +459,34 @@ func TestRetryRules(t *testing.T) {
 func patient10ms() delivery.Option {
 	return delivery.WithRetry(retry.Policy{Retries: 1000, First: 10 * time.Millisecond, Max: 10 * time.Millisecond, Jitter: -1})
 }
+
+// A claim that looked at the breaker before a probe failed makes no other.
+func TestNoProbeAfterOneThatFailed(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errors.New("no") }}
+		opts := []delivery.Option{c.option(), patient(), breaker(retry.Breaker{Failures: 1, Probes: 1, Cooldown: time.Hour, DisableFailures: -1})}
+		svc, other := service(t, db, f, opts...), service(t, db, f, opts...)
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(1)))
+		process(t, svc)
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(20)))
+		for round := range 20 {
+			c.advance(time.Hour)
+			before := f.count()
+			var wg sync.WaitGroup
+			for _, s := range []*delivery.DeliveryService{svc, other} {
+				wg.Go(func() {
+					if _, err := s.ProcessDue(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := f.count() - before; n != 1 {
+				t.Fatalf("round %d: %d probes", round, n)
+			}
+		}
+	})
+}

@@ -141,8 +141,14 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 	if err != nil {
 		return err
 	}
+	if err := lookAgain(ctx, tx, locked, infos); err != nil {
+		return err
+	}
 	for _, s := range states {
 		info := infos[s.No]
+		if info.Held(tx.Now) {
+			continue
+		}
 		if info.DrainTo > 0 {
 			if err := drained(ctx, tx, info); err != nil {
 				return err
@@ -151,6 +157,25 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 		b.gates[s.No] = newGate(e.limits(info), info.target.breaker, &info.LaneInfo, s, inFlight[s.No])
 	}
 	return e.lockOrganizations(ctx, tx, locked, b)
+}
+
+// lookAgain reads what breakers say, now that what is in flight has been counted: a probe that ended between the first look
+// and the count has decided whether there is to be another.
+func lookAgain(ctx context.Context, tx *sqlstore.Tx, locked map[int64]string, infos map[int64]*lane) error {
+	var probing []int64
+	for no := range locked {
+		if infos[no].Breaker != retry.Closed {
+			probing = append(probing, no)
+		}
+	}
+	if len(probing) == 0 {
+		return nil
+	}
+	now, err := tx.LaneInfos(ctx, probing)
+	for no, info := range now {
+		infos[no].LaneInfo = info
+	}
+	return err
 }
 
 // gated reports whether claims for a destination need a look at what all processes have in flight.
