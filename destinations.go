@@ -273,7 +273,10 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 				err = errOvertaken
 			}
 			return err
-		}, nil)
+		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			stored, err := tx.Destination(ctx, row.Organization, row.ID)
+			return !updated || stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
+		})
 		switch {
 		case errors.Is(err, errOvertaken):
 		case err != nil:

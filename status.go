@@ -237,9 +237,11 @@ func (o *Org) Cancel(ctx context.Context, id string) error {
 	if !ok {
 		return notFound("delivery", id)
 	}
+	found := false
 	return o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		n, err := tx.CancelPending(ctx, o.name, canonical, 0, queue.Requested)
-		if err != nil || n > 0 {
+		if err != nil || n > 0 || found { // found before: that took effect
+			found = found || n > 0
 			return err
 		}
 		d, err := tx.Delivery(ctx, o.name, canonical)
