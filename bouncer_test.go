@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func everything(t *testing.T, db *sql.DB) {
 		t.Fatal(err)
 	}
 	f := newSwitchable()
-	svc := service(t, db, f, lease(600*time.Millisecond), delivery.WithWorkers(8))
+	svc := service(t, db, f, lease(2*time.Second), delivery.WithWorkers(8))
 	acme := svc.Org("acme")
 	ctx := t.Context()
 	plain := create(t, acme, destination.Spec{Default: true})
@@ -80,14 +81,15 @@ func everything(t *testing.T, db *sql.DB) {
 
 	// Deliver, with heartbeats and retries.
 	slow := make(chan struct{})
+	var begun sync.Once
 	otherwise := f.deliver
 	f.deliver = func(ctx context.Context, req *handler.Request) (*handler.Result, error) {
 		if req.DeliveryID != first.ID {
 			return otherwise(ctx, req)
 		}
-		close(slow)
+		begun.Do(func() { close(slow) })
 		select {
-		case <-time.After(2 * time.Second): // longer than a lease
+		case <-time.After(4 * time.Second): // longer than a lease
 		case <-ctx.Done():
 		}
 		return nil, ctx.Err()

@@ -275,7 +275,7 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 			return err
 		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			stored, err := tx.Destination(ctx, row.Organization, row.ID)
-			return !updated || stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
+			return stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
 		})
 		switch {
 		case errors.Is(err, errOvertaken):
