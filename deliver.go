@@ -75,7 +75,7 @@ func (o *Org) Stage(ctx context.Context, p payload.Payload) (payload.Payload, er
 	if err != nil {
 		return payload.Payload{}, err
 	}
-	if _, err := engine.Spool(ctx, o.s.store, o.name, id.String(), p, o.s.settings.Quotas.Payload, 0); err != nil {
+	if _, err := engine.Spool(ctx, o.s.store, o.s.settings.Payloads, o.name, id.String(), p, o.s.settings.Quotas.Payload, -1); err != nil {
 		return payload.Payload{}, payloadError("", err)
 	}
 	return payload.Ref(payload.StagedSource, id.String()), nil
@@ -137,9 +137,7 @@ func (o *Org) dropSpooled(ctx context.Context, batch []*prepared, receipts []*Re
 		if !p.spooled || receipts != nil && !receipts[i].Duplicate {
 			continue
 		}
-		err := o.s.store.Write(context.WithoutCancel(ctx), func(ctx context.Context, tx *sqlstore.Tx) error {
-			return tx.DropPayload(ctx, o.name, p.Payload.ID)
-		}, sqlstore.Again)
+		err := engine.Drop(context.WithoutCancel(ctx), o.s.store, o.s.settings.Payloads, o.name, p.Payload.ID, p.storeKey)
 		if err != nil {
 			o.s.settings.Logger.WarnContext(ctx, "delivery: an unused payload could not be removed; maintenance will", "payload", p.Payload.ID, "error", err)
 		}
@@ -237,7 +235,7 @@ func (o *Org) store(ctx context.Context, p *prepared) error {
 		return err
 	}
 	quotas := o.s.settings.Quotas
-	spooled, err := engine.Spool(ctx, o.s.store, o.name, id.String(), p.request.Payload, quotas.Payload, quotas.Inline)
+	spooled, err := engine.Spool(ctx, o.s.store, o.s.settings.Payloads, o.name, id.String(), p.request.Payload, quotas.Payload, quotas.Inline)
 	if err != nil {
 		return payloadError(p.path, err)
 	}
@@ -245,7 +243,7 @@ func (o *Org) store(ctx context.Context, p *prepared) error {
 		p.inlined(spooled.Inline)
 		return nil
 	}
-	p.Payload.Info, p.Payload.ID, p.spooled = spooled.Info, id.String(), true
+	p.Payload.Info, p.Payload.ID, p.spooled, p.storeKey = spooled.Info, id.String(), true, spooled.Key
 	return nil
 }
 

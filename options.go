@@ -197,6 +197,19 @@ func WithSource(name string, source payload.Source) Option {
 	})
 }
 
+// WithPayloadStore keeps what is streamed in s rather than in the database: a directory (local.PayloadStore), a bucket
+// (storage.PayloadStore), or a host's own. Payloads that are in the database stay readable. All processes on one database
+// need the same store; one without it attempts no item whose payload is there.
+func WithPayloadStore(s payload.Store) Option {
+	return once("WithPayloadStore", func(settings *wiring.Settings) error {
+		if isNil(s) {
+			return errors.New("the store is nil")
+		}
+		settings.Payloads = s
+		return nil
+	})
+}
+
 // Network says which addresses handlers may connect to beside public ones. Deny goes before Allow, and Allow before the
 // three switches. Cloud metadata services are reached only by an Allow of exactly their address.
 type Network struct {

@@ -119,7 +119,8 @@ func (s *DeliveryService) maintainForever(ctx context.Context) {
 // Chores is what one Maintain did.
 type Chores struct {
 	KeysExpired     int // idempotency keys
-	PayloadsDropped int // staged, and used by no delivery within a day
+	PayloadsDropped int // used by no delivery: staged in vain a day ago, or their deliveries are expired
+	OrphansDropped  int // objects in the payload store that belong to no payload, once an hour
 
 	DeliveriesExpired      int // by WithRetention, once an hour
 	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
@@ -145,14 +146,8 @@ func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 			return n < batch, errors.Join(err, tx.ForgetWorkers(ctx, tx.Now.Add(-stagedLifetime)))
 		}),
 		s.retain(ctx, &chores),
-		s.chore(ctx, "payloads", 10*time.Minute, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			unused, err := tx.UnusedPayloads(ctx, tx.Now.Add(-stagedLifetime), 10)
-			for _, k := range unused {
-				err = errors.Join(err, tx.DropPayload(ctx, k.Organization, k.Delivery))
-			}
-			chores.PayloadsDropped += len(unused)
-			return len(unused) == 0, err
-		}),
+		s.collect(ctx, &chores),
+		s.collectOrphans(ctx, &chores),
 		s.upkeep(ctx, &chores),
 	)
 	return chores, err

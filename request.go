@@ -90,6 +90,8 @@ type prepared struct {
 	request Request
 	path    string // of the request, for errors: "" or "requests[2]."
 	spooled bool   // its payload was stored before the transaction
+
+	storeKey string // of the payload, where it is in the store
 }
 
 // prepare checks all of a request that can be checked without the database, and reports all that is wrong with it.

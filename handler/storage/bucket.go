@@ -60,7 +60,8 @@ type Upload struct {
 	Metadata    map[string]string
 	Tags        map[string]string
 	Replace     bool // what is there is replaced
-	Canary      bool // of a connection test, deleted at once: no retention
+	Transient   bool // it is deleted before long: no retention, no tier of its own
+	Once        bool // Open can be called once, at 0; the size is not known then
 	// Open opens the content at an offset, as often as needed.
 	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	// Progress is told how many bytes the other side has, by one goroutine at a time.

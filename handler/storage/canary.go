@@ -139,7 +139,7 @@ func (c *canary) upload(req *handler.TestRequest, now time.Time, text string) (*
 		name = beside(name, info.Name) // not over the object of a delivery
 	}
 	up := c.target.upload(sample, name)
-	up.Replace, up.Canary = c.target.Naming.IfExists == Replace, true
+	up.Replace, up.Transient = c.target.Naming.IfExists == Replace, true
 	return up, nil
 }
 

@@ -227,7 +227,7 @@ func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Co
 		}
 		return c, err
 	case p.ID != "":
-		return Stored(e.Store, d.Organization, p.ID, p.Info), nil
+		return Stored(e.Store, e.Payloads, d.Organization, p.ID, p.Info), nil
 	}
 	return payload.NewContent(p.Info, func(_ context.Context, offset int64) (io.ReadCloser, error) {
 		if offset > int64(len(p.Inline)) {

@@ -4,19 +4,23 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/payload"
 )
 
-// BeginPayload makes room for a payload that is spooled. It stays incomplete until CompletePayload.
-func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info payload.Info) error {
+// BeginPayload makes room for a payload that is spooled: into the store where it has a key, else in chunks. It stays
+// incomplete until CompletePayload.
+func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info payload.Info, key string) error {
 	now := tx.Now
 	if now.IsZero() { // a host's transaction, whose time is the database's: close enough for a staging time
 		now = time.Now()
 	}
-	_, err := tx.Exec(ctx, `insert into delivery_payloads (organization_id, id, created_at, size, name, content_type)
-		values ($1, $2, $3, 0, $4, $5) on conflict do nothing`, organization, id, tx.s.Time(now), info.Name, info.ContentType)
+	_, err := tx.Exec(ctx, `insert into delivery_payloads (organization_id, id, created_at, size, name, content_type, store_key)
+		values ($1, $2, $3, 0, $4, $5, $6) on conflict do nothing`, organization, id, tx.s.Time(now), info.Name, info.ContentType,
+		sql.NullString{String: key, Valid: key != ""})
 	return err
 }
 
@@ -38,7 +42,8 @@ func (tx *Tx) CompletePayload(ctx context.Context, organization, id string, info
 	return err
 }
 
-// PayloadInfo describes a complete payload; ok is false if the organization has none of that id.
+// PayloadInfo describes a complete payload, which stays until the transaction ends; ok is false if the organization has none
+// of that id.
 func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info payload.Info, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var sha []byte
@@ -46,9 +51,26 @@ func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info pa
 		info.SHA256 = hex.EncodeToString(sha)
 		ok = true
 		return err
-	}, `select name, content_type, size, sha256 from delivery_payloads where organization_id = $1 and id = $2 and complete`,
-		organization, id)
+	}, `select name, content_type, size, sha256 from delivery_payloads where organization_id = $1 and id = $2 and complete`+
+		tx.s.Sharing(), organization, id)
 	return info, ok, err
+}
+
+// PayloadKey is under which key a payload is in the store, "" for one in chunks; ok is false if there is none of that id.
+func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key string, ok bool, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var k sql.NullString
+		err := rows.Scan(&k)
+		key, ok = k.String, true
+		return err
+	}, `select store_key from delivery_payloads where organization_id = $1 and id = $2`, organization, id)
+	return key, ok, err
+}
+
+// Installation names this database among others that use the same store.
+func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
+	return id, err
 }
 
 // Chunk reads the i-th chunk of a payload, nil if there is none.
@@ -67,17 +89,71 @@ func (tx *Tx) DropPayload(ctx context.Context, organization, id string) error {
 	return err
 }
 
-// UnusedPayloads lists payloads from before a time that no delivery refers to: a system statement.
-func (tx *Tx) UnusedPayloads(ctx context.Context, before time.Time, limit int) (keys []Key, err error) {
+// UnusedPayload is one that nothing refers to any more.
+type UnusedPayload struct {
+	Organization, ID string
+	StoreKey         string // "" for one in chunks
+	CreatedAt        time.Time
+}
+
+// CondemnPayloads finds payloads from between two times that no delivery refers to, and sees to it that none will: those in
+// chunks are removed, those in the store are not complete any more, and are the caller's to remove, with DropPayload at the
+// end. A later call finds them again. next is where to go on, zero at the end. It is a system statement.
+func (tx *Tx) CondemnPayloads(ctx context.Context, after, before time.Time, limit int) (unused []UnusedPayload, next time.Time, err error) {
+	const used = `exists (select 1 from delivery_deliveries d where d.payload_id = p.id)`
+	var found []UnusedPayload
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var k Key
-		err := rows.Scan(&k.Organization, &k.Delivery)
-		keys = append(keys, k)
+		var p UnusedPayload
+		var key sql.NullString
+		err := rows.Scan(&p.Organization, &p.ID, &key, Time{&p.CreatedAt})
+		p.StoreKey = key.String
+		found = append(found, p)
 		return err
-	}, `select p.organization_id, p.id from delivery_payloads p where p.created_at < $1
-		and not exists (select 1 from delivery_deliveries d where d.payload_id = p.id) order by p.created_at limit $2`,
-		tx.s.Time(before), limit)
-	return keys, err
+	}, `select p.organization_id, p.id, p.store_key, p.created_at from delivery_payloads p
+		where p.created_at >= $1 and p.created_at < $2 and not `+used+` order by p.created_at limit $3`+tx.s.SkipLocked(),
+		tx.s.Time(after), tx.s.Time(before), limit)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	for _, p := range found {
+		// Whoever held the row while it was looked for may have referred to it since: a statement of its own sees that.
+		var n int64
+		n, err = tx.Exec(ctx, `update delivery_payloads as p set complete = $3 where p.organization_id = $1 and p.id = $2 and not `+used,
+			p.Organization, p.ID, false)
+		if err == nil && n > 0 {
+			unused = append(unused, p)
+			if p.StoreKey == "" {
+				err = tx.DropPayload(ctx, p.Organization, p.ID)
+			}
+		}
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+	}
+	if len(found) == limit {
+		next = found[limit-1].CreatedAt
+	}
+	return unused, next, nil
+}
+
+// KnownKeys reports which keys of the store belong to payloads: a system statement.
+func (tx *Tx) KnownKeys(ctx context.Context, keys []string) (known map[string]bool, err error) {
+	known = map[string]bool{}
+	if len(keys) == 0 {
+		return known, nil
+	}
+	args := make([]any, len(keys))
+	places := make([]string, len(keys))
+	for i, k := range keys {
+		args[i], places[i] = k, fmt.Sprintf("$%d", i+1)
+	}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var k string
+		err := rows.Scan(&k)
+		known[k] = true
+		return err
+	}, `select store_key from delivery_payloads where store_key in (`+strings.Join(places, ", ")+`)`, args...)
+	return known, err
 }
 
 // ExpireKeys removes idempotency keys whose time has passed, up to a limit: a system statement.

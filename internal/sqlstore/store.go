@@ -91,6 +91,8 @@ type Dialect interface {
 	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
 	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
 	Locking(table string) string
+	// Sharing ends a query of one table whose rows must not be locked by SkipLocked or removed until the transaction ends.
+	Sharing() string
 	// SkipLocked is Locking for a query of one table that passes over the rows that others have locked.
 	SkipLocked() string
 	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.

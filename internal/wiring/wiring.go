@@ -26,6 +26,7 @@ type Settings struct {
 	Types                   map[string]*Type
 	Keys                    *seal.Keyring // nil: none
 	Sources                 map[string]payload.Source
+	Payloads                payload.Store // nil: chunks in the database
 	Retry                   retry.Policy
 	Breaker                 retry.Breaker
 	Limits                  destination.Limits

@@ -32,7 +32,7 @@ func (b *bucket) Put(ctx context.Context, up *storage.Upload) (storage.Object, e
 // PutResuming implements storage.Resumer.
 func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (storage.Object, error) {
 	blockSize := b.config.blockSize(up.Size)
-	if up.Size >= 0 && up.Size >= blockSize {
+	if up.Once || up.Size >= blockSize {
 		return b.putBlocks(ctx, up, c, blockSize)
 	}
 	stored, larger, err := b.putSmall(ctx, up, blockSize)
@@ -113,7 +113,7 @@ func (b *bucket) attributes(up *storage.Upload) attributes {
 	if up.ContentType != "" {
 		a.headers.BlobContentType = &up.ContentType
 	}
-	if b.config.Tier != "" && !up.Canary { // what is archived cannot be read, and is paid for half a year
+	if b.config.Tier != "" && !up.Transient { // what is archived cannot be read, and is paid for half a year
 		tier := blob.AccessTier(b.config.Tier)
 		a.tier = &tier
 	}

@@ -143,7 +143,7 @@ func (b *bucket) ours(address string) bool {
 func (s *session) start(ctx context.Context) error {
 	b, up := s.bucket, s.up
 	described := resource{Name: up.Name, ContentType: up.ContentType, StorageClass: b.config.StorageClass, Metadata: up.AllMetadata()}
-	if !up.Canary {
+	if !up.Transient {
 		if until := b.retainUntil(); !until.IsZero() {
 			described.Retention = &retention{Mode: b.config.Retention.Mode, RetainUntilTime: until}
 		}

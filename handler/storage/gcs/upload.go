@@ -22,7 +22,7 @@ func (b *bucket) Put(ctx context.Context, up *storage.Upload) (storage.Object, e
 
 // PutResuming implements storage.Resumer.
 func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (storage.Object, error) {
-	if size := b.config.chunkSize(); up.Size < 0 || up.Size < size {
+	if size := b.config.chunkSize(); !up.Once && up.Size < size {
 		stored, larger, err := b.putSmall(ctx, up, size)
 		if !larger {
 			return stored, err
@@ -99,7 +99,7 @@ func (b *bucket) write(ctx context.Context, up *storage.Upload, content []byte) 
 	w.Metadata = up.AllMetadata()
 	w.StorageClass, w.KMSKeyName = b.config.StorageClass, b.config.KMSKey
 	w.CRC32C, w.SendCRC32C = crc32.Checksum(content, castagnoli), true
-	if !up.Canary {
+	if !up.Transient {
 		if until := b.retainUntil(); !until.IsZero() {
 			w.Retention = &gcstorage.ObjectRetention{Mode: b.config.Retention.Mode, RetainUntil: until}
 		}

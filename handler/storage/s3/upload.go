@@ -27,7 +27,7 @@ func (b *bucket) Put(ctx context.Context, up *storage.Upload) (storage.Object, e
 // PutResuming implements storage.Resumer.
 func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (storage.Object, error) {
 	partSize := b.config.partSize(up.Size)
-	if up.Size < 0 || up.Size < partSize {
+	if !up.Once && up.Size < partSize {
 		return b.putSmall(ctx, up, partSize, c)
 	}
 	content, err := up.Open(ctx, 0)
@@ -97,7 +97,7 @@ func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []by
 	}
 	algorithm.put(sum, &in.ChecksumCRC32C, &in.ChecksumCRC32, &in.ChecksumSHA256)
 	in.ServerSideEncryption, in.SSEKMSKeyId, in.BucketKeyEnabled = b.encryption()
-	if !up.Canary {
+	if !up.Transient {
 		in.ObjectLockMode = types.ObjectLockMode(b.config.ObjectLock.Mode)
 		in.ObjectLockRetainUntilDate, in.ObjectLockLegalHoldStatus = b.retention()
 	}

@@ -10,6 +10,9 @@ import (
 // Locking implements sqlstore.Dialect.
 func (Dialect) Locking(table string) string { return ` for update of ` + table }
 
+// Sharing implements sqlstore.Dialect.
+func (Dialect) Sharing() string { return ` for key share` }
+
 // SkipLocked implements sqlstore.Dialect.
 func (Dialect) SkipLocked() string { return ` for update skip locked` }
 

@@ -19,6 +19,9 @@ func (d Dialect) bury(ctx context.Context, tx sqlstore.Execer, now time.Time, a 
 // Locking implements sqlstore.Dialect.
 func (Dialect) Locking(string) string { return "" }
 
+// Sharing implements sqlstore.Dialect.
+func (Dialect) Sharing() string { return "" }
+
 // SkipLocked implements sqlstore.Dialect.
 func (Dialect) SkipLocked() string { return "" }
 

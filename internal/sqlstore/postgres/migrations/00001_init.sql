@@ -103,6 +103,13 @@ create table delivery_payloads (
     primary key (organization_id, id)
 );
 create index delivery_payloads_created on delivery_payloads (created_at);
+create index delivery_payloads_store on delivery_payloads (store_key) where store_key is not null;
+
+-- One row: what this database's objects in a store are told by.
+create table delivery_installation (
+    id              text primary key
+);
+insert into delivery_installation (id) values (replace(gen_random_uuid()::text, '-', ''));
 
 create table delivery_payload_chunks (
     payload_id      uuid not null,
@@ -238,7 +245,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_installation, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

@@ -106,6 +106,13 @@ create table delivery_payloads (
     primary key (organization_id, id)
 );
 create index delivery_payloads_created on delivery_payloads (created_at);
+create index delivery_payloads_store on delivery_payloads (store_key) where store_key is not null;
+
+-- One row: what this database's objects in a store are told by.
+create table delivery_installation (
+    id              text primary key
+);
+insert into delivery_installation (id) values (lower(hex(randomblob(16))));
 
 create table delivery_payload_chunks (
     payload_id      text not null,
@@ -236,6 +243,7 @@ create table delivery_workers (
 ) without rowid;
 
 -- +goose Down
+drop table delivery_installation;
 drop table delivery_workers;
 drop table delivery_jobs;
 drop table delivery_checkpoints;

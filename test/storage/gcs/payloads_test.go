@@ -1,0 +1,21 @@
+package gcs_test
+
+import (
+	"testing"
+
+	"github.com/deliverykit/delivery/handler/handlertest"
+	"github.com/deliverykit/delivery/handler/storage"
+	"github.com/deliverykit/delivery/handler/storage/gcs"
+	"github.com/deliverykit/delivery/payload/storetest"
+)
+
+func TestPayloadStore(t *testing.T) {
+	t.Parallel()
+	h := gcs.New()
+	handlertest.Open(t, h)
+	b, err := h.Bucket(t.Context(), "acme", config(newBucket(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Run(t, storage.PayloadStore(b, "payloads/"))
+}
