@@ -53,6 +53,9 @@ func run() error {
 		delivery.WithHandler("webhook", webhook.New()),
 		delivery.WithKeys(delivery.LocalKey("quickstart", hex.EncodeToString(key))),
 		delivery.WithRetry(retry.Policy{Retries: 2, First: time.Second, Jitter: -1}),
+		// Both payloads fail three times at the destination that refuses, which is as many as shall be seen: the default
+		// breaker lets its items wait after 5 failures in a row.
+		delivery.WithBreaker(retry.Breaker{Failures: 10}),
 		// Tenants enter destinations, so the service connects to public addresses only: none of them shall reach the
 		// host's own network through it. The receiver of this program is on loopback, which has to be opened.
 		delivery.WithNetwork(delivery.Network{Loopback: true}),
