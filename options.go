@@ -236,8 +236,7 @@ type Retention struct {
 	Statistics  time.Duration // per destination and minute: 32 days
 }
 
-// WithRetention has Maintain remove what is older, in small batches once an hour. Without it deliveries are kept for ever. A
-// destination whose handler deletes what it wrote after some time needs the delivery until then.
+// WithRetention has Maintain remove what is older, in small batches once an hour. Without it deliveries are kept for ever.
 func WithRetention(r Retention) Option {
 	return once("WithRetention", func(s *wiring.Settings) error {
 		k := &s.Retention

@@ -123,6 +123,8 @@ type Chores struct {
 	OrphansDropped  int // objects in the payload store that belong to no payload, once an hour
 
 	DeliveriesExpired      int // by WithRetention, once an hour
+	Removals               int // of what deliveries wrote, by handlers that are a handler.Remover, once an hour
+	RemovalsFailed         int // they are tried again
 	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
 }
 
@@ -149,6 +151,7 @@ func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 		s.collect(ctx, &chores),
 		s.collectOrphans(ctx, &chores),
 		s.upkeep(ctx, &chores),
+		s.remove(ctx, &chores),
 	)
 	return chores, err
 }

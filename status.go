@@ -39,7 +39,16 @@ type Item struct {
 	NextAttempt time.Time         // where it waits for one
 	EndedAt     time.Time         // where it has ended
 	Reference   handler.Reference // the other side's own name for it, once delivered
+	Removal     *Removal          // of what it wrote, where the destination keeps that for a time only
 	Attempts    []Attempt         // in the order they happened, those before a retry by hand too
+}
+
+// Removal is what became of what a delivered item wrote, at a destination that keeps it for a time only.
+type Removal struct {
+	Outcome   handler.Removal // handler.NotRemoved while it is there
+	RemovedAt time.Time
+	TriedAt   time.Time // when it could last not be removed
+	Problem   string    // and why
 }
 
 // Attempt is one try at an item, or an event in its place: a lost lease, a cancellation, a retry by hand (ready, requested),
@@ -81,6 +90,7 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	var pending []sqlstore.Item
 	var attempts []sqlstore.Attempt
 	var destinations []*sqlstore.Destination
+	var written []sqlstore.Written
 	var now time.Time
 	err := o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		now = tx.Now
@@ -94,7 +104,10 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 		if attempts, err = tx.Attempts(ctx, o.name, canonical); err != nil {
 			return err
 		}
-		destinations, err = tx.DestinationsOf(ctx, o.name, canonical)
+		if destinations, err = tx.DestinationsOf(ctx, o.name, canonical); err != nil {
+			return err
+		}
+		written, err = tx.WrittenOf(ctx, o.name, canonical)
 		return err
 	})
 	if err != nil {
@@ -107,6 +120,13 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey, CorrelationID: d.CorrelationID,
 		Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
 		Items: items(d.ID, now, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID),
+	}
+	for _, w := range written {
+		for i := range s.Items {
+			if s.Items[i].ID == engine.ItemID(d.ID, w.N) {
+				s.Items[i].Removal = &Removal{Outcome: w.Removal, RemovedAt: w.RemovedAt, TriedAt: w.TriedAt, Problem: w.Problem}
+			}
+		}
 	}
 	states := make([]queue.State, len(s.Items))
 	attempted := false

@@ -6,6 +6,7 @@ package handler
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -68,6 +69,13 @@ type (
 	// Forgetter is told that a destination was changed or deleted, to drop what it keeps for it, such as connections.
 	Forgetter interface {
 		Forget(destinationID string)
+	}
+	// Remover removes what deliveries wrote, once a destination's retention of it is over. Retention is how long, 0 for
+	// ever; it is asked of the config as it is now, when an item has been delivered and by Maintain. Remove is called for
+	// what a Result called Removable, from any process, again after an error, and maybe again after a success.
+	Remover interface {
+		Retention(config any) time.Duration
+		Remove(ctx context.Context, req *RemoveRequest) (Removal, error)
 	}
 	// Maintainer cleans up after a destination's dead attempts, now and then, from any process: what it does twice does
 	// no harm. It removes only what deliveries left behind.
@@ -166,6 +174,7 @@ type Result struct {
 	Reference Reference
 	Exchange  *Exchange
 	Parts     []Part
+	Removable bool // what was written stays at the other side, is this item's alone, and can be removed by its Reference
 	Notes     map[string]string
 }
 
@@ -223,3 +232,42 @@ type MaintainRequest struct {
 	DestinationID string
 	Config        any // what ParseConfig returned
 }
+
+// RemoveRequest is what to remove of a delivered item.
+type RemoveRequest struct {
+	Organization  string
+	DestinationID string
+	DeliveryID    string
+	ItemID        string
+	Config        any // what ParseConfig returned
+	Reference     Reference
+	WrittenAt     time.Time
+}
+
+// Removal is what became of something that was to be removed. The numbers are stored: they never change.
+type Removal int16
+
+// The removals.
+const (
+	NotRemoved Removal = 0
+	Removed    Removal = 1
+	Missing    Removal = 2 // somebody else had removed it
+	Changed    Removal = 3 // somebody else has replaced it: it is not what was written, and stays
+)
+
+func (r Removal) String() string {
+	switch r {
+	case NotRemoved:
+		return "not removed"
+	case Removed:
+		return "removed"
+	case Missing:
+		return "missing"
+	case Changed:
+		return "changed"
+	}
+	return fmt.Sprintf("unknown(%d)", int16(r))
+}
+
+// MarshalText writes what String returns.
+func (r Removal) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/deliverykit/delivery/handler"
 )
 
 // ErrExists is wrapped by what Bucket.Put returns when there is an object of that name already.
@@ -36,6 +38,12 @@ type Bucket interface {
 type Resumer interface {
 	// PutResuming is Put; what it needs to go on is kept in c.
 	PutResuming(ctx context.Context, up *Upload, c Checkpoints) (Object, error)
+}
+
+// Remover is a Bucket that can remove an object only if it is still the one that was stored, by its version or ETag. It
+// returns handler.Removed, Missing or Changed, or an error.
+type Remover interface {
+	Remove(ctx context.Context, o Object) (handler.Removal, error)
 }
 
 // Sweeper is a Bucket whose attempts can leave something behind when their process dies.

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"regexp"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/deliverykit/delivery/destination"
@@ -44,6 +45,28 @@ func (n Naming) Validate() error {
 
 // Template parses Name.
 func (n Naming) Template() (*Template, error) { return ParseTemplate(cmp.Or(n.Name, DefaultName)) }
+
+// Expiry is the part of a driver's config that says how long objects stay. It is to be embedded.
+type Expiry struct {
+	// DeleteAfterDays is after how many days Maintain deletes what was delivered, up to 36500: never. Only what a delivery
+	// wrote while this was set is deleted, and only if nobody has replaced it since. What is there already stays when the
+	// destination is deleted.
+	DeleteAfterDays int `json:"delete_after_days,omitempty"`
+}
+
+// Validate reports the faulty field; protected is for how many days the config forbids to delete anything.
+func (e Expiry) Validate(protected int) error {
+	if e.DeleteAfterDays < 0 || e.DeleteAfterDays > 36500 {
+		return destination.Invalid("delete_after_days", "is not between 1 and 36500")
+	}
+	if e.DeleteAfterDays > 0 && e.DeleteAfterDays < protected {
+		return destination.Invalid("delete_after_days", "is less than the %d days for which objects are protected", protected)
+	}
+	return nil
+}
+
+// Retention is DeleteAfterDays, 0 for ever.
+func (e Expiry) Retention() time.Duration { return time.Duration(e.DeleteAfterDays) * 24 * time.Hour }
 
 // Attributes is the part of a driver's config that says what is kept with an object. It is to be embedded.
 type Attributes struct {

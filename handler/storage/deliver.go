@@ -77,7 +77,9 @@ func (t Target) deliver(ctx context.Context, req *handler.Request, name string) 
 	if err != nil {
 		return nil, err
 	}
-	return result(stored, req), nil
+	r := result(stored, req)
+	r.Removable = true
+	return r, nil
 }
 
 func put(ctx context.Context, b Bucket, up *Upload, c Checkpoints) (Object, error) {
@@ -131,8 +133,18 @@ func (t Target) settle(ctx context.Context, req *handler.Request, found Object) 
 	}
 	req.Progress(found.Size)
 	r := result(found, req)
+	r.Removable = t.ours(req, found)
 	r.Notes = map[string]string{"existing": "the same content was there already, and nothing was written"}
 	return r, nil
+}
+
+// ours reports whether an object was stored for this item, by an attempt whose end was not recorded.
+func (t Target) ours(req *handler.Request, found Object) bool {
+	if found.Item != "" {
+		return found.Item == req.ItemID
+	}
+	template, err := t.Naming.Template()
+	return err == nil && template.Unique() // nobody else comes upon such a name
 }
 
 // differs compares the payload with an object, by what is known of both, else by reading them. It returns "" if they are

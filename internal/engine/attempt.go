@@ -61,6 +61,9 @@ func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
 		o.Number, o.Took = j.Attempt+1, max(0, e.Now().Sub(began))
 		record(o, result)
 		decide(o, policy, err)
+		if r := j.destination.typ.Remover; r != nil && err == nil && result != nil && result.Removable {
+			o.Written = r.Retention(j.destination.config) > 0
+		}
 		done(false)
 	}()
 	result, err = e.deliver(ctx, j, j.destination.Limits.Or(e.Limits), option)
@@ -134,13 +137,15 @@ func failure(err error) *sqlstore.Failure {
 	return &sqlstore.Failure{Category: f.Category, StatusCode: f.StatusCode, Code: clean(f.Code), Text: clean(f.Error())}
 }
 
-// clean makes text storable in every database, and bounds it.
-func clean(s string) string {
-	if len(s) > mostErrorText {
-		s = s[:mostErrorText] + "…"
+// Clean makes text storable in every database, and bounds it.
+func Clean(s string, most int) string {
+	if len(s) > most {
+		s = s[:most] + "…"
 	}
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
+
+func clean(s string) string { return Clean(s, mostErrorText) }
 
 // deliver calls the handler within its time, and turns a panic into an error.
 func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {

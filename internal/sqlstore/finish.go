@@ -21,6 +21,7 @@ type Outcome struct {
 	Ailing  bool          // the claim saw failures of the destination, or an open breaker: a success is news
 	Breaker retry.Breaker // the destination's, for what is blamed on it
 	Disable string        // why the destination is to be disabled, if it is
+	Written bool          // what was written is to be removed some day
 }
 
 // Blame says whether an attempt counts for or against its destination's health.
@@ -94,6 +95,9 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (f Finished, err 
 		if err := tx.s.End(ctx, tx, tx.Now, ends, func(i int) { applied[endAt[i]] = true }); err != nil {
 			return f, err
 		}
+	}
+	if err := tx.noteWritten(ctx, outcomes, applied); err != nil {
+		return f, err
 	}
 	f.Applied = applied
 	f.Changes, err = tx.health(ctx, outcomes, applied)

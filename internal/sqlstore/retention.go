@@ -57,6 +57,7 @@ func (tx *Tx) Retain(ctx context.Context, organization, after string, before, de
 	in, args = among(organization, ended)
 	for _, from := range []string{
 		`delivery_checkpoints where organization_id = $1 and delivery_id `,
+		`delivery_written where removed_at is not null and organization_id = $1 and delivery_id `,
 		`delivery_attempts where organization_id = $1 and delivery_id `,
 		`delivery_deliveries where organization_id = $1 and id `,
 	} {

@@ -82,6 +82,7 @@ type Type struct {
 	Opener    handler.Opener
 	Forgetter handler.Forgetter
 	Upkeep    handler.Maintainer
+	Remover   handler.Remover
 }
 
 // NewType looks for the optional interfaces of h.
@@ -96,5 +97,6 @@ func NewType(name string, h handler.Handler) *Type {
 	t.Opener, _ = h.(handler.Opener)
 	t.Forgetter, _ = h.(handler.Forgetter)
 	t.Upkeep, _ = h.(handler.Maintainer)
+	t.Remover, _ = h.(handler.Remover)
 	return t
 }

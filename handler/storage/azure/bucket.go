@@ -28,6 +28,7 @@ type bucket struct {
 var (
 	_ storage.Bucket  = (*bucket)(nil)
 	_ storage.Resumer = (*bucket)(nil)
+	_ storage.Remover = (*bucket)(nil)
 )
 
 // Stat implements storage.Bucket.
@@ -84,6 +85,30 @@ func (b *bucket) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return nil
+}
+
+// Remove implements storage.Remover: the service compares the ETag.
+func (b *bucket) Remove(ctx context.Context, o storage.Object) (handler.Removal, error) {
+	if o.ETag == "" {
+		return handler.NotRemoved, fmt.Errorf("azure: the record of %q has no ETag", o.Name)
+	}
+	tag := azcore.ETag(`"` + o.ETag + `"`)
+	_, err := b.client.NewBlobClient(o.Name).Delete(ctx, &blob.DeleteOptions{
+		AccessConditions: &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: &tag}},
+	})
+	if err == nil {
+		return handler.Removed, nil
+	}
+	switch err = b.failed(ctx, opDelete, o.Name, err); {
+	case errors.Is(err, storage.ErrNotFound):
+		return handler.Missing, nil
+	case errors.Is(err, storage.ErrExists): // another one, or none
+		if _, err := b.Stat(ctx, o.Name); errors.Is(err, storage.ErrNotFound) {
+			return handler.Missing, nil
+		}
+		return handler.Changed, nil
+	}
+	return handler.NotRemoved, err
 }
 
 // List implements storage.Bucket.

@@ -32,6 +32,7 @@ type Config struct {
 	Cloud       string      `json:"cloud,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
+	storage.Expiry
 	storage.Attributes
 	// Tier is Hot, Cool, Cold or Archive: the account's own.
 	Tier string `json:"tier,omitempty"`
@@ -106,6 +107,7 @@ func (c Config) Validate() error {
 		destination.Match("account", c.Account, accountName),
 		destination.Require("container", c.Container),
 		c.Naming.Validate(),
+		c.Expiry.Validate(0),
 		c.Attributes.Validate(),
 		destination.Match("encryption_scope", c.EncryptionScope, scopeName),
 		destination.Within("credentials", c.Credentials.validate()),

@@ -40,6 +40,7 @@ var (
 	_ handler.Opener       = (*Handler)(nil)
 	_ handler.Tester       = (*Handler)(nil)
 	_ handler.Describer    = (*Handler)(nil)
+	_ handler.Remover      = (*Handler)(nil)
 	_ handler.Forgetter    = (*Handler)(nil)
 )
 
@@ -254,6 +255,25 @@ func (h *Handler) Forget(destinationID string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.clients, destinationID)
+}
+
+// Retention implements handler.Remover.
+func (h *Handler) Retention(config any) time.Duration {
+	c, _ := config.(Config)
+	return c.Expiry.Retention()
+}
+
+// Remove implements handler.Remover.
+func (h *Handler) Remove(ctx context.Context, req *handler.RemoveRequest) (handler.Removal, error) {
+	config, ok := req.Config.(Config)
+	if !ok {
+		return handler.NotRemoved, wrongConfig(req.Config)
+	}
+	b, err := h.bucket(ctx, config, req.DestinationID, 0)
+	if err != nil {
+		return handler.NotRemoved, err
+	}
+	return storage.Remove(ctx, b, req)
 }
 
 //go:embed schema.json

@@ -32,6 +32,7 @@ type bucket struct {
 var (
 	_ storage.Bucket  = (*bucket)(nil)
 	_ storage.Resumer = (*bucket)(nil)
+	_ storage.Remover = (*bucket)(nil)
 )
 
 // Stat implements storage.Bucket.
@@ -77,6 +78,24 @@ func (b *bucket) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return nil
+}
+
+// Remove implements storage.Remover: that very generation, also where it is an older one by now.
+func (b *bucket) Remove(ctx context.Context, o storage.Object) (handler.Removal, error) {
+	generation, err := strconv.ParseInt(o.Version, 10, 64)
+	if err != nil || generation <= 0 {
+		return handler.NotRemoved, fmt.Errorf("gcs: the record of %q has no generation", o.Name)
+	}
+	if err = b.client.Object(o.Name).Generation(generation).Delete(ctx); err == nil {
+		return handler.Removed, nil
+	}
+	if err = b.failed(ctx, opDelete, o.Name, err); !errors.Is(err, storage.ErrNotFound) {
+		return handler.NotRemoved, err
+	}
+	if _, err := b.Stat(ctx, o.Name); err == nil {
+		return handler.Changed, nil
+	}
+	return handler.Missing, nil
 }
 
 // List implements storage.Bucket.

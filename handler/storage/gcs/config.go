@@ -25,6 +25,7 @@ type Config struct {
 	AllowHTTP   bool        `json:"allow_http,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
+	storage.Expiry
 	// Attributes are kept with each object. Google knows no tags of objects, so there must be none.
 	storage.Attributes
 	// StorageClass is such as NEARLINE or ARCHIVE: the bucket's own.
@@ -90,6 +91,7 @@ func (c Config) Validate() error {
 	errs := []error{
 		destination.Require("bucket", c.Bucket),
 		c.Naming.Validate(),
+		c.Expiry.Validate(c.Retention.Days),
 		c.Attributes.Validate(),
 		destination.Match("storage_class", c.StorageClass, className),
 		destination.Match("kms_key", c.KMSKey, keyName),

@@ -21,6 +21,7 @@ type Config struct {
 	// Folder is where files go, in the organization's own: "reports/daily". Folders that are not there are made.
 	Folder string `json:"folder,omitempty"`
 	storage.Naming
+	storage.Expiry
 	// FileMode is of the files, in octal: "0640". The owner must be able to read and write.
 	FileMode string `json:"file_mode,omitempty"`
 	// FolderMode is of the folders that are made, in octal: "0750". The owner must be able to do everything.
@@ -32,7 +33,7 @@ func (Config) DestinationType() string { return "local" }
 
 // Validate reports every faulty field.
 func (c Config) Validate() error {
-	errs := []error{c.Naming.Validate()}
+	errs := []error{c.Naming.Validate(), c.Expiry.Validate(0)}
 	if c.Folder != "" {
 		if err := storage.CheckName(c.Folder); err != nil {
 			errs = append(errs, destination.Invalid("folder", "%v", err))

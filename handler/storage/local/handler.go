@@ -36,6 +36,7 @@ var (
 	_ handler.Opener       = (*Handler)(nil)
 	_ handler.Tester       = (*Handler)(nil)
 	_ handler.Describer    = (*Handler)(nil)
+	_ handler.Remover      = (*Handler)(nil)
 	_ handler.Maintainer   = (*Handler)(nil)
 )
 
@@ -127,6 +128,25 @@ func (h *Handler) Maintain(ctx context.Context, req *handler.MaintainRequest) er
 	}
 	_, err = b.Sweep(ctx, h.now().Add(-abandoned), func(string) bool { return true })
 	return err
+}
+
+// Retention implements handler.Remover.
+func (h *Handler) Retention(config any) time.Duration {
+	c, _ := config.(Config)
+	return c.Expiry.Retention()
+}
+
+// Remove implements handler.Remover.
+func (h *Handler) Remove(ctx context.Context, req *handler.RemoveRequest) (handler.Removal, error) {
+	config, ok := req.Config.(Config)
+	if !ok {
+		return handler.NotRemoved, wrongConfig(req.Config)
+	}
+	b, err := h.bucket(req.Organization, config)
+	if err != nil {
+		return handler.NotRemoved, err
+	}
+	return storage.Remove(ctx, b, req)
 }
 
 //go:embed schema.json

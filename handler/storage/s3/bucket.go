@@ -35,6 +35,7 @@ var (
 	_ storage.Bucket  = (*bucket)(nil)
 	_ storage.Resumer = (*bucket)(nil)
 	_ storage.Sweeper = (*bucket)(nil)
+	_ storage.Remover = (*bucket)(nil)
 )
 
 func (b *bucket) owner() *string { return optional(b.config.BucketOwner) }
@@ -119,6 +120,32 @@ func (b *bucket) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return nil
+}
+
+// Remove implements storage.Remover: that very version where the bucket has versions, else the object if it has the same ETag.
+func (b *bucket) Remove(ctx context.Context, o storage.Object) (handler.Removal, error) {
+	in := &awss3.DeleteObjectInput{Bucket: &b.config.Bucket, Key: &o.Name, ExpectedBucketOwner: b.owner()}
+	op := opDelete
+	if o.Version != "" && o.Version != "null" {
+		in.VersionId, op = &o.Version, opDeleteVersion
+	} else {
+		found, err := b.Stat(ctx, o.Name)
+		switch {
+		case errors.Is(err, storage.ErrNotFound):
+			return handler.Missing, nil
+		case err != nil:
+			return handler.NotRemoved, err
+		case found.ETag != o.ETag:
+			return handler.Changed, nil
+		}
+	}
+	if _, err := b.client.DeleteObject(ctx, in); err != nil {
+		if err = b.failed(ctx, op, o.Name, err); errors.Is(err, storage.ErrNotFound) {
+			return handler.Missing, nil
+		}
+		return handler.NotRemoved, err
+	}
+	return handler.Removed, nil
 }
 
 // List implements storage.Bucket.

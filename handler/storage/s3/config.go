@@ -27,6 +27,7 @@ type Config struct {
 	BucketOwner string      `json:"bucket_owner,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
+	storage.Expiry
 	storage.Attributes
 	// StorageClass is such as STANDARD_IA or GLACIER_IR: the bucket's own.
 	StorageClass string     `json:"storage_class,omitempty"`
@@ -118,6 +119,7 @@ func (c Config) Validate() error {
 	errs := []error{
 		destination.Require("bucket", c.Bucket),
 		c.Naming.Validate(),
+		c.Expiry.Validate(c.ObjectLock.Days),
 		c.Attributes.Validate(),
 		destination.Match("region", c.Region, regionName),
 		destination.Match("bucket_owner", c.BucketOwner, accountNumber),

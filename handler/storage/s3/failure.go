@@ -20,17 +20,18 @@ import (
 type operation struct{ what, permission string }
 
 var (
-	opPut      = operation{"store the object", "s3:PutObject"}
-	opCreate   = operation{"begin the upload", "s3:PutObject"}
-	opPart     = operation{"upload a part", "s3:PutObject"}
-	opComplete = operation{"complete the upload", "s3:PutObject"}
-	opParts    = operation{"list the parts of the upload", "s3:ListMultipartUploadParts"}
-	opAbort    = operation{"abort the upload", "s3:AbortMultipartUpload"}
-	opUploads  = operation{"list the unfinished uploads", "s3:ListBucketMultipartUploads"}
-	opHead     = operation{"look at the object", "s3:GetObject, and s3:ListBucket to tell a missing object from a hidden one"}
-	opGet      = operation{"read the object", "s3:GetObject"}
-	opDelete   = operation{"delete the object", "s3:DeleteObject"}
-	opList     = operation{"list the bucket", "s3:ListBucket"}
+	opPut           = operation{"store the object", "s3:PutObject"}
+	opCreate        = operation{"begin the upload", "s3:PutObject"}
+	opPart          = operation{"upload a part", "s3:PutObject"}
+	opComplete      = operation{"complete the upload", "s3:PutObject"}
+	opParts         = operation{"list the parts of the upload", "s3:ListMultipartUploadParts"}
+	opAbort         = operation{"abort the upload", "s3:AbortMultipartUpload"}
+	opUploads       = operation{"list the unfinished uploads", "s3:ListBucketMultipartUploads"}
+	opHead          = operation{"look at the object", "s3:GetObject, and s3:ListBucket to tell a missing object from a hidden one"}
+	opGet           = operation{"read the object", "s3:GetObject"}
+	opDeleteVersion = operation{"delete the version of the object", "s3:DeleteObjectVersion"}
+	opDelete        = operation{"delete the object", "s3:DeleteObject"}
+	opList          = operation{"list the bucket", "s3:ListBucket"}
 )
 
 // permissions adds what the config asks for beyond the operation itself.
@@ -168,7 +169,7 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 	switch {
 	case code == "PreconditionFailed" || status == http.StatusPreconditionFailed:
 		return handler.Fail(handler.Conflict, fmt.Errorf("s3: %q: %w", name, storage.ErrExists))
-	case code == "NoSuchKey" || code == "NotFound":
+	case code == "NoSuchKey" || code == "NoSuchVersion" || code == "NotFound":
 		return &handler.Error{Category: handler.Configuration, StatusCode: status, Code: code, Err: fmt.Errorf("s3: %q: %w", name, storage.ErrNotFound)}
 	case expired[code]:
 		e.Category = handler.Authentication

@@ -222,6 +222,22 @@ create table delivery_dead_letters (
 );
 create index delivery_dead_letters_destination on delivery_dead_letters (organization_id, destination_id, delivery_id, n);
 
+-- What was written at destinations that keep it for a time only: until it is removed, and then the record of that.
+create table delivery_written (
+    written_at      timestamptz not null,
+    removed_at      timestamptz,          -- when nothing is to be done any more
+    tried_at        timestamptz,          -- where it could not be removed
+    delivery_id     uuid not null,
+    destination_no  integer not null,
+    n               smallint not null,
+    removal         smallint not null default 0,
+    organization_id text not null,
+    problem         text,                -- why it could not be removed
+    reference       jsonb not null,
+    primary key (organization_id, delivery_id, n)
+);
+create index delivery_written_due on delivery_written (destination_no, written_at, delivery_id, n) where removed_at is null;
+
 create table delivery_checkpoints (
     delivery_id     uuid not null,
     n               smallint not null,
@@ -245,7 +261,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_installation, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

@@ -220,6 +220,22 @@ create table delivery_dead_letters (
 ) without rowid;
 create index delivery_dead_letters_destination on delivery_dead_letters (organization_id, destination_id, delivery_id, n);
 
+-- What was written at destinations that keep it for a time only: until it is removed, and then the record of that.
+create table delivery_written (
+    written_at      integer not null,
+    removed_at      integer,          -- when nothing is to be done any more
+    tried_at        integer,          -- where it could not be removed
+    delivery_id     text not null,
+    destination_no  integer not null,
+    n               integer not null,
+    removal         integer not null default 0,
+    organization_id text not null,
+    problem         text,                -- why it could not be removed
+    reference       text not null,
+    primary key (organization_id, delivery_id, n)
+);
+create index delivery_written_due on delivery_written (destination_no, written_at, delivery_id, n) where removed_at is null;
+
 create table delivery_checkpoints (
     delivery_id     text not null,
     n               integer not null,
@@ -244,6 +260,7 @@ create table delivery_workers (
 
 -- +goose Down
 drop table delivery_installation;
+drop table delivery_written;
 drop table delivery_workers;
 drop table delivery_jobs;
 drop table delivery_checkpoints;

@@ -1,0 +1,96 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
+
+	"github.com/deliverykit/delivery/handler"
+)
+
+// Written is what an item wrote at its destination.
+type Written struct {
+	Key       // without a fence
+	Reference handler.Reference
+	WrittenAt time.Time
+
+	Removal   handler.Removal
+	RemovedAt time.Time // zero while it is to be removed
+	TriedAt   time.Time // of the last failure
+	Problem   string
+}
+
+// noteWritten records what the applied outcomes wrote and is to be removed some day.
+func (tx *Tx) noteWritten(ctx context.Context, outcomes []*Outcome, applied []bool) error {
+	for i, o := range outcomes {
+		if !o.Written || !applied[i] {
+			continue
+		}
+		reference, err := json.Marshal(o.Reference)
+		if err != nil {
+			return err
+		}
+		if _, err = tx.Exec(ctx, `insert into delivery_written (organization_id, delivery_id, n, destination_no, written_at, reference)
+			values ($1, $2, $3, $4, $5, $6) on conflict do nothing`,
+			o.Organization, o.Delivery, o.N, o.No, tx.s.Time(tx.Now), tx.s.JSON(reference)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const writtenColumns = `select organization_id, delivery_id, n, written_at, reference, removal, removed_at, tried_at, problem from delivery_written `
+
+func (tx *Tx) written(ctx context.Context, where string, args ...any) (all []Written, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var w Written
+		var reference []byte
+		var problem sql.NullString
+		err := rows.Scan(&w.Organization, &w.Delivery, &w.N, Time{&w.WrittenAt}, &reference, &w.Removal, Time{&w.RemovedAt}, Time{&w.TriedAt}, &problem)
+		if err == nil {
+			err = json.Unmarshal(reference, &w.Reference)
+		}
+		w.Problem = problem.String
+		all = append(all, w)
+		return err
+	}, writtenColumns+where, args...)
+	return all, err
+}
+
+// WrittenBefore lists what was written at a destination before a time and is to be removed, in the order of time and after
+// another, which may be zero: a system statement.
+func (tx *Tx) WrittenBefore(ctx context.Context, no int64, before time.Time, after Written, limit int) ([]Written, error) {
+	if after.Delivery == "" {
+		return tx.written(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
+			order by written_at, delivery_id, n limit $3`, no, tx.s.Time(before), limit)
+	}
+	return tx.written(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
+		and (written_at, delivery_id, n) > ($3, $4, $5) order by written_at, delivery_id, n limit $6`,
+		no, tx.s.Time(before), tx.s.Time(after.WrittenAt), after.Delivery, after.N, limit)
+}
+
+// WrittenOf lists what a delivery wrote and is, or was, to be removed.
+func (tx *Tx) WrittenOf(ctx context.Context, organization, delivery string) ([]Written, error) {
+	return tx.written(ctx, `where organization_id = $1 and delivery_id = $2`, organization, delivery)
+}
+
+// NoteRemoval records what became of something that was to be removed: its end, or why it is tried again. The record of an end
+// goes with its delivery; of one that is gone already, nothing is left to record.
+func (tx *Tx) NoteRemoval(ctx context.Context, w Written) error {
+	if w.Removal == handler.NotRemoved {
+		_, err := tx.Exec(ctx, `update delivery_written set tried_at = $4, problem = $5
+			where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
+			w.Organization, w.Delivery, w.N, tx.s.Time(tx.Now), w.Problem)
+		return err
+	}
+	_, err := tx.Exec(ctx, `update delivery_written set removed_at = $4, removal = $5, problem = null
+		where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
+		w.Organization, w.Delivery, w.N, tx.s.Time(tx.Now), int16(w.Removal))
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `delete from delivery_written where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is not null
+		and not exists (select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2)`, w.Organization, w.Delivery, w.N)
+	return err
+}
