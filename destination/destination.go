@@ -223,21 +223,6 @@ type TypeInfo struct {
 	Schema      json.RawMessage `json:"schema,omitempty"` // JSON Schema of the config
 }
 
-// TestReport is what a connection test found, step by step.
-type TestReport struct {
-	OK      bool          `json:"ok"`
-	Steps   []TestStep    `json:"steps"`
-	Latency time.Duration `json:"latency"`
-}
-
-// TestStep is one step of a connection test: resolve, connect, TLS, authenticate, write.
-type TestStep struct {
-	Name    string        `json:"name"`
-	OK      bool          `json:"ok"`
-	Finding string        `json:"finding,omitempty"` // what was seen, or what is wrong and what to do about it
-	Latency time.Duration `json:"latency"`
-}
-
 // Duration is a time.Duration that is text such as "36h" in JSON.
 type Duration time.Duration
 

@@ -61,6 +61,15 @@ type (
 	Signer interface {
 		SigningSecrets(config any) []destination.Secret
 	}
+	// Rotator replaces the secret that a config signs with, and lets the ones so far be used for a time beside it. What is
+	// wrong with a secret that is brought is an error as of ParseConfig.
+	Rotator interface {
+		Rotate(config any, r Rotation) (any, error)
+	}
+	// Warner tells what a valid config has that is perhaps not meant, with paths relative to the config.
+	Warner interface {
+		Warn(config any) []*destination.FieldError
+	}
 	// Opener is given its surroundings by delivery.New, before anything else; an error fails New. It must not connect.
 	// A handler that is an io.Closer is closed by DeliveryService.Close.
 	Opener interface {
@@ -99,6 +108,7 @@ type Request struct {
 	Params       json.RawMessage   // the request's override for this destination, if any
 	CreatedAt    time.Time         // when the delivery was accepted
 	Deadline     time.Time         // zero if there is none
+	Test         bool              // a sample that a person sent to see what arrives
 	TraceParent  string            // W3C trace context of the caller
 	Transfer     Transfer          // behind Progress, Resume and Checkpoint; may be nil
 }
@@ -271,3 +281,10 @@ func (r Removal) String() string {
 
 // MarshalText writes what String returns.
 func (r Removal) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// Rotation asks for a new signing secret.
+type Rotation struct {
+	Secret destination.Secret // the one to use; generated if it is not set
+	Now    time.Time
+	Until  time.Time // until when the secrets so far are used beside it; not after Now: not at all
+}
