@@ -134,6 +134,10 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		return nil, err
 	}
 	svc.store = sqlstore.New(db, s.Dialect, s.Clock)
+	if s.Local != nil {
+		svc.store.Local = s.Local
+	}
+	s.Skew = svc.store.Skew
 	svc.engine = engine.New(s, svc.store)
 	return svc, nil
 }

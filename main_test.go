@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	dbtest.Main(m)
 }
 
+// soak has tests run for long.
+var soak = os.Getenv("DELIVERY_SOAK") == "1"
+
 // databases are what every test of the service runs on.
 var databases = []string{"sqlite", "lib/pq", "pgx"}
 

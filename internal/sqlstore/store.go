@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 )
 
@@ -132,16 +133,29 @@ type Store struct {
 	Dialect
 	clock func() time.Time // nil: the database's
 
+	Local func() time.Time // the process's clock, which may be wrong
+	skew  atomic.Int64
+
 	writer chan struct{} // a place for the one writer, where the database has one
 }
 
 // New returns a Store; clock replaces the database's own where it is not nil.
 func New(db DB, d Dialect, clock func() time.Time) *Store {
-	s := &Store{DB: db, Dialect: d, clock: clock}
+	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now}
 	if d.SingleWriter() {
 		s.writer = make(chan struct{}, 1)
 	}
 	return s
+}
+
+// Skew is how far the database's clock was ahead of the process's when the last transaction began, 0 where they agreed within
+// a second: less may be the time that it took to ask.
+func (s *Store) Skew() time.Duration {
+	skew := time.Duration(s.skew.Load())
+	if skew.Abs() < time.Second {
+		return 0
+	}
+	return skew
 }
 
 // Tx is a transaction and the time it happens at.
@@ -280,6 +294,8 @@ func (s *Store) once(ctx context.Context, access Access, fn func(context.Context
 	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do, and after an error nothing to add
 	if s.clock != nil {
 		now = s.clock()
+	} else {
+		s.skew.Store(int64(now.Sub(s.Local())))
 	}
 	now = now.UTC().Truncate(time.Microsecond) // as it will be read back
 	if err := fn(ctx, &Tx{Execer: tx, Now: now, s: s}); err != nil {

@@ -42,15 +42,28 @@ type Settings struct {
 	Network                 netguard.Policy
 	DetailsURL              func(organization, delivery string) string
 
+	Local func() time.Time     // nil: the system's, which may be wrong; only tests set one
+	Skew  func() time.Duration // how far the database's clock is ahead of Local, if it is known to be by much
+
 	Clock func() time.Time // nil: the database's, or the system's where that has none; only tests set one
 
 	Given map[string]bool // the options given so far
 }
 
-// Now is the time as far as this process knows it, for what needs no agreement with others.
+// Now is the time as far as this process knows it: by its own clock, put right by what the database last said.
 func (s *Settings) Now() time.Time {
-	if s.Clock != nil {
+	switch {
+	case s.Clock != nil:
 		return s.Clock()
+	case s.Skew != nil:
+		return s.local().Add(s.Skew())
+	}
+	return s.local()
+}
+
+func (s *Settings) local() time.Time {
+	if s.Local != nil {
+		return s.Local()
 	}
 	return time.Now()
 }

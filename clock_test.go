@@ -1,0 +1,118 @@
+package delivery_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/queue"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// A worker whose clock is an hour off does what others do, when others do it, beside one whose clock is right. (On SQLite
+// there is no clock but the processes', which are of one machine.)
+func TestClockOfAWorkerIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, wrong := range map[string]time.Duration{"fast": time.Hour, "slow": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := open(t, "pgx")
+			local := func(s *wiring.Settings) error {
+				s.Local = func() time.Time { return time.Now().Add(wrong) }
+				return nil
+			}
+			h := &told{seen: map[string]time.Time{}, attempts: map[string]int{}}
+			opts := []delivery.Option{lease(time.Second), delivery.WithRetry(retry.Policy{First: 50 * time.Millisecond})}
+			off := service(t, db, h, append(opts, local)...)
+			right := service(t, db, &fake{deliver: h.deliver}, opts...)
+			acme := off.Org("acme")
+			d := create(t, acme, destination.Spec{Default: true})
+			limited := create(t, acme, destination.Spec{Limits: destination.Limits{PerSecond: 50, Burst: 1}})
+			must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("to learn the time")}))
+
+			start := time.Now()
+			later := send(t, acme, delivery.Request{NotBefore: start.Add(30 * time.Minute), Topic: "later"})
+			soon := send(t, acme, delivery.Request{NotBefore: start.Add(300 * time.Millisecond), Topic: "soon"})
+			all := []string{soon}
+			for range 20 {
+				all = append(all,
+					send(t, acme, delivery.Request{Deadline: start.Add(10 * time.Minute), Topic: "in time"}),
+					send(t, acme, delivery.Request{Topic: "fails once"}),
+					send(t, acme, delivery.Request{Destinations: []string{limited.ID}, Topic: "limited"}))
+			}
+			slow := send(t, acme, delivery.Request{Topic: "slow"}) // longer than its lease
+			run(t, off)
+			run(t, right)
+			for _, id := range append(all, slow) {
+				s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), id))
+				if s.State != queue.Completed {
+					t.Errorf("%s is %s", s.Topic, show(s))
+				}
+				for _, a := range s.Items[0].Attempts {
+					if a.Reason == queue.LeaseLost || a.EndedAt.Sub(start).Abs() > 5*time.Minute {
+						t.Errorf("%s has the attempt %+v", s.Topic, a)
+					}
+				}
+			}
+			if s := status(t, acme, later); s.State != queue.Queued {
+				t.Errorf("what was to wait is %s", show(s))
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if h.seen["soon"].Before(start.Add(300 * time.Millisecond)) {
+				t.Error("it was attempted before its time")
+			}
+			if now := h.env.Now(); time.Until(now).Abs() > time.Minute {
+				t.Errorf("handlers are told that it is %s", now)
+			}
+			if s := must[*destination.Destination](t)(acme.Destinations().Get(t.Context(), d.ID)); s.Disabled {
+				t.Error("the destination was disabled")
+			}
+		})
+	}
+}
+
+// told fails each item of one topic once, takes its time for another, and notes when it was first asked.
+type told struct {
+	handler.Parser[script]
+	env      handler.Env
+	mu       sync.Mutex
+	seen     map[string]time.Time
+	attempts map[string]int
+}
+
+func (h *told) Open(env handler.Env) error {
+	h.env = env
+	return nil
+}
+
+func (h *told) Deliver(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+	return h.deliver(ctx, r)
+}
+
+func (h *told) deliver(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+	h.mu.Lock()
+	if h.seen[r.Topic].IsZero() {
+		h.seen[r.Topic] = time.Now()
+	}
+	h.attempts[r.ItemID]++
+	first := h.attempts[r.ItemID] == 1
+	h.mu.Unlock()
+	switch {
+	case r.Topic == "fails once" && first:
+		return nil, handler.Fail(handler.Remote, context.DeadlineExceeded)
+	case r.Topic == "slow":
+		select {
+		case <-time.After(2500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return nil, nil
+}
