@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"context"
+
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -61,3 +63,25 @@ func (f *Floors) Known() []int64 { return f.f.known() }
 
 // Seq is the floor of a lane.
 func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }
+
+// Claim leases up to limit items for a process that holds so many of each destination already, loads destinations that it
+// does not know, and reports whether there are more that it could not look at.
+func (e *Engine) Claim(ctx context.Context, limit int, held func(no int64) int, exact bool) (items []sqlstore.Claimed, more bool, err error) {
+	got, err := e.claim(ctx, limit, held, exact)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range got.jobs {
+		items = append(items, got.jobs[i].Claimed)
+	}
+	if len(got.unknown) > 0 {
+		err = e.load(ctx, got.unknown)
+	}
+	return items, got.more || len(got.unknown) > 0, err
+}
+
+// Sweep moves all that is due.
+func (e *Engine) Sweep(ctx context.Context) error {
+	_, _, err := e.sweep(ctx, func(*sqlstore.Outcome) {}, true)
+	return err
+}

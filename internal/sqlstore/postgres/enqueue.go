@@ -177,7 +177,7 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
   insert into delivery_queue (organization_id, delivery_id, n, lane, run_at, state`, given(timed, `, deadline`), `)
   select `, org, `, d.delivery_id, d.n, (d.rank::bigint << 32) | d.no, `)
 	if timed {
-		s.text(`coalesce(d.not_before, `, at, `), case when d.not_before > `, at, ` then 2 else 0 end, d.deadline`)
+		s.text(`greatest(d.not_before, `, at, `), case when d.not_before > `, at, ` then 2 else 0 end, d.deadline`)
 	} else {
 		s.text(at, `, 0`)
 	}
