@@ -71,6 +71,44 @@ func TestConcurrencyHoldsOverProcesses(t *testing.T) {
 	})
 }
 
+// More destinations that are full than a claim looks at do not hide one that has room.
+func TestFullDestinationsHideNoOther(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		const full = 5
+		begun, end := make(chan struct{}, 2*full), make(chan struct{})
+		other := service(t, db, &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			begun <- struct{}{}
+			<-end
+			return nil, nil
+		}})
+		acme := other.Org("acme")
+		for range full {
+			create(t, acme, destination.Spec{Default: true, Limits: destination.Limits{Ordered: true}})
+		}
+		send(t, acme, delivery.Request{})
+		send(t, acme, delivery.Request{})
+		var passes sync.WaitGroup
+		passes.Go(func() {
+			if _, err := other.ProcessDue(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+		defer passes.Wait()
+		defer close(end)
+		for range full {
+			<-begun
+		}
+		svc := service(t, db, &fake{}, delivery.WithWorkers(1), delivery.WithHandler("own", &fake{})) // which the other has not
+		acme = svc.Org("acme")
+		free := create(t, acme, destination.Spec{Config: destination.As("own", script{Name: "n"})})
+		id := send(t, acme, delivery.Request{Destinations: []string{free.ID}})
+		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		if s := status(t, acme, id); s.State != queue.Completed {
+			t.Errorf("it is %s", show(s))
+		}
+	})
+}
+
 func TestRate(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
 		c := newClock()

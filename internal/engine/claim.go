@@ -36,7 +36,7 @@ type claimer struct {
 // ring is how far the walks over the lanes of a rank have come.
 type ring struct {
 	cursor int64 // the last lane served
-	laps   int   // times that the walks came past the end, since one last saw the whole ring
+	laps   int   // times that the walks came past the end, since something was claimed or all lanes were looked at
 }
 
 // claimed is what a claim found.
@@ -44,7 +44,7 @@ type claimed struct {
 	jobs    []job
 	unknown []int64       // destinations that must be loaded before their items can be claimed
 	wait    time.Duration // how long it is until a rate or a breaker lets more through; 0: none holds any back
-	more    bool          // there are lanes that it did not look at
+	more    bool          // it claimed nothing of a rank that has lanes which it did not look at
 }
 
 // look is how a claim looks for lanes: whole, without known ones.
@@ -109,17 +109,16 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, 
 			slices.Reverse(ranks)
 		}
 		for _, rank := range ranks {
-			lanes, err := e.walk(ctx, tx, rank, &rings[rank], limit-len(items), infos, &l, &got)
+			r := &rings[rank]
+			lanes, around, err := e.walk(ctx, tx, rank, r, limit-len(items), infos, &l, &got)
 			if err != nil {
 				return err
-			}
-			if len(lanes) == 0 {
-				continue
 			}
 			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds, l.floor)
 			if err != nil {
 				return err
 			}
+			got.more = got.more || !around && len(of) == 0 && r.laps < 2
 			if items = append(items, of...); len(items) >= limit {
 				break
 			}
@@ -130,6 +129,11 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, 
 	})
 	if err != nil {
 		return claimed{}, err
+	}
+	if len(items) > 0 || !got.more {
+		for rank := range rings {
+			rings[rank].laps = 0
+		}
 	}
 	c.rings = rings
 	if whole {
@@ -161,8 +165,9 @@ func sooner(a, b time.Duration) time.Duration {
 }
 
 // walk lists lanes of a rank that may be claimed now: as a ring, from its cursor on. It moves the cursor to the last that is
-// to be served, and notes in got what it could not use. Where most lanes are held, several calls go around once.
-func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring, limit int, infos map[int64]*lane, l *look, got *claimed) (lanes []int64, err error) {
+// to be served, and notes in got what it could not use. Where it lists as many as were asked for, or most lanes are held, it
+// does not come around, and the next call goes on.
+func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring, limit int, infos map[int64]*lane, l *look, got *claimed) (lanes []int64, around bool, err error) {
 	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
 	if r.cursor < start || r.cursor > end {
 		r.cursor = start
@@ -176,38 +181,32 @@ func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring,
 		walked, err := e.Store.Walk(ctx, tx, from, to, room, l.known)
 		l.took += time.Since(began)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		usable, err := e.usable(ctx, tx, walked, infos, got)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		lanes = append(lanes, usable...)
-		switch {
-		case len(lanes) >= want:
-		case len(walked) == room: // there may be more in this part of the ring
+		if lanes = append(lanes, usable...); len(lanes) >= want {
+			break
+		}
+		if len(walked) == room { // there may be more in this part of the ring
 			from = walked[len(walked)-1]
 			continue
-		case !wrapped:
-			from, to, wrapped = start, r.cursor, true
-			r.laps++
-			continue
 		}
-		r.laps = 0
-		if len(lanes) > 0 {
-			r.cursor = lanes[min(len(lanes), limit)-1]
+		if around = wrapped; around {
+			break
 		}
-		return lanes, nil
+		from, to, wrapped = start, r.cursor, true
+		r.laps++
 	}
-	if r.cursor = from; len(lanes) > 0 {
+	switch {
+	case len(lanes) > 0:
 		r.cursor = lanes[min(len(lanes), limit)-1]
+	case !around:
+		r.cursor = from
 	}
-	if r.laps < 2 {
-		got.more = true
-	} else {
-		r.laps = 0
-	}
-	return lanes, nil
+	return lanes, around, nil
 }
 
 // claimLanes claims a fair share of each lane of a rank.

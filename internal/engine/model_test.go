@@ -37,7 +37,7 @@ import (
 // Whatever two processes and their callers do: what the database holds is what a simple model says, row by row.
 func TestQueueAgreesWithModel(t *testing.T) {
 	t.Parallel()
-	transitions := 2000
+	transitions := 1000
 	if os.Getenv("DELIVERY_SOAK") == "1" {
 		transitions = 100_000
 	}
@@ -101,7 +101,7 @@ const modelLease = 30 * time.Second
 // model is what the queue should be.
 type model struct {
 	t       *rapid.T
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of one check
 	store   *sqlstore.Store
 	now     time.Time
 	cap     int // of each organization, in flight; 0: none
@@ -221,6 +221,14 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		"crash": func(t *rapid.T) {
 			i := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
 			m.engines[i], m.leases[i] = m.process(), nil
+		},
+		"poison": func(t *rapid.T) { // leases are lost, one after another
+			for range 3 {
+				m.claim(t)
+				m.now = m.now.Add(modelLease)
+				m.sweep(t)
+				m.compare()
+			}
 		},
 		"sweep":  m.sweep,
 		"cancel": m.cancel,
