@@ -66,7 +66,7 @@ func ExampleConfig() {
 		URL:            "https://example.com/hooks/reports",
 		Headers:        map[string]string{"X-Tenant": "acme"},
 		Auth:           webhook.Bearer("a token"),
-		SigningSecrets: []destination.Secret{destination.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")},
+		SigningSecrets: []destination.Secret{destination.NewSecret("whsec_/aeQo1udfX7UOf6vtyZ9AJ7q0ukOjIMn")},
 	}
 	shown, _ := json.Marshal(config) // secrets show nowhere
 	fmt.Println(string(shown))
