@@ -259,7 +259,7 @@ func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
 	case errors.As(err, &refused):
 		p.step("tls", false, took, "The certificate is not accepted: %v. Its owner has to renew or mend it, or tls.ca has to name its authority", refused.Err)
 		return false
-	case clientRefused(err):
+	case clientRefused(err), err != nil && client != "" && len(certificates) == 0:
 		p.step("authenticate", false, took, "No TLS handshake: %v; %s", err, p.attempt.clientHint())
 		return false
 	case err != nil:

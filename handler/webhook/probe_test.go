@@ -32,11 +32,16 @@ func steps(r *destination.TestReport) string {
 
 func probe(t *testing.T, env handler.Env, url string) *destination.TestReport {
 	t.Helper()
+	return probeConfig(t, env, webhook.Config{URL: url})
+}
+
+func probeConfig(t *testing.T, env handler.Env, c webhook.Config) *destination.TestReport {
+	t.Helper()
 	h := webhook.New()
 	if err := h.Open(env); err != nil {
 		t.Fatal(err)
 	}
-	report, err := h.Test(t.Context(), &handler.TestRequest{Config: webhook.Config{URL: url}})
+	report, err := h.Test(t.Context(), &handler.TestRequest{Config: c})
 	if err != nil {
 		t.Fatal(err)
 	}
