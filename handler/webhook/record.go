@@ -45,7 +45,7 @@ func newRedactor(c Config, u *url.URL) redactor {
 	for _, s := range c.SecretHeaders {
 		r.add(s.Reveal())
 	}
-	r.add(c.Auth.Key.Reveal(), c.Auth.Token.Reveal(), c.Auth.Password.Reveal(), c.TLS.Key.Reveal())
+	r.add(c.Auth.Key.Reveal(), c.Auth.Token.Reveal(), c.Auth.Password.Reveal())
 	if c.Auth.Type == AuthBasic {
 		r.add(base64.StdEncoding.EncodeToString([]byte(c.Auth.User + ":" + c.Auth.Password.Reveal())))
 	}
