@@ -9,6 +9,7 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 )
@@ -63,11 +64,14 @@ func Decode(raw json.RawMessage, v any) error {
 	}
 	var wrong *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
+	var at *time.ParseError
 	switch {
 	case errors.As(err, &wrong) && wrong.Type == reflect.TypeFor[destination.Duration]():
 		return destination.Invalid(wrong.Field, `is no duration such as "36h" or "1m30s"`)
 	case errors.As(err, &wrong):
 		return destination.Invalid(wrong.Field, "is a JSON %s where %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong))
+	case errors.As(err, &at):
+		return destination.Invalid("", `has a time that is not in RFC 3339, such as "2026-06-21T10:00:00Z"`)
 	case errors.As(err, &syntax):
 		return destination.Invalid("", "is not valid JSON, at byte %d", syntax.Offset)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

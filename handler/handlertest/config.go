@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -169,6 +170,71 @@ func (s *suite) hidden(t *testing.T) {
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("config", "config", parsed)
 	slog.New(slog.NewTextHandler(&log, nil)).Info("config", "config", parsed)
 	search(t, "slog", log.String(), p.Secrets)
+}
+
+// rotate: a new secret signs first and those so far beside it, or no more where there is no overlap; what results can be
+// stored.
+func (s *suite) rotate(t *testing.T) {
+	h := s.handler(t, t.Output())
+	rotator, rotates := h.(handler.Rotator)
+	signer, signs := h.(handler.Signer)
+	parser, parses := h.(handler.ConfigParser)
+	if !rotates {
+		return // it does not sign, or its secrets are replaced by an update
+	}
+	if !signs || !parses {
+		t.Fatal("has Rotate, but no SigningSecrets or no ParseConfig")
+	}
+	p := s.peer(t, s.Peer)
+	config, _ := Parse(t, h, p.Config)
+	stored, err := destination.Reveal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := signer.SigningSecrets(config)
+	now := time.Now()
+	for overlap, want := range map[time.Duration][]destination.Secret{time.Hour: before, 0: nil} {
+		rotated, err := rotator.Rotate(config, handler.Rotation{Now: now, Until: now.Add(overlap)})
+		if err != nil {
+			t.Fatalf("Rotate: %v", err)
+		}
+		raw, err := destination.Reveal(rotated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parser.ParseConfig(raw)
+		if err != nil {
+			t.Fatalf("ParseConfig refuses what Rotate returned: %v", err)
+		}
+		after := signer.SigningSecrets(again)
+		if len(after) != 1+len(want) || !slices.EqualFunc(after[1:], want, destination.Secret.Equal) || slices.ContainsFunc(before, after[0].Equal) {
+			t.Errorf("%d secrets after a rotation with an overlap of %s, want a new one and then %d", len(after), overlap, len(want))
+		}
+	}
+	if _, err := rotator.Rotate(config, handler.Rotation{Secret: destination.NewSecret(destination.Redacted), Now: now}); err == nil {
+		t.Error("Rotate takes the placeholder for a secret")
+	}
+	if unchanged, err := destination.Reveal(config); err != nil || !bytes.Equal(unchanged, stored) {
+		t.Errorf("Rotate changes the config that it is given: %v", err)
+	}
+}
+
+// warn: what is warned of is named, and no secret with it.
+func (s *suite) warn(t *testing.T) {
+	h := s.handler(t, t.Output())
+	warner, ok := h.(handler.Warner)
+	if !ok {
+		return
+	}
+	p := s.peer(t, s.Peer)
+	config, _ := Parse(t, h, p.Config)
+	for _, w := range warner.Warn(config) {
+		if w == nil || w.Code == "" || w.Message == "" {
+			t.Errorf("a warning without a code or a message: %+v", w)
+			continue
+		}
+		search(t, "the warning at "+w.Path, w.Message, p.Secrets)
+	}
 }
 
 // describe: the description is complete, and its schema knows the fields of a working config.

@@ -3,6 +3,7 @@ package handlertest_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type shelfConfig struct {
 	Owner string             `json:"owner"`
 	Token destination.Secret `json:"token"`
 	Full  bool               `json:"full,omitempty"`
+
+	Former []destination.Secret `json:"former,omitempty"`
 }
 
 func (shelfConfig) DestinationType() string { return "shelf" }
@@ -72,6 +75,35 @@ func (h *shelfHandler) ParseConfig(raw json.RawMessage) (any, error) {
 		return v, err
 	}
 	return h.Parser.ParseConfig(raw)
+}
+
+func (h *shelfHandler) SigningSecrets(config any) []destination.Secret {
+	c := config.(shelfConfig)
+	return append([]destination.Secret{c.Token}, c.Former...)
+}
+
+func (h *shelfHandler) Rotate(config any, r handler.Rotation) (any, error) {
+	c := config.(shelfConfig)
+	if r.Secret.IsRedacted() && h.flaw != "takes a placeholder" {
+		return nil, destination.Invalid("token", "is the placeholder")
+	}
+	before := h.SigningSecrets(c)
+	c.Former = nil
+	if r.Until.After(r.Now) && h.flaw != "forgets" || h.flaw == "never ends" {
+		c.Former = before
+	}
+	if h.flaw != "rotates nothing" {
+		c.Token = destination.NewSecret(rand.Text())
+	}
+	return c, nil
+}
+
+func (h *shelfHandler) Warn(config any) []*destination.FieldError {
+	c := config.(shelfConfig)
+	if h.flaw == "warns aloud" {
+		return []*destination.FieldError{{Path: "token", Code: "weak", Message: c.Token.Reveal() + " is weak"}}
+	}
+	return []*destination.FieldError{{Path: "name", Code: "short", Message: "is short"}}
 }
 
 func (h *shelfHandler) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
@@ -179,6 +211,12 @@ func TestFlawsAreFound(t *testing.T) {
 		"takes half":     "are delivered",
 		"wrong category": "category uncategorized",
 		"no faults":      "the Harness has no Faults",
+
+		"forgets":             "1 secrets after a rotation with an overlap of 1h0m0s",
+		"never ends":          "2 secrets after a rotation with an overlap of 0s",
+		"rotates nothing":     "want a new one",
+		"takes a placeholder": "Rotate takes the placeholder",
+		"warns aloud":         "secret 0 can be seen in the warning at token",
 	} {
 		t.Run(flaw, func(t *testing.T) {
 			t.Parallel()

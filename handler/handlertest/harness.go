@@ -96,6 +96,8 @@ func Run(t *testing.T, h Harness) {
 		{"config/invalid", s.invalid},
 		{"config/malformed", s.malformed},
 		{"config/secrets", s.hidden},
+		{"config/rotate", s.rotate},
+		{"config/warn", s.warn},
 		{"describe", s.describe},
 		{"deliver/contents", s.contents},
 		{"deliver/repeated", s.repeated},

@@ -41,12 +41,15 @@ func newBody(ctx context.Context, req *handler.Request, s *signer) (*body, error
 		}
 		b.data = data
 		if s != nil {
-			_, _ = s.Write(data)
+			_, _ = s.Write(data) // inMemory is below what a signer takes
 		}
 		return b, nil
 	}
 	if s == nil {
 		return b, nil
+	}
+	if s.whole != nil && info.Size > maxWhole {
+		return nil, tooLarge()
 	}
 	r, err := req.Payload.Open(ctx)
 	if err != nil {

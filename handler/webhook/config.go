@@ -45,9 +45,18 @@ type Config struct {
 	SecretHeaders map[string]destination.Secret `json:"secret_headers,omitempty"`
 	// Auth is how requests prove who they come from, beside their signature: not at all.
 	Auth Auth `json:"auth,omitzero"`
-	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes in standard base64.
-	// While one replaces another, both stand here. One is generated where none is given.
+	// TLS is how connections are made to https: with the system's certificate authorities, and no client certificate.
+	TLS TLS `json:"tls,omitzero"`
+	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes in standard base64, for
+	// v1; "raw:" and 24 to 64 bytes as they are, for v1; "whsk_" and an Ed25519 private key in standard base64, for v1a.
+	// Secrets that are easy to guess, and the samples of documentations, are refused. One is generated where none is
+	// given.
 	SigningSecrets []destination.Secret `json:"signing_secrets,omitempty"`
+	// PreviousSecrets sign beside them until their end, 8 at most with SigningSecrets. Handler.Rotate sets them.
+	PreviousSecrets []PreviousSecret `json:"previous_secrets,omitempty"`
+	// Signature is the scheme that secrets are generated for: v1. What a secret signs with is told by its form alone, so
+	// that a rotation can change the scheme.
+	Signature Signature `json:"signature,omitempty"`
 	// Unsigned sends no signature; webhook-id and webhook-timestamp stay.
 	Unsigned bool `json:"unsigned,omitempty"`
 	// IdempotencyHeader carries the message id: Idempotency-Key.
@@ -65,8 +74,9 @@ func (Config) DestinationType() string { return "webhook" }
 // service's network policy.
 func (c Config) Validate() error {
 	errs := []error{
-		c.validateURL(),
+		validateURL("url", c.URL, c.AllowHTTP),
 		destination.Within("auth", c.Auth.validate()),
+		destination.Within("tls", c.TLS.validate()),
 		c.validateSecrets(),
 		c.validateHeaders(),
 	}
@@ -81,32 +91,39 @@ func (c Config) Validate() error {
 			errs = append(errs, destination.Invalid("content_type", `is no media type such as "application/json"`))
 		}
 	}
+	if u, err := url.Parse(c.URL); err == nil && u.Scheme == "http" && c.TLS != (TLS{}) {
+		errs = append(errs, &destination.FieldError{Path: "tls", Code: "conflict", Message: "is set, but the URL is plain http; use https"})
+	}
 	if c.MaxResponse > maxResponse {
 		errs = append(errs, destination.Invalid("max_response", "%d is above %d bytes", c.MaxResponse, maxResponse))
 	}
 	return errors.Join(errs...)
 }
 
-func (c Config) validateURL() error {
-	if err := destination.Require("url", c.URL); err != nil {
+// validateURL checks a URL of the config. No message quotes it: it may hold a credential where none belongs.
+func validateURL(path, raw string, allowHTTP bool) error {
+	if err := destination.Require(path, raw); err != nil {
 		return err
 	}
-	// No message quotes the URL: it may hold a credential where none belongs.
-	u, err := url.Parse(c.URL)
+	u, err := url.Parse(raw)
 	if err != nil || u.Opaque != "" {
-		return destination.Invalid("url", `is no URL such as "https://example.com/hook"`)
+		return destination.Invalid(path, `is no URL such as "https://example.com/hook"`)
 	}
 	var errs []error
-	invalid := func(format string, args ...any) { errs = append(errs, destination.Invalid("url", format, args...)) }
-	if len(c.URL) > maxURL {
+	invalid := func(format string, args ...any) { errs = append(errs, destination.Invalid(path, format, args...)) }
+	if len(raw) > maxURL {
 		invalid("is longer than %d characters", maxURL)
 	}
 	switch {
 	case u.Scheme == "https":
 	case u.Scheme != "http":
 		invalid("does not start with https://")
-	case !c.AllowHTTP && !loopback(u.Hostname()):
-		invalid("is plain http, where everyone on the way can read it; use https, or set allow_http")
+	case !allowHTTP && !loopback(u.Hostname()):
+		hint := ", or set allow_http"
+		if path != "url" {
+			hint = ""
+		}
+		invalid("is plain http, where everyone on the way can read it; use https%s", hint)
 	}
 	if u.Hostname() == "" {
 		invalid("names no host")
@@ -119,7 +136,7 @@ func (c Config) validateURL() error {
 	if u.User != nil {
 		invalid("holds a user or a password; put them into auth")
 	}
-	if u.Fragment != "" || strings.Contains(c.URL, "#") {
+	if u.Fragment != "" || strings.Contains(raw, "#") {
 		invalid("has a fragment (#...), which no server is sent")
 	}
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler/handlertest"
@@ -189,9 +190,9 @@ func TestSecretRules(t *testing.T) {
 		"none":             {},
 		"two":              {secrets: []string{newSecret, oldSecret}},
 		"without prefix":   {secrets: []string{newSecret[len("whsec_"):]}},
-		"64 bytes":         {secrets: []string{"whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="}},
-		"65 bytes":         {secrets: []string{"whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0A="}, want: []string{"signing_secrets[0]"}},
-		"23 bytes":         {secrets: []string{"whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRY="}, want: []string{"signing_secrets[0]"}},
+		"64 bytes":         {secrets: []string{"whsec_GVyboDzd847WDyDR9WppF0lCkqTnq8Qp8xN+Wy6V5DJRTXgYg3+JXe5Fp+q8IrD5qS08kUMmWovqxpBqOg+ogg=="}},
+		"65 bytes":         {secrets: []string{"whsec_gjiRstyW0ObSYQhzREAQbcT4rrTLbQG+yr0I8rDfnorJqii9kJel8zncbg29+tjTQV1AQmQtHj4/souqbKRL2NM="}, want: []string{"signing_secrets[0]"}},
+		"23 bytes":         {secrets: []string{"whsec_1AfFjj7q0s4mgWUtuEuUECWZuR9WJnE="}, want: []string{"signing_secrets[0]"}},
 		"plain text":       {secrets: []string{newSecret, "correct horse battery staple, as it is"}, want: []string{"signing_secrets[1]"}},
 		"without padding":  {secrets: []string{strings.TrimRight(oldSecret, "=")}, want: []string{"signing_secrets[0]"}},
 		"URL base64":       {secrets: []string{"whsec_-_8QERITFBUWFxgZGhscHR4fICEiIyQlJicoKSor"}, want: []string{"signing_secrets[0]"}},
@@ -254,6 +255,7 @@ func TestSchemaMatchesConfig(t *testing.T) {
 		Additional json.RawMessage   `json:"additionalProperties"`
 		Enum       []string          `json:"enum"`
 		WriteOnly  bool              `json:"writeOnly"`
+		Format     string            `json:"format"`
 	}
 	var s schema
 	if err := json.Unmarshal(webhook.New().Describe().Schema, &s); err != nil {
@@ -286,6 +288,17 @@ func TestSchemaMatchesConfig(t *testing.T) {
 				if !strings.Contains(string(p.Additional), `"writeOnly": true`) {
 					problems = append(problems, path+"."+name+" has secrets, not marked writeOnly")
 				}
+			case field.Kind() == reflect.Slice && field.Elem().Kind() == reflect.Struct:
+				if p.Items == nil {
+					problems = append(problems, path+"."+name+" says nothing of its items")
+				} else {
+					problems = append(problems, compare(path+"."+name+"[]", *p.Items, field.Elem())...)
+				}
+			case field == reflect.TypeFor[time.Time]():
+				if p.Type != "string" || p.Format != "date-time" {
+					problems = append(problems, path+"."+name+" is a time, the schema says otherwise")
+				}
+				continue
 			case field.Kind() == reflect.Struct:
 				problems = append(problems, compare(path+"."+name, p, field)...)
 			}
@@ -305,7 +318,7 @@ func TestSchemaMatchesConfig(t *testing.T) {
 			t.Errorf("method %s: %v", m, err)
 		}
 	}
-	want := []string{string(webhook.AuthNone), string(webhook.AuthAPIKey), string(webhook.AuthBearer), string(webhook.AuthBasic)}
+	want := []string{string(webhook.AuthNone), string(webhook.AuthAPIKey), string(webhook.AuthBearer), string(webhook.AuthBasic), string(webhook.AuthOAuth2)}
 	if got := s.Properties["auth"].Properties["type"].Enum; !slices.Equal(got, want) {
 		t.Errorf("auth types %q, want %q", got, want)
 	}

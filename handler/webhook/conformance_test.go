@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -16,7 +17,38 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	handlertest.Run(t, handlertest.Harness{
+	handlertest.Run(t, harness())
+}
+
+// The same, with an access token, and with a secret that was replaced by a key.
+func TestConformanceWithOAuth2(t *testing.T) {
+	t.Parallel()
+	oauth2 := func(start func(testing.TB) handlertest.Peer) func(testing.TB) handlertest.Peer {
+		return func(t testing.TB) handlertest.Peer {
+			t.Helper()
+			p := start(t)
+			config, ok := p.Config.(webhook.Config)
+			if !ok {
+				t.Fatalf("%T", p.Config)
+			}
+			config.Auth = webhook.ClientCredentials(newIssuer(t).URL+"/token", clientID, clientSecret)
+			key := webhook.GenerateKey()
+			config.SigningSecrets = append([]destination.Secret{key}, config.SigningSecrets[:1]...)
+			config.PreviousSecrets = []webhook.PreviousSecret{{Secret: destination.NewSecret(oldSecret), Until: time.Now().Add(time.Hour).UTC()}}
+			p.Config, p.Secrets = config, []string{newSecret, oldSecret, "second/canary+92", clientSecret, key.Reveal()}
+			return p
+		}
+	}
+	h := harness()
+	h.Peer, h.Hanging = oauth2(h.Peer), oauth2(h.Hanging)
+	for i := range h.Faults {
+		h.Faults[i].Peer = oauth2(h.Faults[i].Peer)
+	}
+	handlertest.Run(t, h)
+}
+
+func harness() handlertest.Harness {
+	return handlertest.Harness{
 		New:     func() handler.Handler { return webhook.New() },
 		Peer:    acceptingPeer,
 		Hanging: hangingPeer,
@@ -81,7 +113,7 @@ func TestConformance(t *testing.T) {
 					"auth.user", "auth.password", "signing_secrets[0]", "idempotency_header", "timestamp_header"},
 			},
 		},
-	})
+	}
 }
 
 func configAt(url string) webhook.Config {

@@ -23,7 +23,10 @@ const answerTime = 5 * time.Second
 // maxDrain is how much of an answer is read beyond the excerpt, so that its connection can be used again.
 const maxDrain = 256 << 10
 
-// attempt is one request and what is known of it.
+// headerTest marks what is no event: a sample, or the request of a connection test.
+const headerTest = "X-Delivery-Test"
+
+// attempt is one request and what is known of it. A second is made only where an access token that was kept is refused.
 type attempt struct {
 	config Config
 	req    *handler.Request
@@ -31,6 +34,10 @@ type attempt struct {
 	redact redactor
 	start  time.Time
 	body   *body
+
+	tokens        *tokens
+	authorization string // with an access token
+	fresh         bool   // it was got for this attempt
 
 	mu     sync.Mutex // guards what the transport's goroutines report
 	remote string
@@ -46,76 +53,111 @@ func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.R
 	if h.env.Client == nil {
 		return nil, handler.Fail(handler.Internal, errors.New("webhook: the handler was not opened"))
 	}
+	a, err := newAttempt(config, req)
+	if err != nil {
+		return nil, handler.Fail(handler.Configuration, err)
+	}
+	return a.deliver(ctx, h)
+}
+
+func newAttempt(config Config, req *handler.Request) (*attempt, error) {
 	u, err := url.Parse(config.URL)
 	if err != nil {
-		return nil, handler.Fail(handler.Configuration, errors.New("webhook: the URL is malformed"))
+		return nil, errors.New("webhook: the URL is malformed")
 	}
-	keys, err := config.keys()
+	return &attempt{config: config, req: req, url: u, redact: newRedactor(config, u), start: time.Now()}, nil
+}
+
+// id is under which something is kept for the destination.
+func (a *attempt) id() string {
+	if a.req.Destination == nil {
+		return ""
+	}
+	return a.req.Destination.ID
+}
+
+func (a *attempt) deliver(ctx context.Context, h *Handler) (*handler.Result, error) {
+	at := h.now().UTC()
+	keys, err := a.config.keys(at)
 	if err != nil {
 		return nil, handler.Fail(handler.Configuration, fmt.Errorf("%w; create or rotate the destination's signing secret", err))
 	}
-	a := &attempt{config: config, req: req, url: u, redact: newRedactor(config, u), start: time.Now()}
-	return a.deliver(ctx, h, keys)
-}
-
-func (a *attempt) deliver(outer context.Context, h *Handler, keys [][]byte) (*handler.Result, error) {
-	// Ending ctx makes the transport let go of the body.
-	ctx, cancel := context.WithCancel(outer)
-	defer cancel()
-
-	now := time.Now
-	if h.env.Now != nil {
-		now = h.env.Now
+	if err := a.authorize(ctx, h, ""); err != nil {
+		return nil, err
 	}
-	at := now().UTC()
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	var sign *signer
 	if len(keys) > 0 {
 		sign = newSigner(keys, a.req.MessageID, timestamp)
 	}
-	body, err := newBody(ctx, a.req, sign)
-	if err != nil {
-		return nil, a.failed(outer, err)
+	if a.body, err = newBody(ctx, a.req, sign); err != nil {
+		return nil, a.failed(ctx, err)
 	}
-	a.body = body
+	header := http.Header{}
+	a.headers(header, h.userAgent, at)
+	header.Set(headerTimestamp, timestamp)
+	if sign != nil {
+		signature := sign.signature()
+		header.Set(headerSignature, signature)
+		a.redact.add(signature)
+	}
+	transport, release, err := h.transport(a.config.TLS, a.id())
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 
+	result, err := a.exchange(ctx, transport, header)
+	var refused *handler.Error
+	if errors.As(err, &refused) && refused.StatusCode == http.StatusUnauthorized && a.authorization != "" && !a.fresh {
+		// Revoked before its end: with a new one it may go.
+		if err := a.authorize(ctx, h, a.authorization); err != nil {
+			return result, err
+		}
+		return a.exchange(ctx, transport, header)
+	}
+	return result, err
+}
+
+// exchange sends the request and reads the answer.
+func (a *attempt) exchange(outer context.Context, transport http.RoundTripper, header http.Header) (*handler.Result, error) {
+	// Ending ctx makes the transport let go of the body.
+	ctx, cancel := context.WithCancel(outer)
+	defer cancel()
 	hr, err := a.request(ctx)
 	if err != nil {
 		return nil, a.failed(outer, err)
 	}
-	a.headers(hr.Header, h.userAgent, at)
-	hr.Header.Set(headerTimestamp, timestamp)
-	if sign != nil {
-		signature := sign.signature()
-		hr.Header.Set(headerSignature, signature)
-		a.redact.add(signature)
+	hr.Header = header.Clone()
+	if a.authorization != "" {
+		hr.Header.Set("Authorization", a.authorization)
 	}
-	exchange := &handler.Exchange{Method: hr.Method, URL: redactURL(a.url), RequestHeaders: a.redact.request(hr.Header, a.config)}
-	result := &handler.Result{Exchange: exchange}
+	record := &handler.Exchange{Method: hr.Method, URL: redactURL(a.url), RequestHeaders: a.redact.request(hr.Header, a.config)}
+	result := &handler.Result{Exchange: record}
 
 	// Without the client around it, which would read cookies, and the Location of a redirect.
-	resp, err := h.env.Client.Transport.RoundTrip(hr)
-	unread := body.failure()
-	exchange.RemoteAddress = a.remoteAddress()
+	resp, err := transport.RoundTrip(hr)
+	unread := a.body.failure()
+	record.RemoteAddress = a.remoteAddress()
 	if err == nil {
 		timer := time.AfterFunc(answerTime, cancel)
-		a.answer(resp, exchange)
+		a.answer(resp, record)
 		timer.Stop()
 	}
 	cancel()
-	body.wait()
+	a.body.wait()
 
 	if err != nil {
 		return result, a.failed(outer, cmp.Or(unread, err))
 	}
-	if err := a.refused(resp, exchange.ResponseBody); err != nil {
+	if err := a.refused(resp, record.ResponseBody); err != nil {
 		return result, err
 	}
 	if unread != nil {
 		return result, a.failed(outer, unread) // an answer to half a payload
 	}
-	if body.data != nil {
-		a.req.Progress(body.size)
+	if a.body.data != nil {
+		a.req.Progress(a.body.size)
 	}
 	result.Reference = a.reference(resp)
 	return result, nil
@@ -140,7 +182,6 @@ func (a *attempt) request(ctx context.Context) (*http.Request, error) {
 	}
 	hr := &http.Request{
 		Method: a.config.method(), URL: a.url, Host: a.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header:        http.Header{},
 		Body:          content,
 		ContentLength: a.body.size,
 		// With it and an idempotency key, the transport tries again on another connection when one that it kept is
@@ -169,6 +210,9 @@ func (a *attempt) headers(h http.Header, userAgent string, at time.Time) {
 	}
 	if a.req.Topic != "" && validValue(a.req.Topic) {
 		h.Set("X-Delivery-Topic", a.req.Topic)
+	}
+	if a.req.Test {
+		h.Set(headerTest, "true")
 	}
 	if a.req.TraceParent != "" {
 		h.Set("Traceparent", a.req.TraceParent)

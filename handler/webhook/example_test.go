@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/webhook"
 )
 
@@ -66,7 +67,7 @@ func ExampleConfig() {
 		URL:            "https://example.com/hooks/reports",
 		Headers:        map[string]string{"X-Tenant": "acme"},
 		Auth:           webhook.Bearer("a token"),
-		SigningSecrets: []destination.Secret{destination.NewSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")},
+		SigningSecrets: []destination.Secret{destination.NewSecret("whsec_/aeQo1udfX7UOf6vtyZ9AJ7q0ukOjIMn")},
 	}
 	shown, _ := json.Marshal(config) // secrets show nowhere
 	fmt.Println(string(shown))
@@ -77,4 +78,28 @@ func ExampleConfig() {
 	// {"url":"https://example.com/hooks/reports","headers":{"X-Tenant":"acme"},"auth":{"type":"bearer","token":"[redacted]"},"signing_secrets":["[redacted]"]}
 	// url: is plain http, where everyone on the way can read it; use https, or set allow_http
 	// method: is not POST, PUT or PATCH
+}
+
+// With a key pair, the receiver can verify requests and cannot make any. A rotation leads there from a shared secret: for a
+// day, requests carry a signature of each kind.
+func ExampleHandler_Rotate() {
+	h := webhook.New()
+	config := webhook.Config{
+		URL:            "https://example.com/hooks/reports",
+		SigningSecrets: []destination.Secret{webhook.GenerateSecret()},
+		Signature:      webhook.SignatureV1a, // for what is generated from now on
+	}
+	now := time.Now()
+	rotated, err := h.Rotate(config, handler.Rotation{Now: now, Until: now.Add(24 * time.Hour)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, s := range h.SigningSecrets(rotated) { // what the receiver verifies with
+		prefix, _, _ := strings.Cut(s.Reveal(), "_")
+		fmt.Println(prefix)
+	}
+	// Output:
+	// whpk
+	// whsec
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
@@ -63,6 +65,8 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	var record tls.RecordHeaderError
 	hint := ""
 	switch {
+	case clientRefused(err):
+		hint = "; " + a.clientHint()
 	case errors.As(err, &certificate):
 		hint = "; the other side's TLS certificate is not accepted, its owner has to mend it"
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
@@ -76,10 +80,37 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	return e
 }
 
+// clientRefused recognises the alerts by which a server refuses a client certificate, or asks for one (RFC 8446, section
+// 6.2; certificate_required is 116).
+func clientRefused(err error) bool {
+	var remote *net.OpError
+	if !errors.As(err, &remote) || remote.Op != "remote error" {
+		return false
+	}
+	alert := reflect.ValueOf(remote.Err) // of an unexported type of crypto/tls
+	if alert.Kind() != reflect.Uint8 {
+		return false
+	}
+	switch alert.Uint() {
+	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown authority, access denied
+		return true
+	}
+	return false
+}
+
+func (a *attempt) clientHint() string {
+	if a.config.TLS.Certificate == "" {
+		return "the other side wants a client certificate; set tls.certificate and tls.key"
+	}
+	return "the other side refuses the client certificate; check that it accepts the issuer of tls.certificate, and that the intermediate certificates are there"
+}
+
 func (a *attempt) phase() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
+	case a.config.Auth.Type == AuthOAuth2 && a.authorization == "":
+		return "the token endpoint gave no token"
 	case a.body == nil:
 		return "the payload was not read"
 	case a.remote == "":

@@ -4,18 +4,24 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/url"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 )
 
-// Handler delivers to webhook destinations. It keeps nothing of them and is safe for concurrent use once it is open.
+// Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in memory, and of those with TLS
+// settings of their own the connections, for a bounded number of destinations each. It is safe for concurrent use once it
+// is open.
 type Handler struct {
 	env       handler.Env
 	userAgent string
 	httpsOnly bool
 	errs      []error
+	tokens    kept[*tokens]
+	links     kept[*link]
 }
 
 var (
@@ -23,9 +29,13 @@ var (
 	_ handler.ConfigParser = (*Handler)(nil)
 	_ handler.Completer    = (*Handler)(nil)
 	_ handler.Signer       = (*Handler)(nil)
+	_ handler.Rotator      = (*Handler)(nil)
+	_ handler.Warner       = (*Handler)(nil)
+	_ handler.Forgetter    = (*Handler)(nil)
 	_ handler.Opener       = (*Handler)(nil)
 	_ handler.Tester       = (*Handler)(nil)
 	_ handler.Describer    = (*Handler)(nil)
+	_ io.Closer            = (*Handler)(nil)
 )
 
 // Option adjusts a Handler.
@@ -53,7 +63,7 @@ func WithHTTPSOnly() Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{userAgent: "deliverykit"}
+	h := &Handler{userAgent: "deliverykit", tokens: kept[*tokens]{most: mostTokens}, links: kept[*link]{most: mostTransports, drop: (*link).drop}}
 	for _, o := range opts {
 		if o == nil {
 			h.errs = append(h.errs, errors.New("webhook: an option is nil"))
@@ -98,37 +108,43 @@ func (h *Handler) checkHost(c Config) error {
 	if h.httpsOnly && u.Scheme == "http" && c.AllowHTTP && !loopback(u.Hostname()) {
 		return destination.Invalid("url", "is plain http, which this service does not permit")
 	}
-	if h.env.CheckHost == nil {
+	errs := []error{h.checkReachable("url", u)}
+	if c.Auth.Type == AuthOAuth2 {
+		token, _ := url.Parse(c.Auth.OAuth2.TokenURL)
+		errs = append(errs, h.checkReachable("auth.oauth2.token_url", token))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Handler) checkReachable(path string, u *url.URL) error {
+	if h.env.CheckHost == nil || u == nil || u.Hostname() == "" {
 		return nil
 	}
 	if err := h.env.CheckHost(u.Hostname()); err != nil {
-		return destination.Invalid("url", "%v", err)
+		return destination.Invalid(path, "%v", err)
 	}
 	return nil
 }
 
-// Complete implements handler.Completer: a config without signing secrets that is not Unsigned keeps those it had, or
-// else gets one.
-func (h *Handler) Complete(config, stored any) (any, error) {
-	c, ok := config.(Config)
-	if !ok {
-		return nil, wrongConfig(config)
+// now is the service's clock.
+func (h *Handler) now() time.Time {
+	if h.env.Now != nil {
+		return h.env.Now()
 	}
-	if !c.Unsigned && len(c.SigningSecrets) == 0 {
-		if before, ok := stored.(Config); ok {
-			c.SigningSecrets = before.SigningSecrets
-		}
-	}
-	if !c.Unsigned && len(c.SigningSecrets) == 0 {
-		c.SigningSecrets = []destination.Secret{GenerateSecret()}
-	}
-	return c, nil
+	return time.Now()
 }
 
-// SigningSecrets implements handler.Signer.
-func (h *Handler) SigningSecrets(config any) []destination.Secret {
-	c, _ := config.(Config)
-	return c.SigningSecrets
+// Forget implements handler.Forgetter: access tokens and connections of the destination go.
+func (h *Handler) Forget(destinationID string) {
+	h.tokens.forget(destinationID)
+	h.links.forget(destinationID)
+}
+
+// Close drops all access tokens and connections of single destinations.
+func (h *Handler) Close() error {
+	h.tokens.forgetAll()
+	h.links.forgetAll()
+	return nil
 }
 
 //go:embed schema.json

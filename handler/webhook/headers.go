@@ -21,9 +21,11 @@ const (
 	AuthAPIKey AuthType = "api_key" // a header with a key
 	AuthBearer AuthType = "bearer"  // RFC 6750, section 2.1
 	AuthBasic  AuthType = "basic"   // RFC 7617, in UTF-8
+	AuthOAuth2 AuthType = "oauth2"  // client credentials: RFC 6749, section 4.4
 )
 
-// Auth is how requests prove who they come from. Make one with APIKey, Bearer or Basic; the zero Auth is none.
+// Auth is how requests prove who they come from. Make one with APIKey, Bearer, Basic or
+// ClientCredentials; the zero Auth is none.
 type Auth struct {
 	Type     AuthType           `json:"type,omitempty"`
 	Header   string             `json:"header,omitempty"` // of an API key: X-Api-Key
@@ -31,6 +33,7 @@ type Auth struct {
 	Token    destination.Secret `json:"token,omitzero"`   // the bearer token
 	User     string             `json:"user,omitempty"`
 	Password destination.Secret `json:"password,omitzero"`
+	OAuth2   OAuth2             `json:"oauth2,omitzero"`
 }
 
 // APIKey sends key in a header of that name, X-Api-Key if it is "".
@@ -61,14 +64,19 @@ func (a Auth) validate() error {
 		}
 	}
 	switch a.Type {
-	case AuthNone, AuthAPIKey, AuthBearer, AuthBasic:
+	case AuthNone, AuthAPIKey, AuthBearer, AuthBasic, AuthOAuth2:
 	default:
-		return destination.Invalid("type", "is not api_key, bearer or basic")
+		return destination.Invalid("type", "is not api_key, bearer, basic or oauth2")
 	}
 	field("key", a.Type == AuthAPIKey, a.Key.IsSet())
 	field("token", a.Type == AuthBearer, a.Token.IsSet())
 	field("user", a.Type == AuthBasic, a.User != "")
 	field("password", a.Type == AuthBasic, a.Password.IsSet())
+	if a.Type == AuthOAuth2 {
+		errs = append(errs, destination.Within("oauth2", a.OAuth2.validate()))
+	} else {
+		field("oauth2", false, !a.OAuth2.isZero())
+	}
 	if a.Type != AuthAPIKey {
 		field("header", false, a.Header != "")
 	}

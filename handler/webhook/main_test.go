@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	newSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	newSecret = "whsec_/aeQo1udfX7UOf6vtyZ9AJ7q0ukOjIMn"
 	oldSecret = "whsec_pDIwVqKyHqZSeS3rmMzPXrPfZm9TRvvJcLhLDIoq2hU="
 )
 

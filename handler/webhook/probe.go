@@ -1,10 +1,14 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -12,19 +16,30 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/payload"
 )
 
 const (
+	testTime        = time.Minute
 	handshakeTime   = 10 * time.Second
 	certificateSoon = 14 * 24 * time.Hour
+	testTopic       = "delivery.test"
 )
 
-// Test implements handler.Tester: it resolves the host, connects and makes the TLS handshake, through the same guarded
-// dialer as a delivery. It sends no request, because receivers would take one for an event; so credentials and the path
-// are first proven by a delivery.
+// Test implements handler.Tester, within a minute: it resolves the host, connects and makes the TLS handshake, through the
+// same guarded dialer as a delivery, gets an access token where there is OAuth2, and sends a request as a delivery would,
+// signed and with all credentials. That request is marked by "X-Delivery-Test: true" and has the topic "delivery.test"
+// and the body
+//
+//	{"type":"delivery.test","timestamp":"2026-06-21T10:00:00Z","data":{"message":"..."}}
+//
+// A receiver should verify it as any other, answer it with 2xx and do nothing else. A config that is to be given a signing
+// secret when it is saved is tested with one that is thrown away.
 func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
 	config, ok := req.Config.(Config)
 	if !ok {
@@ -33,35 +48,147 @@ func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destinat
 	if h.env.Dial == nil {
 		return nil, errors.New("webhook: the handler was not opened")
 	}
-	u, err := url.Parse(config.URL)
-	if err != nil {
-		return nil, errors.New("webhook: the URL is malformed")
-	}
 	p := &probe{start: time.Now()}
-	p.run(ctx, h, u)
+	if !config.Unsigned && len(config.SigningSecrets) == 0 {
+		config.SigningSecrets = []destination.Secret{config.generate()}
+		p.thrownAway = true
+	}
+	a, err := newAttempt(config, testEvent(req, config, h.now()))
+	if err != nil {
+		return nil, err
+	}
+	p.attempt = a
+	ctx, cancel := context.WithTimeout(ctx, testTime)
+	defer cancel()
+	p.run(ctx, h)
 	p.report.Latency = time.Since(p.start)
 	return &p.report, nil
 }
 
-type probe struct {
-	start  time.Time
-	report destination.TestReport
+// testEvent is what a connection test delivers.
+func testEvent(req *handler.TestRequest, config Config, at time.Time) *handler.Request {
+	body, _ := json.Marshal(map[string]any{ // strings cannot fail
+		"type":      testTopic,
+		"timestamp": at.UTC().Format(time.RFC3339),
+		"data":      map[string]string{"message": "This is a connection test. Nothing has happened, and nothing needs to be done."},
+	})
+	return &handler.Request{
+		MessageID:    "test-" + rand.Text(),
+		Attempt:      1,
+		Organization: req.Organization,
+		Destination:  &destination.Destination{ID: req.DestinationID, Organization: req.Organization, Type: config.DestinationType()},
+		Config:       config,
+		Payload: payload.NewContent(payload.Info{ContentType: "application/json", Size: int64(len(body))},
+			func(_ context.Context, offset int64) (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(body[offset:])), nil
+			}),
+		Topic:     testTopic,
+		CreatedAt: at,
+		Test:      true,
+	}
 }
 
+type probe struct {
+	start      time.Time
+	report     destination.TestReport
+	attempt    *attempt
+	thrownAway bool // the secret
+}
+
+// step adds what was found, without credentials.
 func (p *probe) step(name string, ok bool, latency time.Duration, finding string, args ...any) {
-	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: latency, Finding: fmt.Sprintf(finding, args...)})
+	finding = p.attempt.redact.text(fmt.Sprintf(finding, args...))
+	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: latency, Finding: finding})
 	p.report.OK = ok
 }
 
-func (p *probe) run(ctx context.Context, h *Handler, u *url.URL) {
-	conn, ok := p.connect(ctx, h, u)
+func (p *probe) warn(code string, until time.Time, format string, args ...any) {
+	p.report.Warnings = append(p.report.Warnings, destination.Warning{Code: code, Message: fmt.Sprintf(format, args...), Until: until.UTC()})
+}
+
+func (p *probe) run(ctx context.Context, h *Handler) {
+	p.clientCertificate(h.now())
+	conn, ok := p.connect(ctx, h, p.attempt.url)
 	if !ok {
 		return
 	}
-	defer conn.Close()
-	if u.Scheme == "https" {
-		p.handshake(ctx, h, conn, u.Hostname())
+	ok = p.attempt.url.Scheme != "https" || p.handshake(ctx, h, conn)
+	_ = conn.Close()
+	if ok && p.authenticate(ctx, h) {
+		p.request(ctx, h)
 	}
+}
+
+func (p *probe) clientCertificate(now time.Time) {
+	if c := p.attempt.config.TLS.client(); c != nil && c.NotAfter.Sub(now) < clientSoon {
+		verb := "expires"
+		if now.After(c.NotAfter) {
+			verb = "has expired"
+		}
+		p.warn("client_certificate_expires", c.NotAfter, "The client certificate %s on %s. Replace tls.certificate and tls.key", verb, c.NotAfter.UTC().Format(time.DateOnly))
+	}
+}
+
+// authenticate gets an access token, always a new one.
+func (p *probe) authenticate(ctx context.Context, h *Handler) bool {
+	a := p.attempt
+	if a.config.Auth.Type != AuthOAuth2 {
+		return true
+	}
+	start := time.Now()
+	h.tokens.forget(a.id())
+	err := a.authorize(ctx, h, "")
+	took := time.Since(start)
+	if err != nil {
+		p.step("authenticate", false, took, "%s", finding(err))
+		return false
+	}
+	p.step("authenticate", true, took, "The token endpoint gave an access token")
+	return true
+}
+
+// request makes a delivery. A refusal of the credentials, however late it shows, is reported as the step that they belong
+// to.
+func (p *probe) request(ctx context.Context, h *Handler) {
+	a := p.attempt
+	start := time.Now()
+	result, err := a.deliver(ctx, h)
+	took := time.Since(start)
+	if err == nil {
+		note := ""
+		if p.thrownAway {
+			note = ", signed with a secret that was made for this test"
+		}
+		p.step("request", true, took, "The other side answered %d to a test request%s", result.Exchange.StatusCode, note)
+		return
+	}
+	name, hint := "request", ""
+	switch e := handler.Classify(err); {
+	case clientRefused(err):
+		name = "authenticate"
+	case e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden:
+		name = "authenticate"
+		hint = ". Check the credentials in auth and secret_headers, and the signing secret at the other side"
+		if a.config.Auth.Type == AuthNone && len(a.config.SecretHeaders) == 0 {
+			hint = ". The other side wants credentials, and there is no auth; or it does not know the signing secret"
+		}
+	case e.StatusCode == http.StatusNotFound:
+		hint = ". Check the path of the URL"
+	case e.StatusCode == http.StatusMethodNotAllowed:
+		hint = ". Check the method"
+	case e.StatusCode >= http.StatusInternalServerError:
+		hint = ". The other side fails: its log should tell why"
+	case e.StatusCode >= http.StatusBadRequest:
+		hint = ". The other side refuses the test request: let it answer 2xx where " + headerTest + " is true"
+	}
+	p.step(name, false, took, "%s%s", finding(err), hint)
+}
+
+// finding is an error as a sentence for people.
+func finding(err error) string {
+	text := strings.TrimPrefix(err.Error(), "webhook: ")
+	r, size := utf8.DecodeRuneInString(text)
+	return string(unicode.ToUpper(r)) + text[size:]
 }
 
 func (p *probe) connect(ctx context.Context, h *Handler, u *url.URL) (net.Conn, bool) {
@@ -94,44 +221,60 @@ func (p *probe) connect(ctx context.Context, h *Handler, u *url.URL) (net.Conn, 
 	return conn, err == nil
 }
 
-func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn, host string) {
+func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
+	transport, release, err := h.transport(p.attempt.config.TLS, p.attempt.id())
+	if err != nil {
+		p.step("tls", false, 0, "%s", finding(err))
+		return false
+	}
+	defer release()
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
-	if t, ok := h.env.Client.Transport.(*http.Transport); ok && t.TLSClientConfig != nil {
+	if t, ok := transport.(*http.Transport); ok && t.TLSClientConfig != nil {
 		settings = t.TLSClientConfig.Clone()
 	}
-	settings.ServerName = strings.TrimSuffix(host, ".")
+	settings.ServerName = strings.TrimSuffix(p.attempt.url.Hostname(), ".")
 	settings.NextProtos = []string{"h2", "http/1.1"}
+	client := ""
+	certificates := settings.Certificates
+	settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if len(certificates) == 0 {
+			client = "; the other side asks for a client certificate, and there is none"
+			return &tls.Certificate{}, nil
+		}
+		client = "; the other side asked for the client certificate"
+		return &certificates[0], nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	start := time.Now()
 	c := tls.Client(conn, settings)
-	err := c.HandshakeContext(ctx)
+	err = c.HandshakeContext(ctx)
 	took := time.Since(start)
 	var record tls.RecordHeaderError
-	var certificate *tls.CertificateVerificationError
+	var refused *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &record):
 		p.step("tls", false, took, "The other side does not speak TLS on this port. Check scheme and port of the URL")
-		return
-	case errors.As(err, &certificate):
-		p.step("tls", false, took, "The certificate is not accepted: %v. Its owner has to renew or mend it", certificate.Err)
-		return
+		return false
+	case errors.As(err, &refused):
+		p.step("tls", false, took, "The certificate is not accepted: %v. Its owner has to renew or mend it, or tls.ca has to name its authority", refused.Err)
+		return false
+	case clientRefused(err), err != nil && client != "" && len(certificates) == 0:
+		p.step("authenticate", false, took, "No TLS handshake: %v; %s", err, p.attempt.clientHint())
+		return false
 	case err != nil:
-		p.step("tls", false, took, "No TLS handshake: %v", err)
-		return
+		p.step("tls", false, took, "No TLS handshake: %v. Check that the other side speaks TLS 1.2 or 1.3 on this port", err)
+		return false
 	}
 	state := c.ConnectionState()
 	leaf := state.PeerCertificates[0]
-	now := time.Now()
-	if h.env.Now != nil {
-		now = h.env.Now()
+	until := leaf.NotAfter.UTC().Format(time.DateOnly)
+	// Certificates of some days are renewed late in their life.
+	if soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/3); leaf.NotAfter.Sub(h.now()) < soon {
+		p.warn("certificate_expires", leaf.NotAfter, "The certificate of %s expires on %s. Its owner has to renew it", p.attempt.url.Hostname(), until)
 	}
-	warning := ""
-	if leaf.NotAfter.Sub(now) < certificateSoon {
-		warning = ": it has to be renewed soon"
-	}
-	p.step("tls", true, took, "%s; the certificate is valid until %s%s",
-		tls.VersionName(state.Version), leaf.NotAfter.UTC().Format(time.DateOnly), warning)
+	p.step("tls", true, took, "%s; the certificate is valid until %s%s", tls.VersionName(state.Version), until, client)
+	return true
 }
 
 // resolution listens to the dialer's own name resolution, which may be under way still when the dialer has given up.

@@ -31,8 +31,16 @@ type redactor struct {
 
 func newRedactor(c Config, u *url.URL) redactor {
 	var r redactor
-	for _, s := range c.SigningSecrets {
-		r.add(s.Reveal(), strings.TrimPrefix(s.Reveal(), secretPrefix))
+	signing := slices.Clone(c.SigningSecrets)
+	for _, p := range c.PreviousSecrets {
+		signing = append(signing, p.Secret)
+	}
+	for _, s := range signing {
+		text := s.Reveal()
+		for _, prefix := range []string{secretPrefix, privatePrefix, rawPrefix} {
+			text = strings.TrimPrefix(text, prefix)
+		}
+		r.add(s.Reveal(), text)
 	}
 	for _, s := range c.SecretHeaders {
 		r.add(s.Reveal())
@@ -41,6 +49,19 @@ func newRedactor(c Config, u *url.URL) redactor {
 	if c.Auth.Type == AuthBasic {
 		r.add(base64.StdEncoding.EncodeToString([]byte(c.Auth.User + ":" + c.Auth.Password.Reveal())))
 	}
+	if o := c.Auth.OAuth2; c.Auth.Type == AuthOAuth2 {
+		secret := o.ClientSecret.Reveal()
+		r.add(secret, base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(o.ClientID)+":"+url.QueryEscape(secret))))
+		if u, err := url.Parse(o.TokenURL); err == nil {
+			r.query(u)
+		}
+	}
+	r.query(u)
+	return r
+}
+
+// query adds the values of a URL's query.
+func (r *redactor) query(u *url.URL) {
 	for pair := range strings.SplitSeq(u.RawQuery, "&") {
 		_, raw, ok := strings.Cut(pair, "=")
 		if !ok {
@@ -51,7 +72,6 @@ func newRedactor(c Config, u *url.URL) redactor {
 			r.add(v)
 		}
 	}
-	return r
 }
 
 // add takes secrets, each also as it looks in JSON, in a query and in HTML.

@@ -2,7 +2,9 @@ package webhook
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -49,14 +51,15 @@ func Clock(now func() time.Time) VerifyOption { return func(v *verification) { v
 func MaxBody(n int64) VerifyOption { return func(v *verification) { v.maxBody = n } }
 
 // Verify tells whether a request comes from who knows one of the secrets, unchanged and recently. Several secrets are
-// accepted while one replaces another. body is what was received, byte for byte, not decoded and encoded again.
-// Signatures are compared in constant time; signatures of versions other than v1 are passed over.
+// accepted while one replaces another. A secret is that of an HMAC ("whsec_...") or a public key ("whpk_..."), and verifies
+// signatures of its own version, v1 or v1a; all others are passed over. body is what was received, byte for byte, not
+// decoded and encoded again. Signatures are compared in constant time.
 func Verify(secrets []string, header http.Header, body []byte, opts ...VerifyOption) error {
 	v := verification{tolerance: defaultTolerance, now: time.Now}
 	for _, o := range opts {
 		o(&v)
 	}
-	keys, err := decodeSecrets(secrets)
+	keys, err := verifyingKeys(secrets)
 	if err != nil {
 		return err
 	}
@@ -68,7 +71,7 @@ func Verify(secrets []string, header http.Header, body []byte, opts ...VerifyOpt
 	if err != nil {
 		return err
 	}
-	signatures, err := parseSignatures(header)
+	signatures, err := parseSignatures(header, keys)
 	if err != nil {
 		return err
 	}
@@ -82,19 +85,35 @@ func Verify(secrets []string, header http.Header, body []byte, opts ...VerifyOpt
 	case age < -v.tolerance:
 		return fmt.Errorf("%w: by more than %s", ErrTooNew, v.tolerance)
 	}
-	s := newSigner(keys, id, timestamp)
-	_, _ = s.Write(body)
-	matched := false
-	for _, mac := range s.macs {
-		want := mac.Sum(nil)
-		for _, got := range signatures {
-			matched = hmac.Equal(got, want) || matched
-		}
-	}
-	if !matched {
+	if !matches(keys, signatures, id+"."+timestamp+".", body) {
 		return ErrSignature
 	}
 	return nil
+}
+
+// matches verifies each signature with each key of its version.
+func matches(keys []key, signatures map[Signature][][]byte, start string, body []byte) bool {
+	var message []byte
+	matched := false
+	for _, k := range keys {
+		if k.shared == nil {
+			if message == nil {
+				message = append([]byte(start), body...)
+			}
+			for _, got := range signatures[SignatureV1a] {
+				matched = ed25519.Verify(k.public, message, got) || matched
+			}
+			continue
+		}
+		mac := hmac.New(sha256.New, k.shared)
+		_, _ = io.WriteString(mac, start)
+		_, _ = mac.Write(body)
+		want := mac.Sum(nil)
+		for _, got := range signatures[SignatureV1] {
+			matched = hmac.Equal(got, want) || matched
+		}
+	}
+	return matched
 }
 
 // VerifyRequest reads the body of r and verifies it. It returns the body, and leaves r.Body to be read once more.
@@ -138,8 +157,8 @@ func parseTimestamp(s string) (time.Time, error) {
 	return time.Unix(int64(seconds), 0), nil // 11 digits at most
 }
 
-// parseSignatures returns the v1 signatures of the header: "v1,<base64> v1,<base64>".
-func parseSignatures(header http.Header) ([][]byte, error) {
+// parseSignatures returns the signatures of the header, "v1,<base64> v1a,<base64>", that are of the keys' versions.
+func parseSignatures(header http.Header, keys []key) (map[Signature][][]byte, error) {
 	fields := strings.Fields(strings.Join(header.Values(headerSignature), " "))
 	if len(fields) == 0 {
 		return nil, fmt.Errorf("%w: webhook-signature is missing", ErrHeader)
@@ -147,20 +166,24 @@ func parseSignatures(header http.Header) ([][]byte, error) {
 	if len(fields) > maxSignatures {
 		return nil, fmt.Errorf("%w: webhook-signature has more than %d signatures", ErrHeader, maxSignatures)
 	}
-	var signatures [][]byte
+	wanted := map[Signature]bool{}
+	for _, k := range keys {
+		wanted[k.version()] = true
+	}
+	signatures := map[Signature][][]byte{}
 	for _, f := range fields {
-		encoded, ok := strings.CutPrefix(f, signatureV1)
-		if !ok {
+		version, encoded, _ := strings.Cut(f, ",")
+		if !wanted[Signature(version)] {
 			continue
 		}
 		signature, err := base64.StdEncoding.DecodeString(encoded)
 		if err != nil {
 			return nil, fmt.Errorf("%w: webhook-signature is not in base64", ErrHeader)
 		}
-		signatures = append(signatures, signature)
+		signatures[Signature(version)] = append(signatures[Signature(version)], signature)
 	}
 	if len(signatures) == 0 {
-		return nil, fmt.Errorf("%w: webhook-signature has no v1 signature", ErrHeader)
+		return nil, fmt.Errorf("%w: webhook-signature has none of the version that the secrets verify", ErrHeader)
 	}
 	return signatures, nil
 }

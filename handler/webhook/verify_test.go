@@ -19,6 +19,7 @@ import (
 
 // The test vector of the Standard Webhooks libraries.
 const (
+	vectorSecret    = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	vectorID        = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 	vectorBody      = `{"test": 2432232314}`
 	vectorTime      = 1614265330
@@ -39,11 +40,11 @@ func vector() http.Header {
 
 func TestStandardWebhooksVector(t *testing.T) {
 	t.Parallel()
-	header, err := webhook.Sign([]string{newSecret}, vectorID, time.Unix(vectorTime, 0), []byte(vectorBody))
+	header, err := webhook.Sign([]string{vectorSecret}, vectorID, time.Unix(vectorTime, 0), []byte(vectorBody))
 	if err != nil || header.Get("webhook-signature") != vectorSignature {
 		t.Errorf("%v, %v", header, err)
 	}
-	for _, secret := range []string{newSecret, strings.TrimPrefix(newSecret, "whsec_")} {
+	for _, secret := range []string{vectorSecret, strings.TrimPrefix(vectorSecret, "whsec_")} {
 		if err := webhook.Verify([]string{secret}, vector(), []byte(vectorBody), at(vectorTime)); err != nil {
 			t.Error(err)
 		}
@@ -52,7 +53,7 @@ func TestStandardWebhooksVector(t *testing.T) {
 
 func TestVerifyRefuses(t *testing.T) {
 	t.Parallel()
-	good := []string{newSecret}
+	good := []string{vectorSecret}
 	for name, c := range map[string]struct {
 		edit    func(http.Header)
 		secrets []string
@@ -80,14 +81,14 @@ func TestVerifyRefuses(t *testing.T) {
 		"same time, other text": {edit: func(h http.Header) { h.Set("Webhook-Timestamp", "01614265330") }, want: webhook.ErrSignature},
 		"other secret":          {secrets: []string{oldSecret}, want: webhook.ErrSignature},
 		"no secret":             {secrets: []string{}, want: webhook.ErrSecret},
-		"empty secret":          {secrets: []string{newSecret, ""}, want: webhook.ErrSecret},
+		"empty secret":          {secrets: []string{vectorSecret, ""}, want: webhook.ErrSecret},
 		"short secret":          {secrets: []string{"whsec_c2hvcnQ="}, want: webhook.ErrSecret},
 		"secret not base64":     {secrets: []string{"whsec_my plain secret, which is no base64"}, want: webhook.ErrSecret},
 		"old":                   {now: vectorTime + 301, want: webhook.ErrTooOld},
 		"new":                   {now: vectorTime - 301, want: webhook.ErrTooNew},
 		"just not old":          {now: vectorTime + 300},
 		"just not new":          {now: vectorTime - 300},
-		"one of two secrets":    {secrets: []string{oldSecret, newSecret}},
+		"one of two secrets":    {secrets: []string{oldSecret, vectorSecret}},
 		"one of two signatures": {edit: func(h http.Header) { h.Set("Webhook-Signature", "v1,AAAA v9,x "+vectorSignature) }},
 		"on lines of their own": {edit: func(h http.Header) { h["Webhook-Signature"] = []string{"v1,AAAA", vectorSignature} }},
 	} {
@@ -124,13 +125,13 @@ func TestOneFlippedBit(t *testing.T) {
 		id := rapid.StringMatching(`[A-Za-z0-9_-]{1,40}`).Draw(r, "id")
 		body := rapid.SliceOfN(rapid.Byte(), 1, 200).Draw(r, "body")
 		seconds := rapid.Int64Range(1e9, 4e9).Draw(r, "seconds")
-		keys := [][]string{{newSecret}, {newSecret, oldSecret}, {oldSecret, newSecret}}
+		keys := [][]string{{vectorSecret}, {vectorSecret, oldSecret}, {oldSecret, vectorSecret}}
 		header, err := webhook.Sign(rapid.SampledFrom(keys).Draw(r, "signed by"), id, time.Unix(seconds, 0), body)
 		if err != nil {
 			r.Fatal(err)
 		}
 		verify := func() error {
-			return webhook.Verify([]string{newSecret}, header, body, at(seconds), webhook.Tolerance(1<<62))
+			return webhook.Verify([]string{vectorSecret}, header, body, at(seconds), webhook.Tolerance(1<<62))
 		}
 		if err := verify(); err != nil {
 			r.Fatal(err)
@@ -178,7 +179,7 @@ func TestVerifyRequest(t *testing.T) {
 		return r
 	}
 	r := request()
-	body, err := webhook.VerifyRequest(r, []string{newSecret}, at(vectorTime))
+	body, err := webhook.VerifyRequest(r, []string{vectorSecret}, at(vectorTime))
 	again, _ := io.ReadAll(r.Body)
 	if err != nil || string(body) != vectorBody || string(again) != vectorBody {
 		t.Errorf("%q, then %q, %v", body, again, err)
@@ -189,13 +190,13 @@ func TestVerifyRequest(t *testing.T) {
 	for _, length := range []int64{int64(len(vectorBody)), -1} {
 		r := request()
 		r.ContentLength = length
-		if _, err := webhook.VerifyRequest(r, []string{newSecret}, at(vectorTime), webhook.MaxBody(5)); !errors.Is(err, webhook.ErrBodySize) {
+		if _, err := webhook.VerifyRequest(r, []string{vectorSecret}, at(vectorTime), webhook.MaxBody(5)); !errors.Is(err, webhook.ErrBodySize) {
 			t.Errorf("length %d: %v", length, err)
 		}
 	}
 	r = request()
 	r.Body = io.NopCloser(io.MultiReader(strings.NewReader("x"), brokenReader{}))
-	if _, err := webhook.VerifyRequest(r, []string{newSecret}, at(vectorTime)); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := webhook.VerifyRequest(r, []string{vectorSecret}, at(vectorTime)); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
 }
@@ -209,7 +210,7 @@ func TestSignRefuses(t *testing.T) {
 	for _, c := range []struct {
 		secrets []string
 		id      string
-	}{{nil, "a"}, {[]string{"short"}, "a"}, {[]string{newSecret}, ""}, {[]string{newSecret}, "a\nb"}} {
+	}{{nil, "a"}, {[]string{"short"}, "a"}, {[]string{vectorSecret}, ""}, {[]string{vectorSecret}, "a\nb"}} {
 		if h, err := webhook.Sign(c.secrets, c.id, time.Unix(0, 0), nil); err == nil {
 			t.Errorf("%v is accepted: %v", c, h)
 		}
@@ -224,12 +225,12 @@ func FuzzVerify(f *testing.F) {
 	f.Add("a", "99999999999", "v1,AAAA\tv1,AAAA", []byte("x"))
 	f.Fuzz(func(t *testing.T, id, timestamp, signature string, body []byte) {
 		header := http.Header{"Webhook-Id": {id}, "Webhook-Timestamp": {timestamp}, "Webhook-Signature": {signature}}
-		err := webhook.Verify([]string{newSecret}, header, body, at(vectorTime))
+		err := webhook.Verify([]string{vectorSecret}, header, body, at(vectorTime))
 		if err != nil {
 			return
 		}
 		seconds, parseErr := strconv.ParseInt(timestamp, 10, 64)
-		want, signErr := webhook.Sign([]string{newSecret}, id, time.Unix(seconds, 0), body)
+		want, signErr := webhook.Sign([]string{vectorSecret}, id, time.Unix(seconds, 0), body)
 		if errors.Join(parseErr, signErr) == nil && !strings.Contains(signature, strings.TrimRight(want.Get("Webhook-Signature"), "=")[:40]) {
 			t.Errorf("%q passes", signature)
 		}

@@ -25,9 +25,30 @@ import (
 )
 
 const (
-	newSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	newSecret = "whsec_/aeQo1udfX7UOf6vtyZ9AJ7q0ukOjIMn"
 	oldSecret = "whsec_pDIwVqKyHqZSeS3rmMzPXrPfZm9TRvvJcLhLDIoq2hU="
 )
+
+// privateKey is that of RFC 8032, section 7.1, test 2.
+const privateKey = "whsk_TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs="
+
+func publicKey(t *testing.T) string {
+	t.Helper()
+	public, err := webhook.PublicKey(destination.NewSecret(privateKey))
+	if err != nil || public != "whpk_PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=" {
+		t.Fatalf("%s, %v", public, err)
+	}
+	return public
+}
+
+func strangersKey(t *testing.T) string {
+	t.Helper()
+	public, err := webhook.PublicKey(webhook.GenerateKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public
+}
 
 // message is a request as a receiver has it, and what a verifier must say.
 type message struct {
@@ -37,6 +58,8 @@ type message struct {
 	Body    string            `json:"body"`
 	genuine bool
 }
+
+func (m message) asymmetric() bool { return strings.HasPrefix(m.Secret, "whpk_") }
 
 func (m message) header() http.Header {
 	h := http.Header{}
@@ -89,9 +112,14 @@ func messages(t *testing.T) []message {
 		"json":   payload.JSON(map[string]any{"report": "ready", "größe": 3.14, "html": "<&>"}),
 		"stream": payload.Bytes("large.json", []byte(`"`+strings.Repeat("0123456789abcdef", 3<<16)+`"`)), // 3 MiB: read twice
 	} {
-		for keys, secrets := range map[string][]string{"one secret": {newSecret}, "rotating": {newSecret, oldSecret}} {
+		for keys, secrets := range map[string][]string{
+			"one secret": {newSecret}, "rotating": {newSecret, oldSecret}, "one key": {privateKey}, "rotating to a key": {privateKey, newSecret},
+		} {
 			sent := send(t, content, secrets...)
 			for _, secret := range secrets {
+				if secret == privateKey {
+					secret = publicKey(t)
+				}
 				name := name + ", " + keys + ", " + secret[:10]
 				genuine := sent
 				genuine.Name, genuine.Secret, genuine.genuine = name, secret, true
@@ -116,6 +144,9 @@ func messages(t *testing.T) []message {
 			if len(secrets) == 1 {
 				foreign := sent
 				foreign.Name, foreign.Secret = name+", another secret", oldSecret
+				if secrets[0] == privateKey {
+					foreign.Secret = strangersKey(t)
+				}
 				all = append(all, foreign)
 			}
 		}
@@ -138,12 +169,14 @@ func flip(s string, at int) string {
 func TestGoLibrary(t *testing.T) {
 	t.Parallel()
 	for _, m := range messages(t) {
-		verifier, err := standardwebhooks.NewWebhook(m.Secret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := verifier.Verify([]byte(m.Body), m.header()); (err == nil) != m.genuine {
-			t.Errorf("%s: %v", m.Name, err)
+		if !m.asymmetric() { // which the library does not know
+			verifier, err := standardwebhooks.NewWebhook(m.Secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := verifier.Verify([]byte(m.Body), m.header()); (err == nil) != m.genuine {
+				t.Errorf("%s: %v", m.Name, err)
+			}
 		}
 		if err := webhook.Verify([]string{m.Secret}, m.header(), []byte(m.Body)); (err == nil) != m.genuine {
 			t.Errorf("%s, our own: %v", m.Name, err)
@@ -192,11 +225,18 @@ func TestNodeLibraries(t *testing.T) {
 	if err := json.Unmarshal(out, &results); err != nil {
 		t.Fatal(err)
 	}
-	if len(results) != 2*len(all) {
-		t.Fatalf("%d results for %d messages and 2 libraries", len(results), len(all))
+	var verified []message // once for each library
+	for _, m := range all {
+		verified = append(verified, m)
+		if !m.asymmetric() {
+			verified = append(verified, m)
+		}
+	}
+	if len(results) != len(verified) {
+		t.Fatalf("%d results, want %d", len(results), len(verified))
 	}
 	for i, r := range results {
-		m := all[i/2]
+		m := verified[i]
 		if r.Name != m.Name || r.Verified != m.genuine {
 			t.Errorf("%s, %s: verified %t: %s", r.Library, m.Name, r.Verified, r.Error)
 		}
