@@ -15,6 +15,13 @@ func contests(n int) []contest {
 		}})
 	}
 	return append(all,
+		contest{name: "signed webhooks", contenders: []contender{
+			{"net/http alone, 256 at once", bareLoop(n / 2)}, {"1 destination, lib/pq", webhooks("postgres", n/2, 1)},
+			{"100 destinations, lib/pq", webhooks("postgres", n/2, 100)},
+		}},
+		contest{name: "one of 101 never answers", contenders: []contender{
+			{"100 that answer", oursBeside(n, false)}, {"and one that does not", oursBeside(n, true)},
+		}},
 		contest{name: "SQLite, no-op, 100 destinations", contenders: []contender{{"delivery, SQLite", oursWork("sqlite", n, 100)}}},
 		contest{name: "SQLite, DeliverMany of 1,000", contenders: []contender{{"delivery, SQLite", oursInsertMany("sqlite", n)}}},
 		contest{name: "SQLite, Deliver, 8 goroutines", contenders: []contender{{"delivery, SQLite", oursInsert("sqlite", n/5)}}},

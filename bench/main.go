@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,13 @@ import (
 )
 
 func main() {
+	if role := os.Getenv(roleEnv); role != "" {
+		if err := play(strings.Split(role, "\n")); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	n := flag.Int("n", 100_000, "items of a case")
 	rounds := flag.Int("rounds", 3, "times that each case is run; the median counts")
 	only := flag.String("case", "", "the cases whose name contains this, alone")
@@ -148,6 +156,34 @@ func run(ctx context.Context, n, rounds int, only, of string, long, statements b
 			fmt.Printf("| %-28s | %-25s | %10.0f | %6.2f | %10.1f | %10.1f |\n", c.name, contender.name, median.rate,
 				median.rate/base, median.own, median.server)
 		}
+	}
+	return waitTable(ctx, server.URL(), n, only, of, long)
+}
+
+// ours is the contender of the table of waits.
+const ours = "delivery, lib/pq"
+
+// waitTable prints how long items wait.
+func waitTable(ctx context.Context, server string, n int, only, of string, long bool) error {
+	headed := false
+	for _, c := range latencies(n) {
+		if !strings.Contains(c.name, only) || of != "" && !strings.Contains(ours, of) || c.long && !long {
+			continue
+		}
+		if !headed {
+			headed = true
+			fmt.Printf("\n| %-30s | %8s | %8s | %8s | %8s |\n|%s|%s\n", "ms from Deliver to the handler", "items", "p50", "p99", "most",
+				strings.Repeat("-", 32), strings.Repeat(strings.Repeat("-", 9)+":|", 4))
+		}
+		e, err := newEnv(ctx, server)
+		if err != nil {
+			return err
+		}
+		took, err := c.run(ctx, e)
+		if err := errors.Join(err, e.close(ctx)); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		printWaits(c.name, took)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
@@ -16,6 +17,7 @@ import (
 
 const (
 	workers  = 2000 // as River's own benchmark has
+	few      = 64   // the library's default
 	batch    = 1000 // requests of a DeliverMany, and jobs of an InsertManyFast
 	bodySize = 256
 )
@@ -33,17 +35,20 @@ type host struct {
 	done atomic.Int64
 }
 
-func newHost(ctx context.Context, e *env, driver string, lanes int) (*host, error) {
+func newHost(ctx context.Context, e *env, driver string, lanes, workers int, opts ...delivery.Option) (*host, error) {
 	h := &host{}
 	var err error
 	if h.db, err = e.open(driver); err != nil {
 		return nil, err
 	}
-	h.svc, err = delivery.New(h.db, delivery.WithWorkers(workers), delivery.WithLogger(quiet),
+	opts = append([]delivery.Option{
+		delivery.WithLogger(quiet), delivery.WithWorkers(workers),
 		delivery.WithHandler("none", handler.Func(func(context.Context, *handler.Request, none) (*handler.Result, error) {
 			h.done.Add(1)
 			return nil, nil
-		})))
+		})),
+	}, opts...)
+	h.svc, err = delivery.New(h.db, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -52,13 +57,20 @@ func newHost(ctx context.Context, e *env, driver string, lanes int) (*host, erro
 	}
 	h.org = h.svc.Org("acme")
 	for i := range lanes {
-		d, err := h.org.Destinations().Create(ctx, destination.Spec{Label: fmt.Sprint(i), Config: none{}})
-		if err != nil {
+		if err := h.add(ctx, destination.Spec{Label: fmt.Sprint(i), Config: none{}}); err != nil {
 			return nil, err
 		}
-		h.ids = append(h.ids, d.ID)
 	}
 	return h, nil
+}
+
+// add creates a destination.
+func (h *host) add(ctx context.Context, spec destination.Spec) error {
+	d, err := h.org.Destinations().Create(ctx, spec)
+	if err == nil {
+		h.ids = append(h.ids, d.ID)
+	}
+	return err
 }
 
 func (h *host) close() error {
@@ -91,18 +103,66 @@ func (h *host) fill(ctx context.Context, n int) error {
 // oursWork is the rate at which n items in so many lanes are claimed, handled and finished.
 func oursWork(driver string, n, lanes int) measure {
 	return func(ctx context.Context, e *env) (result, error) {
-		h, err := newHost(ctx, e, driver, lanes)
+		h, err := newHost(ctx, e, driver, lanes, workers)
 		if err != nil {
 			return result{}, err
 		}
+		r, err := h.drain(ctx, e, n)
+		return r, errors.Join(err, h.close())
+	}
+}
+
+// drain accepts n items, and measures how fast they are delivered.
+func (h *host) drain(ctx context.Context, e *env, n int) (result, error) {
+	if err := h.fill(ctx, n); err != nil {
+		return result{}, err
+	}
+	return e.timed(n, func() error {
+		pass, err := h.svc.ProcessDue(ctx)
+		if err == nil && pass.Delivered != n {
+			err = fmt.Errorf("%d of %d items were delivered", pass.Delivered, n)
+		}
+		return err
+	})
+}
+
+// oursBeside is oursWork in 100 lanes, beside one whose handler never answers, if hanging.
+func oursBeside(n int, hanging bool) measure {
+	return func(ctx context.Context, e *env) (result, error) {
+		h, err := newHost(ctx, e, "postgres", 100, few, delivery.WithShutdownTimeout(time.Millisecond),
+			delivery.WithHandler("hangs", handler.Func(func(ctx context.Context, _ *handler.Request, _ none) (*handler.Result, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})))
+		if err != nil {
+			return result{}, err
+		}
+		good := h.ids
+		if hanging {
+			if err := h.add(ctx, destination.Spec{Label: "hangs", Config: destination.As("hangs", none{})}); err != nil {
+				return result{}, err
+			}
+			h.ids = h.ids[len(good):]
+			if err := h.fill(ctx, n/10); err != nil {
+				return result{}, err
+			}
+		}
+		h.ids = good
 		if err := h.fill(ctx, n); err != nil {
 			return result{}, err
 		}
-		r, err := e.timed(n, func() error {
-			pass, err := h.svc.ProcessDue(ctx)
-			if err == nil && pass.Delivered != n {
-				err = fmt.Errorf("%d of %d items were delivered", pass.Delivered, n)
-			}
+		var r result
+		err = h.running(ctx, func() (err error) {
+			r, err = e.timed(n, func() error {
+				for h.done.Load() < int64(n) {
+					select {
+					case <-ctx.Done():
+						return ctx.Err()
+					case <-time.After(time.Millisecond):
+					}
+				}
+				return nil
+			})
 			return err
 		})
 		return r, errors.Join(err, h.close())
@@ -111,7 +171,7 @@ func oursWork(driver string, n, lanes int) measure {
 
 func oursInsertMany(driver string, n int) measure {
 	return func(ctx context.Context, e *env) (result, error) {
-		h, err := newHost(ctx, e, driver, 100)
+		h, err := newHost(ctx, e, driver, 100, workers)
 		if err != nil {
 			return result{}, err
 		}
@@ -122,7 +182,7 @@ func oursInsertMany(driver string, n int) measure {
 
 func oursInsert(driver string, n int) measure {
 	return func(ctx context.Context, e *env) (result, error) {
-		h, err := newHost(ctx, e, driver, 100)
+		h, err := newHost(ctx, e, driver, 100, workers)
 		if err != nil {
 			return result{}, err
 		}
