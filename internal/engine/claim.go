@@ -36,7 +36,7 @@ type claimer struct {
 // ring is how far the walks over the lanes of a rank have come.
 type ring struct {
 	cursor int64 // the last lane served
-	laps   int   // times that the walks came past the end, since something was claimed or all lanes were looked at
+	laps   int   // times that the walks came past the end, since something was claimed or loaded, or all lanes were looked at
 }
 
 // claimed is what a claim found.
@@ -130,7 +130,7 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, 
 	if err != nil {
 		return claimed{}, err
 	}
-	if len(items) > 0 || !got.more {
+	if len(items) > 0 || len(got.unknown) > 0 || !got.more {
 		for rank := range rings {
 			rings[rank].laps = 0
 		}
