@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -53,8 +54,12 @@ const (
 )
 
 // filter checks f. What changes dead letters demands that it says something.
-func (d *DeadLetters) filter(f DeadFilter, changes bool) (sqlstore.DeadFilter, error) {
-	if err := d.o.check(); err != nil {
+func (d *DeadLetters) filter(ctx context.Context, f DeadFilter, changes bool) (sqlstore.DeadFilter, error) {
+	action := access.ReadDeliveries
+	if changes && !f.DryRun {
+		action = access.OperateDeliveries
+	}
+	if err := d.o.authorize(ctx, action); err != nil {
 		return sqlstore.DeadFilter{}, err
 	}
 	var errs []error
@@ -81,14 +86,33 @@ func (d *DeadLetters) filter(f DeadFilter, changes bool) (sqlstore.DeadFilter, e
 	case changes && empty && !f.All:
 		invalid("", "selects every dead letter; say so with All")
 	}
-	return row, destination.NewValidationError("filter", errors.Join(errs...))
+	if err := destination.NewValidationError("filter", errors.Join(errs...)); err != nil {
+		return row, err
+	}
+	return row, d.foreign(ctx, action, row.Destination)
+}
+
+// foreign notes where a filter names a destination of another organization's: it selects nothing.
+func (d *DeadLetters) foreign(ctx context.Context, action access.Action, id string) error {
+	if id == "" {
+		return nil
+	}
+	var row *sqlstore.Destination
+	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		row, err = tx.Destination(ctx, d.o.name, id)
+		return err
+	})
+	if err == nil && row == nil {
+		d.o.watchIn(ctx, nil, action, notFound("destination", id))
+	}
+	return err
 }
 
 // List returns the dead letters that the filter selects, 100 a page, from after the cursor; "" is the start. Those of the
 // newest deliveries come first, and of one delivery the later items.
 func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Page[DeadLetter], error) {
 	var page Page[DeadLetter]
-	filter, err := d.filter(f, false)
+	filter, err := d.filter(ctx, f, false)
 	if err != nil {
 		return page, err
 	}
@@ -173,7 +197,7 @@ func parseItemID(id string) (*sqlstore.Key, bool) {
 
 // Count counts the dead letters that the filter selects.
 func (d *DeadLetters) Count(ctx context.Context, f DeadFilter) (n int, err error) {
-	filter, err := d.filter(f, false)
+	filter, err := d.filter(ctx, f, false)
 	if err != nil {
 		return 0, err
 	}
@@ -196,7 +220,7 @@ type Retried struct {
 // *destination.ValidationError.
 func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) {
 	var total Retried
-	filter, err := d.filter(f, true)
+	filter, err := d.filter(ctx, f, true)
 	if err != nil {
 		return total, err
 	}
@@ -251,7 +275,7 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 // in transactions of 1,000, and takes no letter that died after it began; when it ends with an error, what it reports is
 // done. A filter that selects nothing in particular is a *destination.ValidationError.
 func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
-	filter, err := d.filter(f, true)
+	filter, err := d.filter(ctx, f, true)
 	if err != nil {
 		return 0, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -59,7 +60,7 @@ func (o *Org) DeliverManyTx(ctx context.Context, tx Tx, reqs []Request) ([]*Rece
 // Stage stores a payload now, and returns one that stands for it, for a DeliverTx that must not wait for a stream. What
 // no delivery refers to after a day is removed.
 func (o *Org) Stage(ctx context.Context, p payload.Payload) (payload.Payload, error) {
-	if err := o.check(); err != nil {
+	if err := o.authorize(ctx, access.Deliver); err != nil {
 		return payload.Payload{}, err
 	}
 	if p.IsZero() {
@@ -82,11 +83,20 @@ func (o *Org) Stage(ctx context.Context, p payload.Payload) (payload.Payload, er
 }
 
 // deliver accepts requests by accept, which accepts all or none.
-func (o *Org) deliver(ctx context.Context, reqs []Request, list string, accept func(context.Context, []*prepared) ([]*Receipt, error)) ([]*Receipt, error) {
+func (o *Org) deliver(ctx context.Context, reqs []Request, list string, accept func(context.Context, []*prepared) ([]*Receipt, error)) (_ []*Receipt, err error) {
+	if err := o.authorize(ctx, access.Deliver); err != nil {
+		return nil, err
+	}
+	defer o.watch(ctx, access.Deliver, &err)
 	batch, err := o.prepareAll(reqs, list)
 	if err != nil || len(batch) == 0 {
 		return nil, err
 	}
+	return o.storeAll(ctx, batch, accept)
+}
+
+// storeAll stores the payloads of a batch and has it accepted.
+func (o *Org) storeAll(ctx context.Context, batch []*prepared, accept func(context.Context, []*prepared) ([]*Receipt, error)) ([]*Receipt, error) {
 	for _, p := range batch {
 		if err := o.store(ctx, p); err != nil {
 			o.dropSpooled(ctx, batch, nil)
@@ -145,6 +155,9 @@ func (o *Org) dropSpooled(ctx context.Context, batch []*prepared, receipts []*Re
 }
 
 func (o *Org) deliverTx(ctx context.Context, tx Tx, reqs []Request, list string) ([]*Receipt, error) {
+	if err := o.permit(ctx, access.Deliver, true); err != nil {
+		return nil, err
+	}
 	if isNil(tx) {
 		return nil, errors.New("delivery: the transaction is nil")
 	}
@@ -158,13 +171,14 @@ func (o *Org) deliverTx(ctx context.Context, tx Tx, reqs []Request, list string)
 			return nil, err
 		}
 	}
-	return o.enqueue(ctx, host, batch)
+	receipts, err := o.enqueue(ctx, host, batch)
+	if err != nil {
+		o.watchIn(ctx, host, access.Deliver, err)
+	}
+	return receipts, err
 }
 
 func (o *Org) prepareAll(reqs []Request, list string) ([]*prepared, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	if most := o.s.settings.Quotas.Batch; len(reqs) > most {
 		return nil, destination.NewValidationError("request", destination.Invalid(list, "has %d requests, at most %d are allowed", len(reqs), most))
 	}
@@ -364,10 +378,10 @@ func missing(batch []*prepared, at []int, results []sqlstore.Enqueued) error {
 		for _, id := range results[at[i]].Missing {
 			switch {
 			case id != "":
-				errs = append(errs, fmt.Errorf("%w: %sdestination %q", ErrNotFound, p.path, id))
+				errs = append(errs, &notFoundError{path: p.path, kind: "destination", id: id})
 			case len(results[at[i]].Items) > p.Most:
 				errs = append(errs, destination.NewValidationError("request", destination.Invalid(p.path+"destinations",
-					"the organization has %d default destinations, at most %d are allowed", len(results[at[i]].Items), p.Most)))
+					"it goes to %d destinations, at most %d are allowed", len(results[at[i]].Items), p.Most)))
 			default:
 				errs = append(errs, ErrNoDestinations)
 			}
@@ -380,7 +394,7 @@ func missing(batch []*prepared, at []int, results []sqlstore.Enqueued) error {
 func (o *Org) receipt(ctx context.Context, tx *sqlstore.Tx, row sqlstore.NewDelivery, result sqlstore.Enqueued) (*Receipt, error) {
 	r := &Receipt{ID: row.ID}
 	if result.Taken {
-		id, fingerprint, err := tx.TakenKey(ctx, o.name, row.IdempotencyKey)
+		id, fingerprint, fallback, err := tx.TakenKey(ctx, o.name, row.IdempotencyKey)
 		if err != nil {
 			return nil, err
 		}
@@ -391,9 +405,12 @@ func (o *Org) receipt(ctx context.Context, tx *sqlstore.Tx, row sqlstore.NewDeli
 		if result.Items, err = tx.ItemsOf(ctx, o.name, id); err != nil {
 			return nil, err
 		}
+		for i := range result.Items {
+			result.Items[i].Fallback = fallback
+		}
 	}
 	for _, item := range result.Items {
-		r.Items = append(r.Items, ReceiptItem{ID: engine.ItemID(r.ID, item.N), Destination: item.Destination})
+		r.Items = append(r.Items, ReceiptItem{ID: engine.ItemID(r.ID, item.N), Destination: item.Destination, Fallback: item.Fallback})
 	}
 	r.DetailsURL = o.detailsURL(r.ID)
 	return r, nil

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/engine"
@@ -88,6 +89,9 @@ type DeliveryService struct {
 	calls   sync.WaitGroup
 	next    int
 	closed  bool
+
+	subscribers map[int]func() // each ends a Subscribe
+	security    security
 }
 
 // New checks all it is given and returns every problem joined, and no service if there is one. It connects nowhere and
@@ -97,9 +101,11 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		Types: map[string]*wiring.Type{}, Sources: map[string]payload.Source{}, Given: map[string]bool{},
 		Retry: retry.Default(), Breaker: retry.DefaultBreaker(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
 		Quotas:    wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
+		Checks:    wiring.Checks{Every: 6 * time.Hour, Failing: 5 * time.Minute},
 		Retention: wiring.Retention{Statistics: 32 * 24 * time.Hour},
 		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, SlowLook: 5 * time.Millisecond,
-		Logger: slog.Default(), //nolint:forbidigo // until WithLogger names another
+		Authorizer: access.ByRole(),
+		Logger:     slog.Default(), //nolint:forbidigo // until WithLogger names another
 	}
 	var errs []error
 	for i, opt := range opts {
@@ -116,7 +122,7 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		s.Dialect, err = detect(db)
 		errs = append(errs, err)
 	}
-	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}}
+	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}, subscribers: map[int]func(){}}
 	for _, name := range svc.typeNames() {
 		t := s.Types[name]
 		if t.Opener == nil {
@@ -207,7 +213,12 @@ func (s *DeliveryService) Close() error {
 	for _, cancel := range s.cancel {
 		cancel()
 	}
+	subscribers := s.subscribers
+	s.subscribers = map[int]func(){}
 	s.mu.Unlock()
+	for _, end := range subscribers {
+		end()
+	}
 	s.calls.Wait()
 	var errs []error
 	for _, name := range s.typeNames() {
@@ -241,7 +252,7 @@ func (s *DeliveryService) open() error {
 	return nil
 }
 
-// check is the first thing every method of Org and below does.
+// check is the part of authorize that asks nobody.
 func (o *Org) check() error {
 	if err := o.s.open(); err != nil {
 		return err

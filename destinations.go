@@ -6,13 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
-	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
@@ -26,23 +28,51 @@ type Destinations struct{ o *Org }
 // Destinations returns the organization's destinations.
 func (o *Org) Destinations() *Destinations { return &Destinations{o} }
 
-const mostConfig = 256 << 10
+const (
+	mostConfig   = 256 << 10
+	mostFallback = 100
+)
 
 // Create stores a new destination. All that is wrong with it is one *destination.ValidationError; secrets without keys
 // to seal them are ErrNoKeys.
 func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*destination.Destination, error) {
-	if err := d.o.check(); err != nil {
+	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
 		return nil, err
 	}
-	id, err := uuid.NewV7()
+	row, config, err := d.specify(spec)
 	if err != nil {
 		return nil, err
 	}
-	row := &sqlstore.Destination{ConfigVersion: 1}
+	return d.insert(ctx, row, config)
+}
+
+// Validate checks what Create would be given, and stores nothing. What is wrong is a *destination.ValidationError, which has
+// the warnings too; without an error, the warnings are of what Create accepts and is perhaps not meant.
+func (d *Destinations) Validate(ctx context.Context, spec destination.Spec) (warnings []*destination.FieldError, err error) {
+	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
+		return nil, err
+	}
+	row, config, err := d.specify(spec)
+	if row != nil {
+		warnings = d.warnings(row, config)
+	}
+	if wrong := (*destination.ValidationError)(nil); errors.As(err, &wrong) {
+		wrong.Warnings = append(wrong.Warnings, warnings...)
+	}
+	return warnings, err
+}
+
+// specify checks a spec; config is nil where that is not valid.
+func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination, config any, err error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, nil, err
+	}
+	row = &sqlstore.Destination{ConfigVersion: 1}
 	row.Organization, row.ID = d.o.name, id.String()
 	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
 	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry, row.Breaker = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry, spec.Breaker
-	var config any
+	row.Subscription, row.DefaultTopics, row.Fallback = spec.Subscription, spec.DefaultTopics, spec.Fallback
 	if isNil(spec.Config) {
 		err = destination.Require("config", "")
 	} else {
@@ -50,12 +80,34 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 		config, err = d.parse(row.Type, spec.Config, nil)
 	}
 	if err := destination.NewValidationError("destination", errors.Join(check(&row.Destination), err)); err != nil {
-		return nil, err
+		return row, nil, err
 	}
+	return row, config, nil
+}
+
+// warnings are what is probably not meant.
+func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
+	if row.Default && row.Disabled {
+		all = append(all, &destination.FieldError{Path: "default", Code: "disabled",
+			Message: "is set, and the destination is disabled: what goes to the defaults waits, or goes to a fallback"})
+	}
+	t := d.typ(row.Type)
+	if config == nil || t == nil || t.Warner == nil {
+		return all
+	}
+	for _, w := range t.Warner.Warn(config) {
+		w := *w
+		w.Path = "config." + w.Path
+		all = append(all, &w)
+	}
+	return all
+}
+
+func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, config any) (*destination.Destination, error) {
 	if err := d.seal(ctx, row, config); err != nil {
 		return nil, err
 	}
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.InsertDestination(ctx, row)
 	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		stored, err := tx.Destination(ctx, row.Organization, row.ID)
@@ -64,7 +116,39 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 	if err != nil {
 		return nil, err
 	}
+	row.Health.Status = destination.Healthy
+	d.changed(row, DestinationCreated, "")
 	return &row.Destination, nil
+}
+
+// changed tells who listens what was done to a destination.
+func (d *Destinations) changed(row *sqlstore.Destination, kind EventKind, reason string) {
+	d.o.s.publish(Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason})
+}
+
+// Duplicate creates a destination like another one, with its credentials, under another label; "" is the label with " (copy)"
+// after it. The copy is disabled and no default, so that nothing is delivered twice before it was looked at; it has the same
+// signing secrets.
+func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destination.Destination, error) {
+	row, err := d.get(ctx, id, access.WriteDestinations)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := engine.RawConfig(ctx, d.o.s.settings.Keys, row)
+	if err != nil {
+		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
+	}
+	if label == "" {
+		label = row.Label + " (copy)"
+	}
+	copied, config, err := d.specify(destination.Spec{
+		Label: label, Description: row.Description, Icon: row.Icon, Instructions: row.Instructions, Config: destination.As(row.Type, raw),
+		Tags: row.Tags, Disabled: true, Limits: row.Limits, Retry: row.Retry, Breaker: row.Breaker,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d.insert(ctx, copied, config)
 }
 
 func (d *Destinations) typ(name string) *wiring.Type { return d.o.s.settings.Types[name] }
@@ -172,24 +256,41 @@ func check(d *destination.Destination) error {
 	for i, tag := range d.Tags {
 		text(fmt.Sprintf("tags[%d]", i), tag, 100, false)
 	}
-	errs = append(errs, destination.Within("limits", d.Limits.Validate()), destination.Within("retry", d.Retry.Validate()),
+	if !d.Default && (d.Fallback != 0 || len(d.DefaultTopics) > 0) {
+		errs = append(errs, destination.Invalid("default", "is not set, but fallback or default_topics is"))
+	}
+	if d.Fallback < 0 || d.Fallback > mostFallback {
+		errs = append(errs, destination.Invalid("fallback", "%d is not between 0 and %d", d.Fallback, mostFallback))
+	}
+	if !d.DrainingAt.IsZero() && (d.Default || !d.Subscription.IsZero()) {
+		errs = append(errs, destination.Invalid("", "is being deleted, and takes nothing new"))
+	}
+	for k, v := range d.Subscription.Metadata {
+		text("subscription.metadata", k+v, 1000, false)
+	}
+	for i, tag := range d.Subscription.Tags {
+		text(fmt.Sprintf("subscription.tags[%d]", i), tag, 100, false)
+	}
+	errs = append(errs, destination.Within("subscription", d.Subscription.Validate()), destination.ValidateTopics("default_topics", d.DefaultTopics),
+		destination.Within("limits", d.Limits.Validate()), destination.Within("retry", d.Retry.Validate()),
 		destination.Within("breaker", d.Breaker.Validate()))
 	return errors.Join(errs...)
 }
 
 // Get returns a destination; its secrets are redacted.
 func (d *Destinations) Get(ctx context.Context, id string) (*destination.Destination, error) {
-	row, err := d.get(ctx, id)
+	row, err := d.get(ctx, id, access.ReadDestinations)
 	if err != nil {
 		return nil, err
 	}
 	return &row.Destination, nil
 }
 
-func (d *Destinations) get(ctx context.Context, id string) (row *sqlstore.Destination, err error) {
-	if err := d.o.check(); err != nil {
+func (d *Destinations) get(ctx context.Context, id string, action access.Action) (row *sqlstore.Destination, err error) {
+	if err := d.o.authorize(ctx, action); err != nil {
 		return nil, err
 	}
+	defer d.o.watch(ctx, action, &err)
 	canonical, ok := canonicalID(id)
 	if !ok {
 		return nil, notFound("destination", id)
@@ -212,44 +313,101 @@ type Page[T any] struct {
 
 const pageSize = 100
 
-// List returns the destinations in the order they were created, 100 a page, from after the cursor; "" is the start.
-func (d *Destinations) List(ctx context.Context, cursor string) (Page[*destination.Destination], error) {
+// DestinationFilter selects destinations: those that fit all fields that are set.
+type DestinationFilter struct {
+	Type     string
+	Enabled  *bool // destination.Set(true)
+	Default  *bool
+	Health   destination.HealthStatus
+	Label    string // is part of the label, in whichever case
+	Tag      string
+	Draining *bool // being deleted
+}
+
+func (f DestinationFilter) fits(d *destination.Destination) bool {
+	return (f.Health == "" || d.Health.Status == f.Health) && (f.Tag == "" || slices.Contains(d.Tags, f.Tag)) &&
+		(f.Draining == nil || *f.Draining != d.DrainingAt.IsZero()) &&
+		strings.Contains(strings.ToLower(d.Label), strings.ToLower(f.Label))
+}
+
+// List returns the destinations that the filter selects in the order they were created, 100 a page, from after the cursor; ""
+// is the start.
+func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor string) (Page[*destination.Destination], error) {
 	var page Page[*destination.Destination]
-	if err := d.o.check(); err != nil {
+	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
 		return page, err
 	}
 	if cursor != "" {
 		canonical, ok := canonicalID(cursor)
 		if !ok {
-			return page, destination.NewValidationError("list", destination.Invalid("cursor", "is not one that List returned"))
+			return page, badCursor("List")
 		}
 		cursor = canonical
 	}
-	var rows []*sqlstore.Destination
-	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		rows, err = tx.Destinations(ctx, d.o.name, cursor, pageSize+1)
-		return err
-	})
-	if err != nil {
-		return page, err
+	filter := sqlstore.DestinationFilter{Type: f.Type, Default: f.Default}
+	if f.Enabled != nil {
+		filter.Disabled = destination.Set(!*f.Enabled)
 	}
-	if len(rows) > pageSize {
-		rows = rows[:pageSize]
-		page.Next = rows[pageSize-1].ID
+	for { // the database knows some of the filter
+		var rows []*sqlstore.Destination
+		err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			rows, err = tx.Destinations(ctx, d.o.name, cursor, filter, pageSize+1)
+			return err
+		})
+		if err != nil {
+			return Page[*destination.Destination]{}, err
+		}
+		for _, row := range rows {
+			if !f.fits(&row.Destination) {
+				continue
+			}
+			if len(page.Items) == pageSize {
+				page.Next = page.Items[pageSize-1].ID
+				return page, nil
+			}
+			page.Items = append(page.Items, &row.Destination)
+		}
+		if len(rows) <= pageSize {
+			return page, nil
+		}
+		cursor = rows[len(rows)-1].ID
 	}
-	for _, row := range rows {
-		page.Items = append(page.Items, &row.Destination)
+}
+
+// All iterates over the destinations that the filter selects, page by page. An error ends it.
+func (d *Destinations) All(ctx context.Context, f DestinationFilter) iter.Seq2[*destination.Destination, error] {
+	return func(yield func(*destination.Destination, error) bool) {
+		for cursor := ""; ; {
+			page, err := d.List(ctx, f, cursor)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, item := range page.Items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if cursor = page.Next; cursor == "" {
+				return
+			}
+		}
 	}
-	return page, nil
 }
 
 // Update changes what the patch sets. It is checked as a whole, as by Create. A change that another has overtaken is made
 // on top of that, unless the patch demands a version: then it is ErrStale. Enabling a destination resets its
 // failures and its breaker, and lets out what was held at a bounded rate; disabling it holds what waits.
 func (d *Destinations) Update(ctx context.Context, id string, p destination.Patch) (*destination.Destination, error) {
+	return d.update(ctx, id, access.WriteDestinations, p, d.apply)
+}
+
+func (d *Destinations) update(ctx context.Context, id string, action access.Action, p destination.Patch,
+	apply func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error,
+) (*destination.Destination, error) {
 	const tries = 10
 	for range tries {
-		row, err := d.get(ctx, id)
+		row, err := d.get(ctx, id, action)
 		if err != nil {
 			return nil, err
 		}
@@ -257,7 +415,7 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 			return nil, fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, id, row.Version, p.IfVersion)
 		}
 		toggled := p.Disabled != nil && *p.Disabled != row.Disabled
-		if err := d.apply(ctx, row, p); err != nil {
+		if err := apply(ctx, row, p); err != nil {
 			return nil, err
 		}
 		before := row.Version
@@ -283,6 +441,10 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 			return nil, err
 		default:
 			d.o.s.engine.Wake()
+			d.changed(row, DestinationUpdated, "")
+			if toggled {
+				d.changed(row, map[bool]EventKind{true: DestinationDisabled, false: DestinationEnabled}[row.Disabled], "")
+			}
 			return &row.Destination, nil
 		}
 	}
@@ -299,7 +461,13 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	patch(&row.Icon, p.Icon)
 	patch(&row.Instructions, p.Instructions)
 	patch(&row.Tags, p.Tags)
+	patch(&row.Subscription, p.Subscription)
 	patch(&row.Default, p.Default)
+	patch(&row.DefaultTopics, p.DefaultTopics)
+	patch(&row.Fallback, p.Fallback)
+	if p.Default != nil && !*p.Default && p.DefaultTopics == nil && p.Fallback == nil {
+		row.DefaultTopics, row.Fallback = nil, 0
+	}
 	patch(&row.Disabled, p.Disabled)
 	patch(&row.Limits, p.Limits)
 	patch(&row.Retry, p.Retry)
@@ -315,19 +483,26 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 		return destination.NewValidationError("destination", errors.Join(wrong,
 			destination.Invalid("config", "Patch has both Config and Merge; give one")))
 	}
+	return d.reconfigure(ctx, row, wrong, func(stored json.RawMessage) (destination.Config, error) {
+		if p.Merge == nil {
+			return p.Config, nil
+		}
+		merged, err := destination.MergePatch(stored, p.Merge)
+		return destination.As(row.Type, merged), destination.Within("config", err)
+	})
+}
+
+// reconfigure puts into row what change makes of its config. wrong is what is wrong with other fields.
+func (d *Destinations) reconfigure(ctx context.Context, row *sqlstore.Destination, wrong error, change func(stored json.RawMessage) (destination.Config, error)) error {
 	stored, err := engine.RawConfig(ctx, d.o.s.settings.Keys, row)
 	if err != nil {
 		return fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
-	config := p.Config
-	if p.Merge != nil {
-		merged, err := destination.MergePatch(stored, p.Merge)
-		if err != nil {
-			return destination.NewValidationError("destination", errors.Join(wrong, destination.Within("config", err)))
-		}
-		config = destination.As(row.Type, merged)
+	var parsed any
+	config, err := change(stored)
+	if err == nil {
+		parsed, err = d.parse(row.Type, config, stored)
 	}
-	parsed, err := d.parse(row.Type, config, stored)
 	if err := destination.NewValidationError("destination", errors.Join(wrong, err)); err != nil {
 		return err
 	}
@@ -341,74 +516,32 @@ func patch[T any](field *T, to *T) {
 	}
 }
 
-// Pause holds what waits for a destination, until Resume: nothing more is attempted. Attempts under way go on.
-func (d *Destinations) Pause(ctx context.Context, id string) error { return d.pause(ctx, id, true) }
-
-// Resume ends a Pause.
-func (d *Destinations) Resume(ctx context.Context, id string) error { return d.pause(ctx, id, false) }
-
-func (d *Destinations) pause(ctx context.Context, id string, paused bool) error {
-	row, err := d.get(ctx, id)
-	if err != nil {
-		return err
-	}
-	found := false
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		found, err = tx.PauseDestination(ctx, d.o.name, row.ID, paused)
-		return err
-	}, sqlstore.Again)
-	if err == nil && !found {
-		err = notFound("destination", id)
-	}
-	d.o.s.engine.Wake()
-	return err
-}
-
-// OpenBreaker opens a destination's breaker until CloseBreaker: what waits for it is held, and no probe is let through.
-func (d *Destinations) OpenBreaker(ctx context.Context, id string) error {
-	return d.setBreaker(ctx, id, retry.Open)
-}
-
-// CloseBreaker closes a destination's breaker and counts its failures from zero. It opens again for new failures, unless
-// retry.Breaker.Off is set. Of a disabled destination it is an error.
-func (d *Destinations) CloseBreaker(ctx context.Context, id string) error {
-	return d.setBreaker(ctx, id, retry.Closed)
-}
-
-func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.BreakerState) error {
-	row, err := d.get(ctx, id)
-	if err != nil {
-		return err
-	}
-	if row.Disabled {
-		return fmt.Errorf("delivery: destination %q is disabled; enable it instead, which also resets its breaker", id)
-	}
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.SetBreaker(ctx, row, state, d.o.s.engine.Breaker(row))
-	}, sqlstore.Again)
-	d.o.s.engine.Wake()
-	return err
-}
-
-// Delete takes a destination out of use; its history stays. Where items wait for it, pending says what becomes of them.
+// Delete takes a destination out of use; its history stays. Where items wait for it, pending says what becomes of them. With
+// destination.DrainPending they are delivered first: until then the destination is listed, takes nothing new, and can be
+// changed; then Maintain deletes it.
 func (d *Destinations) Delete(ctx context.Context, id string, pending destination.Pending) error {
-	row, err := d.get(ctx, id)
+	row, err := d.get(ctx, id, access.WriteDestinations)
 	if err != nil {
 		return err
 	}
-	if pending != destination.RefusePending && pending != destination.CancelPending {
+	if pending < destination.RefusePending || pending > destination.DrainPending {
 		return destination.NewValidationError("deletion", destination.Invalid("pending", "%d is not a destination.Pending", pending))
 	}
+	drained := true
 	for more := true; more; {
 		err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 			more = false
-			if pending == destination.RefusePending {
+			drained = true
+			if pending != destination.CancelPending {
 				rows, err := d.o.s.store.Pending(ctx, tx, d.o.name, "", row.No, 1)
-				if err != nil {
+				switch {
+				case err != nil:
 					return err
-				}
-				if len(rows) > 0 {
+				case len(rows) > 0 && pending == destination.RefusePending:
 					return ErrInUse
+				case len(rows) > 0:
+					drained = false
+					return tx.DrainDestination(ctx, d.o.name, row.ID)
 				}
 			} else if waiting, err := tx.CancelPending(ctx, d.o.name, "", row.No, queue.DestinationGone); err != nil {
 				return err
@@ -421,55 +554,10 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 			return err
 		}
 	}
+	if drained {
+		d.changed(row, DestinationDeleted, "")
+	} else {
+		d.changed(row, DestinationUpdated, "it is deleted once nothing waits for it")
+	}
 	return nil
-}
-
-// Test tests the connection to a destination, for real and within the time limit of an attempt, and reports step by step.
-// Types without a test are errors.ErrUnsupported.
-func (d *Destinations) Test(ctx context.Context, id string) (*destination.TestReport, error) {
-	row, err := d.get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	t := d.typ(row.Type)
-	if t == nil {
-		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
-	}
-	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
-	if err != nil {
-		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
-	}
-	return d.test(ctx, t, row, config)
-}
-
-func (d *Destinations) test(ctx context.Context, t *wiring.Type, row *sqlstore.Destination, config any) (report *destination.TestReport, err error) {
-	if t.Tester == nil {
-		return nil, fmt.Errorf("delivery: connections of type %q cannot be tested: %w", t.Name, errors.ErrUnsupported)
-	}
-	ctx, cancel := context.WithTimeout(ctx, d.o.s.engine.Timeout(row.Limits))
-	defer cancel()
-	defer func() {
-		if r := recover(); r != nil {
-			report, err = nil, fmt.Errorf("delivery: the connection test panicked: %v", r)
-		}
-	}()
-	return t.Tester.Test(ctx, &handler.TestRequest{Organization: d.o.name, DestinationID: row.ID, Config: config})
-}
-
-// SigningSecrets returns the secrets that a destination signs with, the newest first: to show a generated one to who will
-// verify it. It is for the destination's owners only.
-func (d *Destinations) SigningSecrets(ctx context.Context, id string) ([]destination.Secret, error) {
-	row, err := d.get(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	t := d.typ(row.Type)
-	if t == nil || t.Signer == nil {
-		return nil, fmt.Errorf("delivery: destinations of type %q do not sign: %w", row.Type, errors.ErrUnsupported)
-	}
-	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
-	if err != nil {
-		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
-	}
-	return t.Signer.SigningSecrets(config), nil
 }

@@ -131,7 +131,7 @@ func TestListPages(t *testing.T) {
 		create(t, svc.Org("other"), destination.Spec{})
 		var got []string
 		for cursor, pages := "", 0; ; pages++ {
-			page := must[delivery.Page[*destination.Destination]](t)(acme.Destinations().List(t.Context(), cursor))
+			page := must[delivery.Page[*destination.Destination]](t)(acme.Destinations().List(t.Context(), delivery.DestinationFilter{}, cursor))
 			for _, d := range page.Items {
 				got = append(got, d.ID)
 			}
@@ -145,7 +145,7 @@ func TestListPages(t *testing.T) {
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("%d of %d destinations, or another order", len(got), len(want))
 		}
-		if _, err := acme.Destinations().List(t.Context(), "bad"); err == nil {
+		if _, err := acme.Destinations().List(t.Context(), delivery.DestinationFilter{}, "bad"); err == nil {
 			t.Error("a bad cursor is no error")
 		}
 	})

@@ -13,8 +13,9 @@ var (
 	ErrNotFound = errors.New("delivery: not found")
 	// ErrOrganization: the organization's name is unusable.
 	ErrOrganization = errors.New("delivery: bad organization name")
-	// ErrNoDestinations: the request names no destination, and the organization has no default.
-	ErrNoDestinations = errors.New("delivery: the request names no destination and the organization has no default one")
+	// ErrNoDestinations: the request names no destination and the organization has no default for its topic, or nothing
+	// has subscribed to it or has the tags that it asks for.
+	ErrNoDestinations = errors.New("delivery: the request names no destination, and no default, subscriber or tag gives it one")
 	// ErrStale: the destination has another version than Patch.IfVersion by now.
 	ErrStale = errors.New("delivery: it has been changed meanwhile")
 	// ErrInUse: items wait for the destination that is to be deleted.
@@ -44,5 +45,3 @@ type ConflictError struct {
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("delivery: the idempotency key %q was used before for another request, delivery %s", e.Key, e.Delivery)
 }
-
-func notFound(kind, id string) error { return fmt.Errorf("%w: %s %q", ErrNotFound, kind, id) }

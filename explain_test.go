@@ -124,7 +124,7 @@ func TestExplainNoHandler(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = sender.Close() })
-		d := must[delivery.Page[*destination.Destination]](t)(acme.Destinations().List(t.Context(), "")).Items[0]
+		d := must[delivery.Page[*destination.Destination]](t)(acme.Destinations().List(t.Context(), delivery.DestinationFilter{}, "")).Items[0]
 		must[*destination.Destination](t)(acme.Destinations().Update(t.Context(), d.ID, destination.Patch{Disabled: destination.Set(false)}))
 		reason := func() queue.Reason {
 			return must[[]queue.Explanation](t)(sender.Org("acme").Explain(t.Context(), id))[0].Reason

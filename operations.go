@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -22,11 +23,11 @@ func (s *DeliveryService) Queue() *Queue { return &Queue{s: s} }
 func (o *Org) Queue() *Queue { return &Queue{s: o.s, org: o} }
 
 // organization is whose queue it is, sqlstore.Everyone for all.
-func (q *Queue) organization() (string, error) {
+func (q *Queue) organization(ctx context.Context, action access.Action) (string, error) {
 	if q.org == nil {
 		return sqlstore.Everyone, q.s.open()
 	}
-	return q.org.name, q.org.check()
+	return q.org.name, q.org.authorize(ctx, action)
 }
 
 // Pause holds all that waits, until Resume: nothing more is attempted, by any process. Attempts under way go on, and new
@@ -37,7 +38,7 @@ func (q *Queue) Pause(ctx context.Context) error { return q.pause(ctx, true) }
 func (q *Queue) Resume(ctx context.Context) error { return q.pause(ctx, false) }
 
 func (q *Queue) pause(ctx context.Context, paused bool) error {
-	organization, err := q.organization()
+	organization, err := q.organization(ctx, access.OperateQueue)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ const statsWindow = 5 * time.Minute
 // Stats counts what waits. It reads all of it, in half a second or so for a million items: it is for dashboards and alerts,
 // not for each request.
 func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
-	organization, err := q.organization()
+	organization, err := q.organization(ctx, access.ReadDeliveries)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/netguard"
@@ -172,6 +173,26 @@ func between[T int | int64 | time.Duration](what string, v, least, most T) error
 	return nil
 }
 
+// WithAuthorizer has calls with an access.Actor in their context decided by a: by access.ByRole() if it is not given.
+func WithAuthorizer(a access.Authorizer) Option {
+	return once("WithAuthorizer", func(s *wiring.Settings) error {
+		if isNil(a) {
+			return errors.New("the authorizer is nil")
+		}
+		s.Authorizer = a
+		return nil
+	})
+}
+
+// WithActorRequired refuses calls of Org and below without an access.Actor in their context, which else are the host's own
+// and trusted.
+func WithActorRequired() Option {
+	return once("WithActorRequired", func(s *wiring.Settings) error {
+		s.ActorRequired = true
+		return nil
+	})
+}
+
 // WithLogger sets where the service logs: slog.Default() if not given.
 func WithLogger(l *slog.Logger) Option {
 	return once("WithLogger", func(s *wiring.Settings) error {
@@ -250,6 +271,25 @@ func WithRetention(r Retention) Option {
 		}
 		return errors.Join(dead, between("deliveries", k.Deliveries, 0, 100*365*24*time.Hour),
 			between("statistics", k.Statistics, time.Hour, 10*365*24*time.Hour))
+	})
+}
+
+// HealthChecks says how often Maintain tests the connections of destinations that nothing is delivered to. A zero field is the
+// default in its comment.
+type HealthChecks struct {
+	Every   time.Duration // of destinations that have had no attempt for so long: 6 h; negative: never
+	Failing time.Duration // of those whose last test failed, or which are not healthy: 5 min
+}
+
+// WithHealthChecks sets how often connections are tested. Tests are those of Destinations.Test.
+func WithHealthChecks(h HealthChecks) Option {
+	return once("WithHealthChecks", func(s *wiring.Settings) error {
+		set(&s.Checks.Every, h.Every)
+		set(&s.Checks.Failing, h.Failing)
+		if s.Checks.Every < 0 {
+			return nil
+		}
+		return errors.Join(between("every", s.Checks.Every, time.Minute, 365*24*time.Hour), between("failing", s.Checks.Failing, time.Minute, s.Checks.Every))
 	})
 }
 

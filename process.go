@@ -125,6 +125,10 @@ type Chores struct {
 	DeliveriesExpired      int // by WithRetention, once an hour
 	Removals               int // of what deliveries wrote, by handlers that are a handler.Remover, once an hour
 	RemovalsFailed         int // they are tried again
+	SecurityEventsExpired  int // after 180 days
+	ConfigsResealed        int // with the primary key, that an older one had sealed
+	DestinationsChecked    int // by a scheduled connection test, see WithHealthChecks
+	DestinationsDrained    int // deleted, now that nothing waits for them
 	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
 }
 
@@ -150,6 +154,15 @@ func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 		s.retain(ctx, &chores),
 		s.collect(ctx, &chores),
 		s.collectOrphans(ctx, &chores),
+		s.flushSecurity(ctx),
+		s.chore(ctx, "security events", time.Hour, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			n, err := tx.ExpireSecurityEvents(ctx, tx.Now.Add(-securityLifetime), batch)
+			chores.SecurityEventsExpired += int(n)
+			return n < batch, err
+		}),
+		s.reseal(ctx, &chores),
+		s.drain(ctx, &chores),
+		s.check(ctx, &chores),
 		s.upkeep(ctx, &chores),
 		s.remove(ctx, &chores),
 	)
@@ -216,7 +229,9 @@ func (s *DeliveryService) maintainOne(ctx context.Context, t *wiring.Type, d *sq
 const (
 	stagedLifetime = 24 * time.Hour
 	choreLease     = 5 * time.Minute
-	batch          = 500 // rows that one transaction of a chore removes
+
+	securityLifetime = 180 * 24 * time.Hour
+	batch            = 500 // rows that one transaction of a chore removes
 )
 
 // retain removes deliveries that are older than the retention, organization by organization.

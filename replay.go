@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 )
@@ -25,17 +26,18 @@ type Replay struct {
 // not take it for a repetition. Topic, tags, metadata, correlation id, priority and retry policy are those of the old
 // delivery, as are the params and retry policies that it has for single destinations; Status.ReplayOf is its id. A stored
 // payload is shared by both. One that is gone is ErrNotFound, as is a delivery that the organization does not have.
-func (o *Org) Replay(ctx context.Context, r Replay) (*Receipt, error) {
-	if err := o.check(); err != nil {
+func (o *Org) Replay(ctx context.Context, r Replay) (_ *Receipt, err error) {
+	if err := o.authorize(ctx, access.Deliver); err != nil {
 		return nil, err
 	}
+	defer o.watch(ctx, access.Deliver, &err)
 	id, ok := canonicalID(r.Delivery)
 	if !ok {
 		return nil, notFound("delivery", r.Delivery)
 	}
 	var old *sqlstore.Delivery
 	var items []sqlstore.EnqueuedItem
-	err := o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if old, err = tx.Delivery(ctx, o.name, id); err != nil || old == nil {
 			return err
 		}

@@ -23,8 +23,11 @@ import (
 type Request struct {
 	Payload payload.Payload
 	Topic   string // what it is about: "report.finished"
-	// Destinations are ids; without any, the organization's defaults are meant. An id named twice counts once.
-	Destinations []string
+	// Destinations are ids. They, DestinationTags and Subscribers add up; a destination that is meant twice counts once.
+	// Without any of the three, the organization's defaults for the topic are meant.
+	Destinations    []string
+	DestinationTags []string // destinations that have one of these tags
+	Subscribers     bool     // destinations whose Subscription matches topic, tags and metadata
 	// IdempotencyKey makes a repeated request harmless: the same key with the same request gives the first receipt,
 	// with another request a *ConflictError, for 24 hours. Topic, content, destinations, tags, metadata, priority,
 	// retry policy and overrides make up the request; its times, correlation id and trace context do not, because a
@@ -74,6 +77,7 @@ type Receipt struct {
 type ReceiptItem struct {
 	ID          string
 	Destination string
+	Fallback    bool // it stands in for the primary defaults, none of which is usable
 }
 
 const (
@@ -127,6 +131,12 @@ func (o *Org) prepare(req Request, path string) (*prepared, error) {
 	}
 	for i, tag := range req.Tags {
 		text(fmt.Sprintf("tags[%d]", i), tag, 100)
+	}
+	if len(req.DestinationTags) > mostTags {
+		invalid("destination_tags", "has %d tags, at most %d are allowed", len(req.DestinationTags), mostTags)
+	}
+	for i, tag := range req.DestinationTags {
+		text(fmt.Sprintf("destination_tags[%d]", i), tag, 100)
 	}
 	size := 0
 	for k, v := range req.Metadata {
@@ -202,6 +212,7 @@ func (o *Org) prepare(req Request, path string) (*prepared, error) {
 		Metadata: req.Metadata, Options: sqlstore.Options{Retry: req.Retry},
 	}
 	p.NotBefore, p.KeyExpires, p.Most = req.NotBefore, keyLifetime, quotas.Destinations
+	p.Subscribers, p.Tagged = req.Subscribers, req.DestinationTags
 	for i, id := range ids {
 		item := sqlstore.NewItem{Destination: id, Priority: int(req.Priority), NotBefore: req.NotBefore}
 		if v, ok := overrides[id]; ok {
@@ -251,6 +262,12 @@ func (p *prepared) fingerprint() {
 		"v": 1, "topic": p.Topic, "destinations": ids, "payload": p.Payload.SHA256, "source": p.Payload.Source, "ref": p.Payload.Ref,
 		"tags": p.Tags, "metadata": p.Metadata, "priority": p.Priority, "retry": p.Options.Retry, "overrides": overrides,
 		"priorities": priorities,
+	}
+	if p.Subscribers || len(p.Tagged) > 0 {
+		request["subscribers"], request["tagged"] = p.Subscribers, p.Tagged
+	}
+	if p.Options.Test {
+		request["test"] = true
 	}
 	if p.ReplayOf != "" {
 		request["replay_of"] = p.ReplayOf

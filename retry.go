@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
@@ -23,10 +24,11 @@ const mostItems = 1 << 16
 // What cannot be retried is ErrNotRetryable, and then nothing is: items that were delivered, cancelled or purged, where they
 // are named or nothing else is left; dead letters whose deadline has passed, for that is their promise, whose destination
 // was deleted or whose payload is gone. Replay has a way around each but the last.
-func (o *Org) Retry(ctx context.Context, id string, destinations ...string) error {
-	if err := o.check(); err != nil {
+func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err error) {
+	if err := o.authorize(ctx, access.OperateDeliveries); err != nil {
 		return err
 	}
+	defer o.watch(ctx, access.OperateDeliveries, &err)
 	canonical, ok := canonicalID(id)
 	if !ok {
 		return notFound("delivery", id)
@@ -40,7 +42,7 @@ func (o *Org) Retry(ctx context.Context, id string, destinations ...string) erro
 		named = append(named, c)
 	}
 	var records []sqlstore.Key // of what the last run of the transaction did
-	err := o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		records, err = o.retry(ctx, tx, canonical, named)
 		return err
 	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {

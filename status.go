@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -25,6 +26,7 @@ type Status struct {
 	CreatedAt      time.Time
 	Deadline       time.Time
 	Items          []Item
+	Test           bool   // a sample, see Destinations.Sample
 	ReplayOf       string // the delivery that Replay repeated with it
 	DetailsURL     string // by WithDetailsURL
 }
@@ -34,6 +36,7 @@ type Item struct {
 	ID          string
 	Destination string
 	Label, Type string // of the destination
+	Fallback    bool   // it stands in for the primary defaults
 	State       queue.State
 	Reason      queue.Reason      // why it waits or ended
 	NextAttempt time.Time         // where it waits for one
@@ -78,10 +81,11 @@ type AttemptError struct {
 func (e *AttemptError) Error() string { return e.Message }
 
 // Status returns what became of a delivery so far.
-func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
-	if err := o.check(); err != nil {
+func (o *Org) Status(ctx context.Context, id string) (_ *Status, err error) {
+	if err := o.authorize(ctx, access.ReadDeliveries); err != nil {
 		return nil, err
 	}
+	defer o.watch(ctx, access.ReadDeliveries, &err)
 	canonical, ok := canonicalID(id)
 	if !ok {
 		return nil, notFound("delivery", id)
@@ -92,7 +96,7 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	var destinations []*sqlstore.Destination
 	var written []sqlstore.Written
 	var now time.Time
-	err := o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		now = tx.Now
 		if d, err = tx.Delivery(ctx, o.name, canonical); err != nil || d == nil {
 			return err
@@ -119,7 +123,10 @@ func (o *Org) Status(ctx context.Context, id string) (*Status, error) {
 	s := &Status{
 		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey, CorrelationID: d.CorrelationID,
 		Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
-		Items: items(d.ID, now, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID),
+		Items: items(d.ID, now, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID), Test: d.Options.Test,
+	}
+	for i := range s.Items {
+		s.Items[i].Fallback = d.Fallback
 	}
 	for _, w := range written {
 		for i := range s.Items {
@@ -249,10 +256,11 @@ func (o *Org) WaitFor(ctx context.Context, id string) (*Status, error) {
 
 // Cancel ends what has not ended of a delivery. Items that wait end at once; an attempt that is under way is told to stop
 // within ten seconds, and its item ends cancelled unless the attempt succeeds first. ErrEnded: nothing was left to cancel.
-func (o *Org) Cancel(ctx context.Context, id string) error {
-	if err := o.check(); err != nil {
+func (o *Org) Cancel(ctx context.Context, id string) (err error) {
+	if err := o.authorize(ctx, access.OperateDeliveries); err != nil {
 		return err
 	}
+	defer o.watch(ctx, access.OperateDeliveries, &err)
 	canonical, ok := canonicalID(id)
 	if !ok {
 		return notFound("delivery", id)

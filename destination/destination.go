@@ -62,11 +62,18 @@ type Spec struct {
 	Instructions string // set-up instructions, for people
 	Config       Config
 	Tags         []string
-	Default      bool // among the organization's defaults, which requests that name no destination go to
-	Disabled     bool // items are held until it is enabled
-	Limits       Limits
-	Retry        retry.Policy // over the service's
-	Breaker      retry.Breaker
+	Subscription Subscription // which requests with Subscribers set go here
+	Default      bool         // among the organization's defaults, which requests that name no destination go to
+	// DefaultTopics makes it a default for requests whose topic fits one of these patterns, see MatchTopic. Of such requests
+	// the defaults for all topics get none. Without patterns it is a default for all topics.
+	DefaultTopics []string
+	// Fallback, of a default, is its place among those that step in when all primary ones are disabled or have a breaker that
+	// is not closed: the lowest that is usable gets what they would have got. 0 is a primary one.
+	Fallback int
+	Disabled bool // items are held until it is enabled
+	Limits   Limits
+	Retry    retry.Policy // over the service's
+	Breaker  retry.Breaker
 }
 
 type specJSON struct {
@@ -77,7 +84,10 @@ type specJSON struct {
 	Instructions string          `json:"instructions,omitempty"`
 	Config       json.RawMessage `json:"config"`
 	Tags         []string        `json:"tags,omitempty"`
+	Subscription Subscription    `json:"subscription,omitzero"`
 	Default      bool            `json:"default,omitempty"`
+	Topics       []string        `json:"default_topics,omitempty"`
+	Fallback     int             `json:"fallback,omitempty"`
 	Disabled     bool            `json:"disabled,omitempty"`
 	Limits       Limits          `json:"limits,omitzero"`
 	Retry        retry.Policy    `json:"retry,omitzero"`
@@ -93,26 +103,29 @@ func (s *Spec) UnmarshalJSON(b []byte) error {
 	*s = Spec{
 		Label: j.Label, Description: j.Description, Icon: j.Icon, Instructions: j.Instructions,
 		Config: As(j.Type, j.Config), Tags: j.Tags, Default: j.Default, Disabled: j.Disabled, Limits: j.Limits, Retry: j.Retry,
-		Breaker: j.Breaker,
+		Breaker: j.Breaker, Subscription: j.Subscription, DefaultTopics: j.Topics, Fallback: j.Fallback,
 	}
 	return nil
 }
 
 // Patch is a partial update: a nil field is unchanged. Set makes the pointers.
 type Patch struct {
-	Config       Config         // replaces the config; a secret that is still redacted stays as stored
-	Merge        map[string]any // instead: an RFC 7396 merge patch on the stored config; null clears
-	Label        *string
-	Description  *string
-	Icon         *string
-	Instructions *string
-	Tags         *[]string
-	Default      *bool
-	Disabled     *bool
-	Limits       *Limits
-	Retry        *retry.Policy
-	Breaker      *retry.Breaker
-	IfVersion    int64 // not zero: delivery.ErrStale if the destination has another version by now
+	Config        Config         // replaces the config; a secret that is still redacted stays as stored
+	Merge         map[string]any // instead: an RFC 7396 merge patch on the stored config; null clears
+	Label         *string
+	Description   *string
+	Icon          *string
+	Instructions  *string
+	Tags          *[]string
+	Subscription  *Subscription
+	Default       *bool
+	DefaultTopics *[]string
+	Fallback      *int
+	Disabled      *bool
+	Limits        *Limits
+	Retry         *retry.Policy
+	Breaker       *retry.Breaker
+	IfVersion     int64 // not zero: delivery.ErrStale if the destination has another version by now
 }
 
 // Set returns a pointer to v, for the fields of Patch.
@@ -181,28 +194,21 @@ type Destination struct {
 	Instructions   string          `json:"instructions,omitempty"`
 	Config         json.RawMessage `json:"config"`
 	Tags           []string        `json:"tags,omitempty"`
+	Subscription   Subscription    `json:"subscription,omitzero"`
 	Default        bool            `json:"default"`
+	DefaultTopics  []string        `json:"default_topics,omitempty"`
+	Fallback       int             `json:"fallback,omitempty"`
 	Disabled       bool            `json:"disabled"`
 	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, where the service disabled it
 	Limits         Limits          `json:"limits,omitzero"`
 	Retry          retry.Policy    `json:"retry,omitzero"`
 	Breaker        retry.Breaker   `json:"breaker,omitzero"`
-	PausedAt       time.Time       `json:"paused_at,omitzero"` // since when it is paused by hand, if it is
-	Version        int64           `json:"version"`            // grows with each change of the destination, not with what happens to it
+	PausedAt       time.Time       `json:"paused_at,omitzero"`   // since when it is paused by hand, if it is
+	DrainingAt     time.Time       `json:"draining_at,omitzero"` // since when it takes nothing new, and is deleted once nothing waits
+	Version        int64           `json:"version"`              // grows with each change of the destination, not with what happens to it
 	CreatedAt      time.Time       `json:"created_at"`
 	UpdatedAt      time.Time       `json:"updated_at"`
 	Health         Health          `json:"health"`
-}
-
-// Health is what the last attempts say of a destination.
-type Health struct {
-	ConsecutiveFailures int       `json:"consecutive_failures"` // zero after each success
-	FailingSince        time.Time `json:"failing_since,omitzero"`
-	LastFailure         time.Time `json:"last_failure,omitzero"`
-
-	Breaker      retry.BreakerState `json:"breaker"`
-	BreakerSince time.Time          `json:"breaker_since,omitzero"` // of its last change
-	ProbeAt      time.Time          `json:"probe_at,omitzero"`      // when it is next half-open; zero where no time is set
 }
 
 // Pending says what becomes of the items that wait for a destination which is to be deleted.
@@ -212,7 +218,15 @@ type Pending int
 const (
 	RefusePending Pending = iota // delivery.ErrInUse if there are any
 	CancelPending                // they end cancelled
+	DrainPending                 // they are delivered first: until then it is listed, and takes nothing new
 )
+
+// Rotation replaces the signing secret of a destination. The zero Rotation has a secret generated, and both are used for a
+// day.
+type Rotation struct {
+	Secret  Secret   // one that the receiver brings; generated if it is not set
+	Overlap Duration // how long the secrets so far are used beside it: 24 h; negative: not at all
+}
 
 // TypeInfo describes a registered type, for forms and lists.
 type TypeInfo struct {

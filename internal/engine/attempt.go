@@ -166,7 +166,7 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 	}
 	req := &handler.Request{
 		MessageID: ItemID(j.Delivery, j.N), DeliveryID: j.Delivery, ItemID: ItemID(j.Delivery, j.N), Attempt: j.Attempt + 1,
-		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic,
+		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic, Test: d.Options.Test,
 		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
 		Transfer: &transfer{ctx, e.Store, j.Key},
 	}

@@ -5,10 +5,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/events"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
@@ -17,7 +19,8 @@ import (
 // Engine may be used by many goroutines at once; passes that overlap share nothing but the claimer.
 type Engine struct {
 	*wiring.Settings
-	Store *sqlstore.Store
+	Store  *sqlstore.Store
+	Events events.Bus
 
 	claimer  claimer
 	sweeper  sweeper
@@ -58,15 +61,24 @@ func (e *Engine) tell(outcomes []*sqlstore.Outcome) {
 
 // report tells what became of destinations.
 func (e *Engine) report(changes []sqlstore.HealthChange) {
+	publish := func(c sqlstore.HealthChange, kind, reason string) {
+		e.Events.Publish(events.Event{Kind: kind, Organization: c.Organization, Destination: c.Destination, Reason: reason, At: e.Now().UTC()})
+	}
 	for _, c := range changes {
 		log := e.Logger.With("organization", c.Organization, "destination", c.Destination)
 		switch c.Verdict {
 		case sqlstore.Opened:
 			log.Warn("delivery: the breaker of a destination opens; its items wait", "failures", c.Failures, "until", c.Until)
+			publish(c, "breaker.opened", fmt.Sprintf("%d failures in a row", c.Failures))
 		case sqlstore.GivenUp:
 			log.Warn("delivery: a destination is disabled; its items are held until it is enabled", "reason", c.Disabled)
+			publish(c, "destination.disabled", c.Disabled)
 		case sqlstore.Recovered:
 			log.Info("delivery: the breaker of a destination closes", "enabled", c.Enabled)
+			publish(c, "breaker.closed", "")
+			if c.Enabled {
+				publish(c, "destination.enabled", "it was seen to be well again")
+			}
 		}
 	}
 }

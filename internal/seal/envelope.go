@@ -73,3 +73,6 @@ func parse(b []byte) (envelope, error) {
 	}
 	return e, nil
 }
+
+// Prefix is what every value begins with that a key has sealed, and no other.
+func Prefix(keyID string) []byte { return append([]byte{formatVersion, byte(len(keyID))}, keyID...) }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 )
@@ -213,4 +214,16 @@ func (r *Keyring) Rewrap(ctx context.Context, sealed []byte, ad AD) (rewrapped [
 	}
 	rewrapped, err = r.Seal(ctx, plaintext, ad)
 	return rewrapped, err == nil, err
+}
+
+// IDs lists the keys, the primary one first.
+func (r *Keyring) IDs() []string {
+	ids := []string{r.primary}
+	for id := range r.keys {
+		if id != r.primary {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids[1:])
+	return ids
 }

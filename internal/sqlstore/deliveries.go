@@ -54,11 +54,12 @@ func (s *DeliveryScanner) Scan(rows *sql.Rows) (*Delivery, error) {
 	d.CorrelationID, d.TraceParent = s.correlation.String, s.trace.String
 	d.Payload.Info = payload.Info{Name: s.name.String, ContentType: s.contentType.String, Size: s.size.Int64, SHA256: hex.EncodeToString(s.sha)}
 	d.Payload.ID, d.Payload.Source, d.Payload.Ref = s.id.String, s.src.String, s.ref.String
-	d.Faulty = errors.Join(decode("tags", s.tags, &d.Tags), decode("metadata", s.metadata, &d.Metadata), decode("options", s.options, &d.Options))
+	d.Faulty = errors.Join(Decode("tags", s.tags, &d.Tags), Decode("metadata", s.metadata, &d.Metadata), Decode("options", s.options, &d.Options))
 	return &d, nil
 }
 
-func decode(name string, raw []byte, v any) error {
+// Decode reads a JSON column into v; nothing leaves it as it is.
+func Decode(name string, raw []byte, v any) error {
 	if len(raw) == 0 {
 		return nil
 	}
@@ -68,12 +69,14 @@ func decode(name string, raw []byte, v any) error {
 	return nil
 }
 
-// TakenKey reads the delivery that holds an idempotency key.
-func (tx *Tx) TakenKey(ctx context.Context, organization, key string) (delivery string, fingerprint []byte, err error) {
+// TakenKey reads the delivery that holds an idempotency key, and whether it went to a fallback.
+func (tx *Tx) TakenKey(ctx context.Context, organization, key string) (delivery string, fingerprint []byte, fallback bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		return rows.Scan(&delivery, &fingerprint)
-	}, `select delivery_id, fingerprint from delivery_idempotency where organization_id = $1 and key = $2`, organization, key)
-	return delivery, fingerprint, err
+		return rows.Scan(&delivery, &fingerprint, &fallback)
+	}, `select k.delivery_id, k.fingerprint, coalesce((select d.fallback from delivery_deliveries d
+			where d.organization_id = k.organization_id and d.id = k.delivery_id), $3)
+		from delivery_idempotency k where k.organization_id = $1 and k.key = $2`, organization, key, false)
+	return delivery, fingerprint, fallback, err
 }
 
 // Withdraw removes what Enqueue has just inserted in the same transaction.
@@ -93,13 +96,14 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 // Delivery reads a delivery, nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
 	var replayOf string
-	scanner := NewDeliveryScanner(Text{&replayOf})
+	var fallback sql.NullBool
+	scanner := NewDeliveryScanner(Text{&replayOf}, &fallback)
 	err = tx.Query(ctx, func(rows *sql.Rows) (err error) {
 		if d, err = scanner.Scan(rows); d != nil {
-			d.Organization, d.ID, d.ReplayOf = organization, id, replayOf
+			d.Organization, d.ID, d.ReplayOf, d.Fallback = organization, id, replayOf, fallback.Bool
 		}
 		return err
-	}, `select d.replay_of, `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
+	}, `select d.replay_of, d.fallback, `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
 	return d, err
 }
 
@@ -174,7 +178,7 @@ func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...s
 		}
 		attempts = append(attempts, a)
 		last := &attempts[len(attempts)-1]
-		return errors.Join(decode("reference", reference, &last.Reference), decode("detail", detail, &last.Detail))
+		return errors.Join(Decode("reference", reference, &last.Reference), Decode("detail", detail, &last.Detail))
 	}, query, args...)
 	slices.SortStableFunc(attempts, func(a, b Attempt) int {
 		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))

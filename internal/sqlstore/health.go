@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/retry"
 )
 
@@ -243,6 +244,7 @@ func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.Breake
 // show puts into d what its owner sees of h.
 func (d *Destination) show(h *Health) {
 	d.Health.ConsecutiveFailures, d.Health.FailingSince, d.Health.LastFailure = h.Failures, h.FailingSince, h.LastFailure
+	d.Health.Status = destination.StatusOf(h.Failures, h.Breaker)
 	d.Health.Breaker, d.Health.BreakerSince, d.Health.ProbeAt = h.Breaker, h.BreakerAt, h.ProbeAt
 }
 

@@ -50,6 +50,7 @@ type Delivery struct {
 	Options          Options
 	Payload          Payload
 	ReplayOf         string // of Tx.Delivery only: the delivery that it repeats
+	Fallback         bool   // of Tx.Delivery and Resolve only: its items stand in for the primary defaults
 	Faulty           error  // what could not be decoded of it
 }
 
@@ -57,6 +58,7 @@ type Delivery struct {
 type Options struct {
 	Retry retry.Policy   `json:"retry,omitzero"`
 	Items map[int]Option `json:"items,omitempty"`
+	Test  bool           `json:"test,omitempty"` // a sample
 }
 
 // Option is a request's override for one item.
@@ -73,16 +75,23 @@ type Payload struct {
 	Source, Ref string
 }
 
-// NewDelivery is a delivery to insert. Without Items it goes to the organization's defaults, whose options Options cannot
-// then name.
+// NewDelivery is a delivery to insert: for its Items, for what is subscribed and for what has one of the tags. Without any
+// of them it goes to the organization's defaults. Options can name Items alone.
 type NewDelivery struct {
 	Delivery
+	Subscribers bool
+	Tagged      []string
 	NotBefore   time.Time
 	Fingerprint []byte
 	KeyExpires  time.Duration
 	Items       []NewItem
 	Most        int // destinations
 }
+
+// Defaults reports whether it goes to the organization's defaults.
+func (d *NewDelivery) Defaults() bool { return len(d.Items) == 0 && !d.selects() }
+
+func (d *NewDelivery) selects() bool { return d.Subscribers || len(d.Tagged) > 0 }
 
 // NewItem is one of a NewDelivery's items; its number is its place from 1.
 type NewItem struct {
@@ -102,6 +111,7 @@ type Enqueued struct {
 type EnqueuedItem struct {
 	N           int
 	Destination string
+	Fallback    bool // it stands in for the primary defaults
 }
 
 // Share is what one lane gets of a claim.
@@ -217,8 +227,8 @@ func Encode(v any) []byte {
 // Rank is the rank of a priority from 5, the highest, to -5.
 func Rank(priority int) int64 { return int64(5 - priority) }
 
-// NoteMissing lists in each result the wanted destinations that were not found. A delivery that takes the defaults and
-// has none, or any that has more than it may, misses "".
+// NoteMissing lists in each result the wanted destinations that were not found. A delivery that has none although it names
+// none, or has more than it may, misses "".
 func NoteMissing(batch []NewDelivery, results []Enqueued, found []map[string]bool) {
 	for i, d := range batch {
 		r := &results[i]

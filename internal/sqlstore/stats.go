@@ -68,7 +68,7 @@ func (tx *Tx) Workers(ctx context.Context, since time.Time) (types map[string]bo
 		if err := rows.Scan(&raw); err != nil {
 			return err
 		}
-		err := decode("types", raw, &of)
+		err := Decode("types", raw, &of)
 		for _, t := range of {
 			types[t] = true
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -50,6 +51,8 @@ type Dialect interface {
 	Rebind(query string) string
 	// Time is a time as a parameter, nil for the zero time.
 	Time(t time.Time) any
+	// At is a parameter as a time, where nothing else says its type; the database's now where it is null.
+	At(parameter string) string
 	// JSON is a JSON document as a parameter, nil for an empty one.
 	JSON(raw []byte) any
 	// Begin starts a transaction; one that will write waits for other writers here. now is the database's clock.
@@ -349,4 +352,9 @@ func Null(s string) any {
 		return nil
 	}
 	return s
+}
+
+// Storable is text as every database takes it: what is no UTF-8, and a NUL, becomes U+FFFD.
+func Storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }

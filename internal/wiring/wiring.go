@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/netguard"
@@ -33,11 +34,14 @@ type Settings struct {
 	OrganizationConcurrency int // attempts at once of one organization; 0: no limit
 	Quotas                  Quotas
 	Retention               Retention
+	Checks                  Checks
 	Workers                 int
 	PollInterval            time.Duration
 	ShutdownTimeout         time.Duration
 	Lease                   time.Duration
 	SlowLook                time.Duration // from which a look for ready items counts as slow
+	Authorizer              access.Authorizer
+	ActorRequired           bool
 	Logger                  *slog.Logger
 	Network                 netguard.Policy
 	DetailsURL              func(organization, delivery string) string
@@ -73,6 +77,11 @@ type Retention struct {
 	Deliveries, DeadLetters, Statistics time.Duration // the first two 0 for ever
 }
 
+// Checks says how often connections are tested.
+type Checks struct {
+	Every, Failing time.Duration
+}
+
 // Quotas bound what is accepted.
 type Quotas struct {
 	Inline       int64 // bytes of a payload kept in the delivery's row
@@ -92,6 +101,8 @@ type Type struct {
 	Tester    handler.Tester
 	Signer    handler.Signer
 	Describer handler.Describer
+	Rotator   handler.Rotator
+	Warner    handler.Warner
 	Opener    handler.Opener
 	Forgetter handler.Forgetter
 	Upkeep    handler.Maintainer
@@ -106,6 +117,8 @@ func NewType(name string, h handler.Handler) *Type {
 	t.Params, _ = h.(handler.ParamsParser)
 	t.Tester, _ = h.(handler.Tester)
 	t.Signer, _ = h.(handler.Signer)
+	t.Rotator, _ = h.(handler.Rotator)
+	t.Warner, _ = h.(handler.Warner)
 	t.Describer, _ = h.(handler.Describer)
 	t.Opener, _ = h.(handler.Opener)
 	t.Forgetter, _ = h.(handler.Forgetter)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,8 +15,37 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
+const mostResolves = 10
+
 // Enqueue implements sqlstore.Dialect.
-func (Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
+func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
+	for range mostResolves {
+		resolved, err := sqlstore.Resolve(ctx, d, tx, organization, now, batch)
+		if err != nil {
+			return nil, err
+		}
+		results, err := insert(ctx, tx, organization, now, resolved)
+		if err != nil || !overtaken(batch, results) {
+			return results, err
+		}
+	}
+	return nil, errors.New("the organization's destinations are being deleted all the time while a delivery looks for them")
+}
+
+// overtaken reports whether a destination is missing that no delivery names: it was deleted after it was chosen.
+func overtaken(batch []sqlstore.NewDelivery, results []sqlstore.Enqueued) bool {
+	for i, r := range results {
+		for _, id := range r.Missing {
+			if id != "" && !slices.ContainsFunc(batch[i].Items, func(item sqlstore.NewItem) bool { return item.Destination == id }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// insert inserts what is resolved.
+func insert(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
 	query, args, err := enqueue(organization, now, batch)
 	if err != nil {
 		return nil, err
@@ -23,7 +53,7 @@ func (Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization str
 	results := make([]sqlstore.Enqueued, len(batch))
 	found := make([]map[string]bool, len(batch))
 	taken := make([]bool, len(batch))
-	complete := true
+	complete := possible(batch)
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var i int
 		var item sqlstore.EnqueuedItem
@@ -45,42 +75,38 @@ func (Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization str
 	if err != nil {
 		return nil, err
 	}
-	for i := range batch {
-		n := len(results[i].Items)
-		complete = complete && (len(batch[i].Items) > 0 || n > 0 && n <= batch[i].Most)
-	}
 	if !complete {
 		sqlstore.NoteMissing(batch, results, found)
 		return results, nil
 	}
 	for i := range results {
-		r := &results[i]
-		r.Taken = taken[i]
-		if r.Items == nil {
-			r.Items = wanted(&batch[i])
-		}
-		slices.SortFunc(r.Items, func(a, b sqlstore.EnqueuedItem) int { return cmp.Compare(a.N, b.N) })
+		results[i].Items, results[i].Taken = wanted(&batch[i]), taken[i]
 	}
 	return results, nil
 }
 
-// wanted are the items of a delivery that names its destinations.
+// possible reports whether each delivery has destinations, and not too many.
+func possible(batch []sqlstore.NewDelivery) bool {
+	return !slices.ContainsFunc(batch, func(d sqlstore.NewDelivery) bool { return len(d.Items) == 0 || len(d.Items) > d.Most })
+}
+
+// wanted are the items that a delivery is to have.
 func wanted(d *sqlstore.NewDelivery) []sqlstore.EnqueuedItem {
 	items := make([]sqlstore.EnqueuedItem, len(d.Items))
 	for k, item := range d.Items {
-		items[k] = sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination}
+		items[k] = sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination, Fallback: d.Fallback}
 	}
 	return items
 }
 
-// enqueue is a statement that resolves destinations and inserts. Nothing in it can fail for what a request holds, so that
+// enqueue is a statement that finds destinations and inserts. Nothing in it can fail for what a request holds, so that
 // a host's transaction stays usable: with a destination missing it inserts nothing, and a taken key is no row in keys. It
 // returns rows for what the caller cannot know, or for all items if something is missing. Requests and items are never
 // joined, because the planner takes their arrays for short ones and would loop over one for each row of the other; so
 // items carry what they need of their request.
 //
-// It mentions only what the batch needs. Drivers have it parsed and planned in each transaction, and with all columns,
-// keys and defaults that takes longer than to insert a single delivery.
+// It mentions only what the batch needs. Drivers have it parsed and planned in each transaction, and with all columns
+// and keys that takes longer than to insert a single delivery.
 func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (query string, args []any, err error) {
 	r, err := newRequests(batch)
 	if err != nil {
@@ -98,10 +124,7 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 		}
 		return ""
 	}
-	keyed, defaults, timed := !r.key.empty(), !r.defaults.empty(), !r.itemNotBefore.empty() || !r.itemDeadline.empty()
-	if defaults { // their items take the times of the requests
-		timed = timed || !r.notBefore.empty() || !r.deadline.empty()
-	}
+	keyed, timed := !r.key.empty(), !r.itemNotBefore.empty() || !r.itemDeadline.empty()
 
 	columns := present([]column{
 		{"id", "uuid", &r.id}, {"deadline", "timestamptz", &r.deadline}, {"priority", "smallint", &r.priority},
@@ -109,17 +132,13 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 		{"trace_parent", "text", &r.trace}, {"tags", "jsonb", &r.tags}, {"metadata", "jsonb", &r.metadata},
 		{"options", "jsonb", &r.options}, {"payload_name", "text", &r.name}, {"payload_type", "text", &r.contentType},
 		{"payload_size", "bigint", &r.size}, {"payload_id", "uuid", &r.payloadID}, {"payload_source", "text", &r.source},
-		{"payload_ref", "text", &r.ref},
+		{"payload_ref", "text", &r.ref}, {"fallback", "boolean", &r.fallback},
 	})
 	inserted := names(columns)
 	columns = append(columns, present([]column{
 		{"hash_at", "int", &r.hashAt}, {"inline", "boolean", &r.inline}, {"fingerprint", "bytea", &r.fingerprint}, {"ttl", "bigint", &r.ttl},
 	})...)
-	if defaults {
-		columns = append(columns, column{"defaults", "boolean", &r.defaults}, column{"rank", "smallint", &r.rank})
-		columns = append(columns, present([]column{{"not_before", "timestamptz", &r.notBefore}})...)
-	}
-	s.text("with req as (select * from ", s.unnest(columns), " with ordinality r(", names(columns), ", i))")
+	s.text("with req as (select * from ", s.unnest(columns), " r(", names(columns), "))")
 
 	items := []column{
 		{"i", "int", &r.i}, {"n", "smallint", &r.n}, {"id", "uuid", &r.destination}, {"rank", "smallint", &r.itemRank},
@@ -131,30 +150,10 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 	if keyed {
 		items = append(items, column{"keyed", "boolean", &r.keyed})
 	}
-	if defaults {
-		s.text(`, defaults as materialized (
-  select d.id, d.no, row_number() over (order by d.no) n from delivery_destinations d
-   where d.organization_id = `, org, ` and d.is_default and d.deleted_at is null)`)
-	}
 	s.text(`, dest as materialized (select it.*, (select d.no from delivery_destinations d
-     where d.organization_id = `, org, ` and d.id = it.id and d.deleted_at is null) no`, given(defaults, `, false by_default`), `
-    from `, s.unnest(items), ` it(`, names(items), `)`)
-	if defaults {
-		ofRequest := func(name string, values *array) string {
-			if values.empty() {
-				return ", null"
-			}
-			return ", r." + name
-		}
-		s.text(`
-   union all select r.i, d.n, d.id, r.rank, r.id`, given(timed, ofRequest("not_before", &r.notBefore)+ofRequest("deadline", &r.deadline)),
-			given(keyed, `, nullif(r.idempotency_key is not null, false)`), `, d.no, true from req r cross join defaults d where r.defaults`)
-	}
-	s.text(`), ok as materialized (select not exists (select from dest where no is null)`)
-	if defaults {
-		s.text(` and (select count(*) from defaults) between 1 and `, s.arg(r.most), `::int`)
-	}
-	s.text(` ok)`)
+     where d.organization_id = `, org, ` and d.id = it.id and d.deleted_at is null and d.draining_at is null) no
+    from `, s.unnest(items), ` it(`, names(items), `)), ok as materialized (
+  select `, given(!possible(batch), `false and `), `not exists (select from dest where no is null) ok)`)
 	fresh := ""
 	if keyed {
 		s.text(`, keys as (
@@ -185,7 +184,7 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
    order by d.i, d.n -- in which they take their numbers
 )
 select d.i, d.n, d.id, d.no is not null, `, cmp.Or(fresh, `true`), ` from dest d where not (select ok from ok)`,
-		given(keyed, ` or d.keyed`), given(defaults, ` or d.by_default`))
+		given(keyed, ` or d.keyed`))
 	return s.String(), s.args, nil
 }
 
@@ -241,14 +240,13 @@ func (s *statement) unnest(columns []column) string {
 
 // requests are deliveries to insert, as columns.
 type requests struct {
-	id, notBefore, deadline, key, fingerprint, ttl, priority, rank, topic, correlation, trace, tags, metadata, options array
-	name, contentType, size, payloadID, source, ref                                                                    array
+	id, deadline, key, fingerprint, ttl, priority, topic, correlation, trace, tags, metadata, options array
+	name, contentType, size, payloadID, source, ref                                                   array
 
-	defaults array // true for those that take the default destinations
+	fallback array // true for those that go to one
 	hashAt   array // where in contents the payload's hash is, from 1
 	inline   array // true where the payload follows its hash
 	contents []byte
-	most     int // destinations of a request
 
 	// Of their items.
 	i, n, destination, itemRank, itemNotBefore, itemDeadline, delivery, keyed array
@@ -276,7 +274,6 @@ func newRequests(batch []sqlstore.NewDelivery) (*requests, error) {
 
 func (r *requests) add(i int, d *sqlstore.NewDelivery) error {
 	r.id.id(d.ID)
-	r.notBefore.time(d.NotBefore)
 	r.deadline.time(d.Deadline)
 	r.key.opt(d.IdempotencyKey)
 	if d.IdempotencyKey == "" {
@@ -310,9 +307,7 @@ func (r *requests) add(i int, d *sqlstore.NewDelivery) error {
 	}
 	r.inline.flag(d.Payload.Inline != nil)
 	r.contents = append(r.contents, d.Payload.Inline...)
-	r.rank.int(sqlstore.Rank(d.Priority))
-	r.defaults.flag(len(d.Items) == 0)
-	r.most = d.Most
+	r.fallback.flag(d.Fallback)
 	for k, item := range d.Items {
 		r.i.int(int64(i))
 		r.n.int(int64(k + 1))

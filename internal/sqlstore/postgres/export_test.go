@@ -35,7 +35,7 @@ func Statements() map[string]Statement {
 		Items:    []sqlstore.NewItem{{Destination: strings.Trim(id, "'")}}, Most: 50,
 	}
 	full := plain
-	full.Items, full.IdempotencyKey, full.Fingerprint, full.Topic = nil, "k", []byte{1}, "t"
+	full.Fallback, full.IdempotencyKey, full.Fingerprint, full.Topic = true, "k", []byte{1}, "t"
 	full.NotBefore, full.Deadline = time.Now(), time.Now()
 	return map[string]Statement{
 		"enqueue, plain":         enqueueing(plain, plain),

@@ -44,6 +44,9 @@ func (Dialect) Time(t time.Time) any {
 	return t.UTC()
 }
 
+// At casts to timestamptz.
+func (Dialect) At(parameter string) string { return "coalesce(" + parameter + "::timestamptz, now())" }
+
 // JSON returns raw as text: drivers take bytes for a bytea.
 func (Dialect) JSON(raw []byte) any {
 	if len(raw) == 0 {

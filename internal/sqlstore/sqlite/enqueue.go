@@ -10,7 +10,7 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-type resolved struct {
+type numbered struct {
 	sqlstore.NewItem
 	no int64
 }
@@ -23,19 +23,22 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 	if _, err := next(ctx, tx, 0); err != nil {
 		return nil, err
 	}
+	batch, err := sqlstore.Resolve(ctx, d, tx, organization, now, batch)
+	if err != nil {
+		return nil, err
+	}
 	results := make([]sqlstore.Enqueued, len(batch))
-	items := make([][]resolved, len(batch))
+	items := make([][]numbered, len(batch))
 	found := make([]map[string]bool, len(batch))
 	complete := true
-	var err error
 	for i, n := range batch {
-		if items[i], err = resolve(ctx, tx, organization, n); err != nil {
+		if items[i], err = number(ctx, tx, organization, n.Items); err != nil {
 			return nil, err
 		}
 		found[i] = map[string]bool{}
 		for k, item := range items[i] {
 			found[i][item.Destination] = true
-			results[i].Items = append(results[i].Items, sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination})
+			results[i].Items = append(results[i].Items, sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination, Fallback: n.Fallback})
 		}
 	}
 	sqlstore.NoteMissing(batch, results, found)
@@ -78,24 +81,15 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 	return results, nil
 }
 
-func resolve(ctx context.Context, tx sqlstore.Execer, organization string, n sqlstore.NewDelivery) (items []resolved, err error) {
-	if len(n.Items) == 0 {
+// number looks up the items' destinations, and leaves out those that are not there.
+func number(ctx context.Context, tx sqlstore.Execer, organization string, wanted []sqlstore.NewItem) (items []numbered, err error) {
+	for _, item := range wanted {
 		err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-			r := resolved{NewItem: sqlstore.NewItem{Priority: n.Priority, NotBefore: n.NotBefore}}
-			err := rows.Scan(&r.Destination, &r.no)
-			items = append(items, r)
+			n := numbered{NewItem: item}
+			err := rows.Scan(&n.no)
+			items = append(items, n)
 			return err
-		}, `select id, no from delivery_destinations
-			where organization_id = ?1 and is_default and deleted_at is null order by no`, organization)
-		return items, err
-	}
-	for _, item := range n.Items {
-		err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-			r := resolved{NewItem: item}
-			err := rows.Scan(&r.no)
-			items = append(items, r)
-			return err
-		}, `select no from delivery_destinations where organization_id = ?1 and id = ?2 and deleted_at is null`,
+		}, `select no from delivery_destinations where organization_id = ?1 and id = ?2 and deleted_at is null and draining_at is null`,
 			organization, item.Destination)
 		if err != nil {
 			return nil, err
@@ -129,12 +123,12 @@ func (d Dialect) insert(ctx context.Context, tx sqlstore.Execer, organization st
 	}
 	_, err = tx.ExecContext(ctx, `insert into delivery_deliveries (organization_id, id, created_at, deadline, priority,
 		idempotency_key, topic, correlation_id, trace_parent, tags, metadata, options, payload_name, payload_type, payload_size,
-		payload_sha256, payload, payload_id, payload_source, payload_ref)
-		values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)`,
+		payload_sha256, payload, payload_id, payload_source, payload_ref, fallback)
+		values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)`,
 		organization, n.ID, d.Time(now), d.Time(n.Deadline), n.Priority, sqlstore.Null(n.IdempotencyKey), sqlstore.Null(n.Topic),
 		sqlstore.Null(n.CorrelationID), sqlstore.Null(n.TraceParent), d.JSON(sqlstore.Encode(n.Tags)),
 		d.JSON(sqlstore.Encode(n.Metadata)), d.JSON(sqlstore.Encode(n.Options)), sqlstore.Null(n.Payload.Name),
 		n.Payload.ContentType, n.Payload.Size, sha, n.Payload.Inline, sqlstore.Null(n.Payload.ID),
-		sqlstore.Null(n.Payload.Source), sqlstore.Null(n.Payload.Ref))
+		sqlstore.Null(n.Payload.Source), sqlstore.Null(n.Payload.Ref), sql.NullBool{Bool: true, Valid: n.Fallback})
 	return err
 }

@@ -44,6 +44,9 @@ func (Dialect) Time(t time.Time) any {
 	return t.UnixMicro()
 }
 
+// At is the parameter: times are numbers, and the caller's.
+func (Dialect) At(parameter string) string { return parameter }
+
 // JSON returns raw as text.
 func (Dialect) JSON(raw []byte) any {
 	if len(raw) == 0 {

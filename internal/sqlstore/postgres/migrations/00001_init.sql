@@ -27,10 +27,42 @@ create table delivery_destinations (
     limits          jsonb,
     retry           jsonb,
     breaker         jsonb,
+    fallback        smallint not null default 0,                 -- of a default: 0 primary, else its place among those that step in
+    draining_at     timestamptz,                                 -- takes nothing new, and is deleted once nothing waits for it
+    default_topics  jsonb,                                       -- of a default: null for all topics
+    subscription    jsonb,                                       -- null: none
     primary key (organization_id, id)
 );
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
+
+create index delivery_destinations_draining on delivery_destinations (no) where draining_at is not null and deleted_at is null;
+
+-- Attempts across organizations, and beyond an actor's rights. Append-only.
+create table delivery_security_events (
+    at              timestamptz not null,
+    id              uuid not null,
+    subject_id      uuid,
+    organization_id text not null,             -- whose it is
+    kind            text not null,
+    actor           text not null,
+    action          text not null,
+    from_organization text not null,           -- for whom it was named
+    subject         text not null,
+    primary key (organization_id, id)
+);
+create index delivery_security_events_at on delivery_security_events (at);
+
+-- The scheduled connection tests of destinations: a row for each that is tested.
+create table delivery_checks (
+    destination_no  integer primary key,
+    organization_id text not null,
+    due_at          timestamptz not null,      -- the next one; until when a process has it, while it is at it
+    checked_at      timestamptz,
+    ok              boolean,                   -- what the last one found
+    report          jsonb
+) with (fillfactor = 50);
+create index delivery_checks_due on delivery_checks (due_at);
 
 -- A row only for destinations that are limited, at least for a time: its lock puts the claims for them in order.
 create table delivery_gates (
@@ -127,6 +159,7 @@ create table delivery_deliveries (
     id              uuid not null,
     payload_id      uuid,             -- of delivery_payloads, where the payload is not in the row
     replay_of       uuid,
+    fallback        boolean,          -- went to the fallback among the defaults; null: it did not
     priority        smallint not null default 0,
     organization_id text not null,
     topic           text,
@@ -261,7 +294,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

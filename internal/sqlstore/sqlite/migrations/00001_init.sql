@@ -31,10 +31,42 @@ create table delivery_destinations (
     limits          text,
     retry           text,
     breaker         text,
+    fallback        integer not null default 0,              -- of a default: 0 primary, else its place among those that step in
+    draining_at     integer,                                 -- takes nothing new, and is deleted once nothing waits for it
+    default_topics  text,                                    -- of a default: null for all topics
+    subscription    text,                                    -- null: none
     unique (organization_id, id)
 );
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
+
+create index delivery_destinations_draining on delivery_destinations (no) where draining_at is not null and deleted_at is null;
+
+-- Attempts across organizations, and beyond an actor's rights. Append-only.
+create table delivery_security_events (
+    at              integer not null,
+    id              text not null,
+    subject_id      text,
+    organization_id text not null,             -- whose it is
+    kind            text not null,
+    actor           text not null,
+    action          text not null,
+    from_organization text not null,           -- for whom it was named
+    subject         text not null,
+    primary key (organization_id, id)
+) without rowid;
+create index delivery_security_events_at on delivery_security_events (at);
+
+-- The scheduled connection tests of destinations: a row for each that is tested.
+create table delivery_checks (
+    destination_no  integer primary key,
+    organization_id text not null,
+    due_at          integer not null,          -- the next one; until when a process has it, while it is at it
+    checked_at      integer,
+    ok              integer,                   -- what the last one found
+    report          text
+);
+create index delivery_checks_due on delivery_checks (due_at);
 
 -- A row only for destinations that are limited, at least for a time: its lock puts the claims for them in order.
 create table delivery_gates (
@@ -129,6 +161,7 @@ create table delivery_deliveries (
     id              text not null,
     payload_id      text,             -- of delivery_payloads, where the payload is not in the row
     replay_of       text,
+    fallback        integer,          -- went to the fallback among the defaults; null: it did not
     priority        integer not null default 0,
     organization_id text not null,
     topic           text,
@@ -261,6 +294,8 @@ create table delivery_workers (
 -- +goose Down
 drop table delivery_installation;
 drop table delivery_written;
+drop table delivery_checks;
+drop table delivery_security_events;
 drop table delivery_workers;
 drop table delivery_jobs;
 drop table delivery_checkpoints;

@@ -1,0 +1,111 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/engine"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Test tests the connection to a destination, for real and within the time limit of an attempt, and reports step by step.
+// Types without a test are errors.ErrUnsupported.
+func (d *Destinations) Test(ctx context.Context, id string) (*destination.TestReport, error) {
+	row, err := d.get(ctx, id, access.OperateDestination)
+	if err != nil {
+		return nil, err
+	}
+	t := d.typ(row.Type)
+	if t == nil {
+		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
+	}
+	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
+	if err != nil {
+		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
+	}
+	return d.o.s.test(ctx, t, row, config, row.ID)
+}
+
+// TestSpec is Test for a destination before it is created. What is wrong with the spec is a *destination.ValidationError, and
+// then no connection is made.
+func (d *Destinations) TestSpec(ctx context.Context, spec destination.Spec) (*destination.TestReport, error) {
+	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
+		return nil, err
+	}
+	row, config, err := d.specify(spec)
+	if err != nil {
+		return nil, err
+	}
+	return d.o.s.test(ctx, d.typ(row.Type), row, config, "")
+}
+
+// TestPatch is Test for a destination as Update would make it: before new credentials are saved.
+func (d *Destinations) TestPatch(ctx context.Context, id string, p destination.Patch) (*destination.TestReport, error) {
+	row, err := d.get(ctx, id, access.WriteDestinations)
+	if err != nil {
+		return nil, err
+	}
+	t := d.typ(row.Type)
+	if t == nil {
+		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
+	}
+	if err := d.apply(ctx, row, p); err != nil {
+		return nil, err
+	}
+	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
+	if err != nil {
+		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
+	}
+	return d.o.s.test(ctx, t, row, config, "")
+}
+
+// test has the handler test a connection. id is "" of what is not saved.
+func (s *DeliveryService) test(ctx context.Context, t *wiring.Type, row *sqlstore.Destination, config any, id string) (report *destination.TestReport, err error) {
+	if t.Tester == nil {
+		return nil, fmt.Errorf("delivery: connections of type %q cannot be tested: %w", t.Name, errors.ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.engine.Timeout(row.Limits))
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			report, err = nil, fmt.Errorf("delivery: the connection test panicked: %v", r)
+		}
+	}()
+	return t.Tester.Test(ctx, &handler.TestRequest{Organization: row.Organization, DestinationID: id, Config: config})
+}
+
+const sampleLifetime = time.Hour
+
+// Sample sends a made-up event of a topic to a destination, the way that all deliveries go, so that a person can see what
+// arrives there. It is marked as a test: its content says so, Status.Test is set, and handlers that can tell the other side
+// do. It is attempted once, and not after an hour.
+func (d *Destinations) Sample(ctx context.Context, id, topic string) (*Receipt, error) {
+	row, err := d.get(ctx, id, access.OperateDestination)
+	if err != nil {
+		return nil, err
+	}
+	now := d.o.s.settings.Now().UTC()
+	batch, err := d.o.prepareAll([]Request{{
+		Topic: topic, Destinations: []string{row.ID}, Tags: []string{"test"}, Deadline: now.Add(sampleLifetime), Retry: retry.Policy{Retries: retry.None},
+		Payload: payload.JSON(map[string]any{
+			"test": true, "topic": topic, "message": "This is a test. Nothing has happened.", "sent_at": now.Format(time.RFC3339),
+		}),
+	}}, "")
+	if err != nil {
+		return nil, err
+	}
+	batch[0].Options.Test = true
+	receipts, err := d.o.accept(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	return receipts[0], nil
+}

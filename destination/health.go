@@ -1,0 +1,77 @@
+package destination
+
+import (
+	"time"
+
+	"github.com/deliverykit/delivery/retry"
+)
+
+// Health is what the last attempts say of a destination.
+type Health struct {
+	Status              HealthStatus `json:"status"`
+	ConsecutiveFailures int          `json:"consecutive_failures"` // zero after each success
+	FailingSince        time.Time    `json:"failing_since,omitzero"`
+	LastFailure         time.Time    `json:"last_failure,omitzero"`
+
+	Breaker      retry.BreakerState `json:"breaker"`
+	BreakerSince time.Time          `json:"breaker_since,omitzero"` // of its last change
+	ProbeAt      time.Time          `json:"probe_at,omitzero"`      // when it is next half-open; zero where no time is set
+}
+
+// HealthStatus sums Health up.
+type HealthStatus string
+
+// The statuses.
+const (
+	Healthy   HealthStatus = "healthy"
+	Degraded  HealthStatus = "degraded"  // 3 failures in a row
+	Unhealthy HealthStatus = "unhealthy" // 5 failures in a row, or its breaker is not closed
+)
+
+const (
+	degradedAt  = 3
+	unhealthyAt = 5
+)
+
+// StatusOf derives Health.Status.
+func StatusOf(failures int, breaker retry.BreakerState) HealthStatus {
+	switch {
+	case failures >= unhealthyAt || breaker != retry.Closed:
+		return Unhealthy
+	case failures >= degradedAt:
+		return Degraded
+	}
+	return Healthy
+}
+
+// HealthReport says how a destination did over a time. Attempts are counted by the minute, and those of the last second may
+// be missing.
+type HealthReport struct {
+	Health
+	Since       time.Time `json:"since"`               // the beginning of the window
+	Delivered   int64     `json:"delivered"`           // items
+	Dead        int64     `json:"dead"`                // items
+	Attempts    int64     `json:"attempts"`            // those that were made
+	Failed      int64     `json:"failed"`              // attempts
+	SuccessRate float64   `json:"success_rate"`        // of attempts, from 0 to 1; 1 where there was none
+	Pending     bool      `json:"pending"`             // items wait for it now
+	LastUsed    time.Time `json:"last_used,omitzero"`  // the minute of the last attempt in the statistics' retention
+	Latency     Latency   `json:"latency,omitzero"`    // of attempts
+	Check       *Check    `json:"check,omitempty"`     // the last scheduled connection test, if there was one
+	NextCheck   time.Time `json:"next_check,omitzero"` // when it is due next
+}
+
+// Latency is how long attempts took. The percentiles are the upper bounds of the buckets in which attempts are counted (5,
+// 10, 25, 50, 100, 250, 500 ms, 1, 2.5, 5, 10, 30, 60 s), and of those that took longer, 60 s.
+type Latency struct {
+	Mean Duration `json:"mean"`
+	P50  Duration `json:"p50"`
+	P95  Duration `json:"p95"`
+	P99  Duration `json:"p99"`
+}
+
+// Check is a scheduled connection test of an idle or unhealthy destination.
+type Check struct {
+	At     time.Time   `json:"at"`
+	Report *TestReport `json:"report"`
+}

@@ -1,0 +1,122 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/deliverykit/delivery/destination"
+)
+
+// Waits reports whether items wait for a destination.
+func (tx *Tx) Waits(ctx context.Context, organization string, no int64) (bool, error) {
+	found := false
+	err := tx.Query(ctx, func(*sql.Rows) error {
+		found = true
+		return nil
+	}, `select 1 from delivery_queue where organization_id = $1 and lane & 4294967295 = $2 limit 1`, organization, no)
+	return found, err
+}
+
+// placeholders lists the values as parameters after those of args, to which it adds them.
+func placeholders(args []any, values []string) (list string, all []any) {
+	marks := make([]string, len(values))
+	for i, v := range values {
+		args = append(args, v)
+		marks[i] = fmt.Sprintf("$%d", len(args))
+	}
+	return strings.Join(marks, ", "), args
+}
+
+// LastMinute returns the last minute in which a destination was attempted, as far as statistics go back.
+func (tx *Tx) LastMinute(ctx context.Context, organization string, no int64) (at time.Time, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(Time{&at}) },
+		`select max(minute) from delivery_minutes where organization_id = $1 and destination_no = $2`, organization, no)
+	return at, err
+}
+
+// LastCheck reads the last scheduled connection test of a destination, and when the next one is due.
+func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (check *destination.Check, due time.Time, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var at time.Time
+		var raw []byte
+		if err := rows.Scan(Time{&due}, Time{&at}, &raw); err != nil || raw == nil {
+			return err
+		}
+		check = &destination.Check{At: at}
+		return Decode("report", raw, &check.Report)
+	}, `select due_at, checked_at, report from delivery_checks where organization_id = $1 and destination_no = $2`, organization, no)
+	return check, due, err
+}
+
+// Checkable is a destination whose scheduled connection test is due, with what the last one found.
+type Checkable struct {
+	*Destination
+	First bool // there was none
+	Last  *destination.TestReport
+}
+
+// LeaseChecks takes destinations of the given types whose test is due, and puts the next test of each off until lease: a
+// system statement. At most one process gets each.
+func (tx *Tx) LeaseChecks(ctx context.Context, types []string, lease time.Time, limit int) (all []Checkable, err error) {
+	if len(types) == 0 {
+		return nil, nil
+	}
+	in, args := placeholders([]any{tx.s.Time(tx.Now), limit}, types)
+	rows, err := tx.destinations(ctx, `where d.type in (`+in+`) and d.deleted_at is null
+		and exists (select 1 from delivery_checks c where c.destination_no = d.no and c.due_at <= $1) order by d.no limit $2`, args...)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range rows {
+		n, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2 and due_at <= $4`,
+			d.No, d.Organization, tx.s.Time(lease), tx.s.Time(tx.Now))
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			continue
+		}
+		c := Checkable{Destination: d}
+		last, _, err := tx.LastCheck(ctx, d.Organization, d.No)
+		if err != nil {
+			return nil, err
+		}
+		if c.First = last == nil; last != nil {
+			c.Last = last.Report
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// ScheduleChecks makes a row for destinations of the given types that have none, due at a time, and removes those of deleted
+// ones: a system statement.
+func (tx *Tx) ScheduleChecks(ctx context.Context, types []string, due time.Time, limit int) error {
+	if _, err := tx.Exec(ctx, `delete from delivery_checks where destination_no in (
+		select c.destination_no from delivery_checks c join delivery_destinations d on d.no = c.destination_no
+		where d.deleted_at is not null limit $1)`, limit); err != nil || len(types) == 0 {
+		return err
+	}
+	in, args := placeholders([]any{tx.s.Time(due), limit}, types)
+	_, err := tx.Exec(ctx, `insert into delivery_checks (destination_no, organization_id, due_at)
+		select d.no, d.organization_id, `+tx.s.At(`$1`)+` from delivery_destinations d where d.type in (`+in+`) and d.deleted_at is null
+		and not exists (select 1 from delivery_checks c where c.destination_no = d.no) order by d.no limit $2
+		on conflict do nothing`, args...)
+	return err
+}
+
+// FinishCheck keeps what a test found, nil if none was made, and when the next one is due.
+func (tx *Tx) FinishCheck(ctx context.Context, d *Destination, report *destination.TestReport, due time.Time) error {
+	if report == nil {
+		_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,
+			d.No, d.Organization, tx.s.Time(due))
+		return err
+	}
+	_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3, checked_at = $4, ok = $5, report = $6
+		where destination_no = $1 and organization_id = $2`,
+		d.No, d.Organization, tx.s.Time(due), tx.s.Time(tx.Now), report.OK, tx.s.JSON(Encode(report)))
+	return err
+}
