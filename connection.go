@@ -103,7 +103,7 @@ func (d *Destinations) Sample(ctx context.Context, id, topic string) (*Receipt, 
 		return nil, err
 	}
 	batch[0].Options.Test = true
-	receipts, err := d.o.accept(ctx, batch)
+	receipts, err := d.o.storeAll(ctx, batch, d.o.accept)
 	if err != nil {
 		return nil, err
 	}

@@ -443,7 +443,7 @@ func (d *Destinations) update(ctx context.Context, id string, action access.Acti
 			d.o.s.engine.Wake()
 			d.changed(row, DestinationUpdated, "")
 			if toggled {
-				d.changed(row, map[bool]EventKind{true: DestinationDisabled, false: DestinationEnabled}[row.Disabled], "")
+				d.changed(row, map[bool]EventKind{true: DestinationDisabled, false: DestinationEnabled}[row.Disabled], row.DisabledReason)
 			}
 			return &row.Destination, nil
 		}

@@ -1,0 +1,215 @@
+package delivery_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/retry"
+)
+
+// heard takes what a subscriber has got so far.
+func heard(ch <-chan delivery.Event) (all []delivery.Event) {
+	for {
+		select {
+		case e, ok := <-ch:
+			if !ok {
+				return all
+			}
+			all = append(all, e)
+		default:
+			return all
+		}
+	}
+}
+
+func kinds(events []delivery.Event) (all []delivery.EventKind) {
+	for _, e := range events {
+		all = append(all, e.Kind)
+	}
+	return all
+}
+
+func TestEveryChangeIsAnEvent(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		v := &vault{}
+		svc, d := openVault(t, db, v)
+		acme := svc.Org("acme")
+		ds := acme.Destinations()
+		ctx := t.Context()
+		all, mine := svc.Subscribe(ctx, delivery.EventFilter{}), acme.Subscribe(ctx, delivery.EventFilter{Destination: d.ID})
+		others := svc.Org("other").Subscribe(ctx, delivery.EventFilter{})
+		only := acme.Subscribe(ctx, delivery.EventFilter{Kinds: []delivery.EventKind{delivery.SecretRotated}})
+		for _, step := range []struct {
+			do   func() error
+			want []delivery.EventKind
+		}{
+			{func() error {
+				_, err := ds.Update(ctx, d.ID, destination.Patch{Label: destination.Set("x")})
+				return err
+			}, []delivery.EventKind{delivery.DestinationUpdated}},
+			{func() error { _, err := ds.Disable(ctx, d.ID, "broken"); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.DestinationDisabled}},
+			{func() error { _, err := ds.Enable(ctx, d.ID); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.DestinationEnabled}},
+			{func() error { return ds.Pause(ctx, d.ID) }, []delivery.EventKind{delivery.DestinationPaused}},
+			{func() error { return ds.Resume(ctx, d.ID) }, []delivery.EventKind{delivery.DestinationResumed}},
+			{func() error { return ds.OpenBreaker(ctx, d.ID) }, []delivery.EventKind{delivery.BreakerOpened}},
+			{func() error { return ds.CloseBreaker(ctx, d.ID) }, []delivery.EventKind{delivery.BreakerClosed}},
+			{func() error { _, err := ds.RotateSecret(ctx, d.ID, destination.Rotation{}); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.SecretRotated}},
+			{func() error { return ds.Delete(ctx, d.ID, destination.RefusePending) }, []delivery.EventKind{delivery.DestinationDeleted}},
+		} {
+			if err := step.do(); err != nil {
+				t.Fatal(err)
+			}
+			got := heard(all)
+			if !slices.Equal(kinds(got), step.want) {
+				t.Errorf("got %v, want %v", kinds(got), step.want)
+			}
+			if got := heard(mine); !slices.Equal(kinds(got), step.want) {
+				t.Errorf("the organization got %v, want %v", kinds(got), step.want)
+			}
+			for _, e := range got {
+				if e.Organization != "acme" || e.Destination != d.ID || e.At.IsZero() || e.Missed != 0 {
+					t.Errorf("got %+v", e)
+				}
+			}
+		}
+		if got := heard(only); len(got) != 1 || got[0].Version == 0 || got[0].Reason == "" {
+			t.Errorf("rotations are %+v", got)
+		}
+		if _, err := svc.Org("other").Destinations().Get(ctx, d.ID); !errors.Is(err, delivery.ErrNotFound) {
+			t.Error(err)
+		}
+		if got := heard(all); len(got) != 1 || got[0].Kind != delivery.SecurityNoted || got[0].Organization != "acme" {
+			t.Errorf("a security event gave %+v", got)
+		}
+		create(t, acme, destination.Spec{})
+		if got := heard(all); !slices.Equal(kinds(got), []delivery.EventKind{delivery.DestinationCreated}) {
+			t.Errorf("got %+v", got)
+		}
+		if got := heard(others); len(got) != 0 {
+			t.Errorf("another organization heard %+v", got)
+		}
+	})
+}
+
+func TestHealthChangesAreEvents(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		var failing atomic.Bool
+		failing.Store(true)
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			if failing.Load() {
+				return nil, errors.New("no")
+			}
+			return nil, nil
+		}}
+		svc := service(t, db, f, c.option(), patient(), breaker(retry.Breaker{}), delivery.WithWorkers(1))
+		acme := svc.Org("acme")
+		d := create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{
+			Failures: 2, Cooldown: time.Minute, Probes: 1, DisableFailures: 4, DisableAfter: -1, Recovery: time.Hour,
+		}})
+		ch := acme.Subscribe(t.Context(), delivery.EventFilter{})
+		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(3)))
+		for range 200 {
+			process(t, svc)
+			if health(t, acme, d.ID).Disabled {
+				break
+			}
+			c.advance(20 * time.Second)
+		}
+		failing.Store(false)
+		for range 200 {
+			c.advance(time.Minute)
+			process(t, svc)
+			if count(t, db, "delivery_queue") == 0 {
+				break
+			}
+		}
+		got := heard(ch)
+		for _, e := range got {
+			if e.Organization != "acme" || e.Destination != d.ID || e.At.IsZero() {
+				t.Errorf("got %+v", e)
+			}
+		}
+		var reduced []delivery.EventKind
+		for _, k := range kinds(got) {
+			if len(reduced) == 0 || reduced[len(reduced)-1] != k {
+				reduced = append(reduced, k)
+			}
+		}
+		want := []delivery.EventKind{delivery.BreakerOpened, delivery.DestinationDisabled, delivery.BreakerClosed, delivery.DestinationEnabled}
+		if !slices.Equal(reduced, want) {
+			t.Errorf("got %v, want %v", kinds(got), want)
+		}
+		for _, e := range got {
+			if e.Kind == delivery.DestinationDisabled && e.Reason == "" {
+				t.Error("it was disabled without a reason")
+			}
+		}
+	})
+}
+
+func TestSlowSubscribersMissEvents(t *testing.T) {
+	t.Parallel()
+	svc := service(t, open(t, "sqlite"), &fake{})
+	ch := svc.Subscribe(t.Context(), delivery.EventFilter{})
+	const buffer, more = 256, 44
+	for range buffer + more {
+		svc.Publish(delivery.Event{Kind: delivery.DestinationUpdated, Organization: "acme"})
+	}
+	if got := heard(ch); len(got) != buffer {
+		t.Errorf("got %d events, want %d", len(got), buffer)
+	}
+	svc.Publish(delivery.Event{Kind: delivery.DestinationUpdated, Organization: "acme"})
+	if got := heard(ch); len(got) != 1 || got[0].Missed != more {
+		t.Errorf("got %+v, want one that %d were missed before", got, more)
+	}
+}
+
+func TestSubscriptionsEnd(t *testing.T) {
+	t.Parallel()
+	svc := service(t, open(t, "sqlite"), &fake{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, open := svc.Subscribe(ctx, delivery.EventFilter{}), svc.Subscribe(t.Context(), delivery.EventFilter{})
+	cancel()
+	if _, ok := <-ended; ok {
+		t.Error("an event, although nothing happened")
+	}
+	if err := svc.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := <-open; ok {
+		t.Error("an event of a closed service")
+	}
+	if _, ok := <-svc.Subscribe(t.Context(), delivery.EventFilter{}); ok {
+		t.Error("a closed service can be subscribed to")
+	}
+}
+
+// A host tells people when a destination was disabled.
+func ExampleDeliveryService_Subscribe() {
+	index := handler.Func(func(context.Context, *handler.Request, siem) (*handler.Result, error) { return nil, nil })
+	example(index, func(ctx context.Context, _ *sql.DB, svc *delivery.DeliveryService) error {
+		events := svc.Subscribe(ctx, delivery.EventFilter{Kinds: []delivery.EventKind{delivery.DestinationDisabled}})
+		ds := svc.Org("acme").Destinations()
+		d, err := ds.Create(ctx, destination.Spec{Label: "SIEM", Config: siem{Index: "audit"}})
+		if err != nil {
+			return err
+		}
+		if _, err := ds.Disable(ctx, d.ID, "moves to another index"); err != nil {
+			return err
+		}
+		e := <-events
+		fmt.Println(e.Organization, e.Kind, e.Destination == d.ID, e.Reason)
+		return nil
+	})
+	// Output: acme destination.disabled true moves to another index
+}
