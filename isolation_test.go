@@ -25,7 +25,7 @@ import (
 
 // called is one call of a public method of what svc.Org returns.
 type called struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of this one call
 	org *delivery.Org
 	ds  *delivery.Destinations
 	id  string // a destination's or a delivery's, as the row of the matrix says

@@ -125,7 +125,7 @@ func (e *notFoundError) Error() string {
 	return fmt.Sprintf("%v: %s%s %q", ErrNotFound, e.path, e.kind, e.id)
 }
 
-func (e *notFoundError) Is(target error) bool { return target == ErrNotFound } //nolint:errorlint // it is compared as errors.Is demands
+func (e *notFoundError) Is(target error) bool { return target == ErrNotFound }
 
 func notFound(kind, id string) error { return &notFoundError{kind: kind, id: id} }
 
