@@ -41,23 +41,23 @@ func main() {
 	of := flag.String("of", "", "the contenders whose name contains this, alone")
 	statements := flag.Bool("statements", false, "list what the database spent its time on (pg_stat_statements)")
 	long := flag.Bool("long", false, "also the cases with backlogs of millions")
-	profile := flag.String("cpuprofile", "", "a file for a profile of this process")
+	profile := flag.String("cpuprofile", "", "a file for a profile of this process in what is timed last")
 	flag.Parse()
-	err := profiled(*profile, func() error {
-		return run(context.Background(), *n, *rounds, *only, *of, *long, *statements)
-	})
-	if err != nil {
+	profileTo = *profile
+	if err := run(context.Background(), *n, *rounds, *only, *of, *long, *statements); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// profiled runs f, with a profile of the processor unless file is "".
-func profiled(file string, f func() error) error {
-	if file == "" {
+var profileTo string
+
+// profiled runs f, with a profile of the processor where one is asked for.
+func profiled(f func() error) error {
+	if profileTo == "" {
 		return f()
 	}
-	w, err := os.Create(file)
+	w, err := os.Create(profileTo)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ type result struct{ rate, own, server float64 }
 func (e *env) timed(n int, f func() error) (result, error) {
 	own, server := cpuSeconds(e.postmaster)
 	start := time.Now()
-	err := f()
+	err := profiled(f)
 	elapsed := time.Since(start).Seconds()
 	ownAfter, serverAfter := cpuSeconds(e.postmaster)
 	per := 1e6 / float64(n)
