@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -164,8 +165,9 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 	if err != nil {
 		return nil, err
 	}
+	item := ItemID(j.Delivery, j.N)
 	req := &handler.Request{
-		MessageID: ItemID(j.Delivery, j.N), DeliveryID: j.Delivery, ItemID: ItemID(j.Delivery, j.N), Attempt: j.Attempt + 1,
+		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
 		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic, Test: d.Options.Test,
 		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
 		Transfer: &transfer{ctx, e.Store, j.Key},
@@ -202,7 +204,7 @@ func (e *Engine) Breaker(d *sqlstore.Destination) retry.Breaker {
 }
 
 // ItemID names an item of a delivery.
-func ItemID(delivery string, n int) string { return fmt.Sprintf("%s-%d", delivery, n) }
+func ItemID(delivery string, n int) string { return delivery + "-" + strconv.Itoa(n) }
 
 // errNoContent says that what was accepted is not there any more.
 var errNoContent = errors.New("the stored payload is gone")

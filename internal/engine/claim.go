@@ -79,9 +79,9 @@ func (e *Engine) ranks(ctx context.Context, tx *sqlstore.Tx, l *look) ([]int64, 
 	return all, err
 }
 
-// claim leases up to limit items. held tells how many items of a destination the process holds already. With exact, what it
-// does not find was not there.
-func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, exact bool) (claimed, error) {
+// claim leases up to limit items. waits tells how many items of a destination wait for a worker of the process already, and
+// whether none of them was started of late. With exact, what it does not find was not there.
+func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n int, stalled bool), exact bool) (claimed, error) {
 	c := &e.claimer
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +99,7 @@ func (e *Engine) claim(ctx context.Context, limit int, held func(no int64) int, 
 			l.known, l.floor = c.floors.known(), c.floors.lanes
 		}
 		infos = map[int64]*lane{}
-		bounds = newBounds(held)
+		bounds = newBounds(waits)
 		rings = c.rings
 		ranks, err := e.ranks(ctx, tx, &l)
 		if err != nil || len(ranks) == 0 {

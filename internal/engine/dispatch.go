@@ -26,6 +26,7 @@ type dispatcher struct {
 type queued struct {
 	jobs    []*job
 	running int
+	moved   bool // one was started since waits was asked
 }
 
 // perFree is how many a destination may have running for each worker that is free beside.
@@ -92,6 +93,7 @@ func (d *dispatcher) next() *job {
 		if q.jobs = q.jobs[1:]; len(q.jobs) > 0 {
 			d.ring = append(d.ring, q)
 		}
+		q.moved = true
 		q.running++
 		d.running++
 		d.waiting--
@@ -127,6 +129,20 @@ func (d *dispatcher) close(flush bool) {
 	defer d.mu.Unlock()
 	d.closed, d.flush = true, flush
 	d.changed.Broadcast()
+}
+
+// waits returns how many jobs of a destination wait, and whether it is stalled: none of them was started since the last
+// call.
+func (d *dispatcher) waits(no int64) (n int, stalled bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queues[no]
+	if q == nil || len(q.jobs) == 0 {
+		return 0, false
+	}
+	stalled = !q.moved
+	q.moved = false
+	return len(q.jobs), stalled
 }
 
 // load returns how many jobs wait and how many are in the hands of workers.

@@ -64,10 +64,10 @@ func (f *Floors) Known() []int64 { return f.f.known() }
 // Seq is the floor of a lane.
 func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }
 
-// Claim leases up to limit items for a process that holds so many of each destination already, loads destinations that it
+// Claim leases up to limit items for a process in which so many of each destination wait already, loads destinations that it
 // does not know, and reports whether there are more that it could not look at.
-func (e *Engine) Claim(ctx context.Context, limit int, held func(no int64) int, exact bool) (items []sqlstore.Claimed, more bool, err error) {
-	got, err := e.claim(ctx, limit, held, exact)
+func (e *Engine) Claim(ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool) (items []sqlstore.Claimed, more bool, err error) {
+	got, err := e.claim(ctx, limit, waits, exact)
 	if err != nil {
 		return nil, false, err
 	}

@@ -75,8 +75,8 @@ func (g *gate) wait() time.Duration {
 // bounds are what a claim may take of each destination: what this process may hold more of it, and what its gate lets
 // through.
 type bounds struct {
-	holds func(no int64) int // items of a destination
-	held  map[int64]int      // the same, as it was when the claim first asked: or a lower rank might find room that a higher had not
+	waits   func(no int64) (n int, stalled bool) // of a destination: what waits for a worker, and whether none of it was started of late
+	waiting map[int64]int                        // the same, as it was when the claim first asked: or a lower rank might find room that a higher had not
 	taken map[int64]int      // by this claim
 	gates map[int64]*gate    // of limited destinations; nil for one that another process has locked
 
@@ -89,9 +89,9 @@ type bounds struct {
 	left         map[int64]int
 }
 
-func newBounds(holds func(no int64) int) *bounds {
+func newBounds(waits func(no int64) (int, bool)) *bounds {
 	return &bounds{
-		holds: holds, held: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{},
+		waits: waits, waiting: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{},
 		owner: map[int64]string{}, room: map[string]int{},
 	}
 }
@@ -99,16 +99,20 @@ func newBounds(holds func(no int64) int) *bounds {
 // begin turns to a rank with so many lanes, which are to share so much room.
 func (b *bounds) begin(limit, lanes int) { b.limit, b.lanes, b.left = limit, lanes, map[int64]int{} }
 
-// allowance is how many more items of a destination may be held: so many that it holds no more than remains free when the
-// others take as many. So there is always room for those that come later, however slow these are.
+// allowance is how many more items of a destination may be claimed: so many that no more of it wait than perFree times what
+// remains free when the others take as many. So there is always room for those that come later, however slow these are.
+// One that has not started what it had is given none: it would only take room.
 func (b *bounds) allowance(no int64) int {
-	held, seen := b.held[no]
+	waiting, seen := b.waiting[no]
 	if !seen {
-		held = b.holds(no)
-		b.held[no] = held
+		var stalled bool
+		if waiting, stalled = b.waits(no); stalled {
+			waiting = math.MaxInt32
+		}
+		b.waiting[no] = waiting
 	}
-	free := b.limit - held - b.taken[no]
-	return max(0, (free+b.lanes)/(b.lanes+1))
+	most, others := perFree*(b.limit-b.taken[no])-waiting-b.taken[no], perFree*b.lanes
+	return max(0, (most+others)/(others+1))
 }
 
 // lock adds the gates of the lanes whose destinations are limited.

@@ -333,24 +333,25 @@ func (m *model) claim(t *rapid.T) {
 	p := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
 	limit := rapid.IntRange(1, 12).Draw(t, "limit")
 	exact := rapid.Bool().Draw(t, "exact")
-	holds := func(no int64) (n int) {
+	waits := func(no int64) (n int, stalled bool) {
 		for _, c := range m.leases[p] {
 			if sqlstore.DestinationOf(c.Lane) == no {
 				n++
 			}
 		}
-		return n
+		return n, false
 	}
 	lanes := m.ready()
 	claimable := false
 	for _, lane := range lanes {
 		d := lane[0].destination
-		claimable = claimable || !m.held(d) && m.room(d) > 0 && holds(d.No) < limit
+		waiting, _ := waits(d.No)
+		claimable = claimable || !m.held(d) && m.room(d) > 0 && waiting < 3*limit
 	}
 	var got []sqlstore.Claimed
 	for more := true; more && len(got) == 0; { // the first times it does not know the destinations
 		var err error
-		got, more, err = m.engines[p].Claim(m.ctx, limit, holds, exact)
+		got, more, err = m.engines[p].Claim(m.ctx, limit, waits, exact)
 		m.check(err)
 	}
 	switch {

@@ -16,7 +16,7 @@ import (
 // batches that accumulate while the last is committed, and a heartbeat for the leases.
 type pipeline struct {
 	e      *Engine
-	limit  int // items held at once: in flight, waiting for a worker or for the finisher
+	limit  int // items that wait for a worker at once
 	counts Counts
 
 	// The claimer's own.
@@ -24,9 +24,10 @@ type pipeline struct {
 	gateAt time.Time // when a rate lets more through
 
 	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
-	held     atomic.Int64
+	held     atomic.Int64  // items that wait for a worker, are with one, or wait for the finisher
 	served   atomic.Int64  // in all
-	freed    chan struct{} // has room for one; sent to when items are finished
+	wanted   atomic.Int64  // the room that the claimer waits for; 0: none
+	freed    chan struct{} // has room for one; sent to when items are finished, or there is the room that is wanted
 	jobs     *dispatcher
 	done     chan *job
 	stopping atomic.Bool // items that wait for a worker are released instead
@@ -34,7 +35,6 @@ type pipeline struct {
 	mu      sync.Mutex
 	workers int
 	flights map[*job]struct{}
-	heldOf  map[int64]int // by destination
 	growth  *time.Timer   // nil while no more workers are considered
 
 	work, finish, beat sync.WaitGroup
@@ -59,8 +59,8 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	limit := 2 * e.Workers
 	p := &pipeline{
 		e: e, limit: limit, base: context.WithoutCancel(ctx), freed: make(chan struct{}, 1), least: limit / 2,
-		jobs: newDispatcher(e.Workers), done: make(chan *job, limit),
-		flights: map[*job]struct{}{}, heldOf: map[int64]int{}, stopBeat: make(chan struct{}),
+		jobs: newDispatcher(e.Workers), done: make(chan *job, mostHeld*limit),
+		flights: map[*job]struct{}{}, stopBeat: make(chan struct{}),
 	}
 	p.finish.Go(p.finisher)
 	p.beat.Go(p.heartbeat)
@@ -72,19 +72,10 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 // that it did not look at. It waits until there is
 // room for a large claim; how large is learned, because slow attempts can hold much of the room for long.
 func (p *pipeline) claim(ctx context.Context, exact bool) (int, error) {
-	patience := time.NewTimer(claimPatience)
-	defer patience.Stop()
-	for room := p.room(); room < max(1, p.least); room = p.room() {
-		select {
-		case <-ctx.Done():
-			return 0, nil
-		case <-p.freed:
-		case <-patience.C:
-			p.least = room / 2
-		}
+	if !p.waitForRoom(ctx) {
+		return 0, nil
 	}
-	p.least = min(p.limit/2, p.least+p.limit/16+1)
-	got, err := p.e.claim(ctx, p.room(), p.holds, exact)
+	got, err := p.e.claim(ctx, p.room(), p.jobs.waits, exact)
 	if err != nil {
 		return 0, err
 	}
@@ -103,15 +94,49 @@ func (p *pipeline) claim(ctx context.Context, exact bool) (int, error) {
 	return n, err
 }
 
-const claimPatience = 5 * time.Millisecond
+const (
+	claimPatience = 5 * time.Millisecond
+	mostHeld      = 2 // times the limit, with what is running and what the finisher has not written yet
+)
 
-func (p *pipeline) room() int { return p.limit - int(p.held.Load()) }
+// room is how many more items may be claimed. What runs takes none, so that destinations which never answer do not make
+// claims for others small, nor does what waits to be written, as long as it is not too much.
+func (p *pipeline) room() int {
+	waiting, _ := p.jobs.load()
+	return min(p.limit-waiting, mostHeld*p.limit-int(p.held.Load()))
+}
 
-// holds is how many items of a destination are held.
-func (p *pipeline) holds(no int64) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.heldOf[no]
+// waitForRoom returns false if ctx ended first.
+func (p *pipeline) waitForRoom(ctx context.Context) bool {
+	defer p.wanted.Store(0)
+	var patience *time.Timer
+	for {
+		p.wanted.Store(int64(max(1, p.least)))
+		room := p.room()
+		if room >= max(1, p.least) {
+			p.least = min(p.limit/2, p.least+p.limit/16+1)
+			return true
+		}
+		if patience == nil {
+			patience = time.NewTimer(claimPatience)
+			defer patience.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.freed:
+		case <-patience.C:
+			p.least = room / 2
+		}
+	}
+}
+
+// free tells the claimer that there is room.
+func (p *pipeline) free() {
+	select {
+	case p.freed <- struct{}{}:
+	default:
+	}
 }
 
 // start hands jobs to workers.
@@ -125,7 +150,6 @@ func (p *pipeline) start(jobs []job) {
 	for i := range jobs {
 		jobs[i].claimed = now
 		p.flights[&jobs[i]] = struct{}{}
-		p.heldOf[sqlstore.DestinationOf(jobs[i].Lane)]++
 	}
 	p.mu.Unlock()
 	p.jobs.put(jobs)
@@ -192,6 +216,9 @@ func (p *pipeline) serve(j *job) {
 	done := func(crashed bool) {
 		p.jobs.done(j)
 		p.served.Add(1)
+		if wanted := p.wanted.Load(); wanted > 0 && int64(p.room()) >= wanted && p.wanted.CompareAndSwap(wanted, 0) {
+			p.free()
+		}
 		if crashed {
 			p.forget([]*job{j})
 			return
@@ -244,17 +271,10 @@ func (p *pipeline) forget(batch []*job) {
 	p.mu.Lock()
 	for _, j := range batch {
 		delete(p.flights, j)
-		no := sqlstore.DestinationOf(j.Lane)
-		if p.heldOf[no]--; p.heldOf[no] == 0 {
-			delete(p.heldOf, no)
-		}
 	}
 	p.mu.Unlock()
 	p.held.Add(-int64(len(batch)))
-	select {
-	case p.freed <- struct{}{}:
-	default:
-	}
+	p.free()
 }
 
 // write finishes a batch. It tries again while the leases last: what was delivered must not be forgotten for a database

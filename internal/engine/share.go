@@ -35,24 +35,29 @@ func hungry(asked []sqlstore.Share, got map[int64]int) []int64 {
 // interleave puts items in the order in which they are to be started: the first of each lane, then the second of each,
 // lanes in the order they were claimed in.
 func interleave(items []sqlstore.Claimed) []sqlstore.Claimed {
-	var lanes []int64
-	byLane := map[int64][]sqlstore.Claimed{}
-	for _, c := range items {
-		if _, seen := byLane[c.Lane]; !seen {
-			lanes = append(lanes, c.Lane)
+	type place struct{ turn, lane, at int }
+	lanes := map[int64]int{} // in the order in which they come
+	places := make([]place, len(items))
+	for i := range items {
+		lane, seen := lanes[items[i].Lane]
+		if !seen {
+			lane = len(lanes)
+			lanes[items[i].Lane] = lane
 		}
-		byLane[c.Lane] = append(byLane[c.Lane], c)
+		places[i] = place{lane: lane, at: i}
 	}
-	for _, of := range byLane {
-		slices.SortFunc(of, func(a, b sqlstore.Claimed) int { return cmp.Compare(a.Seq, b.Seq) })
-	}
-	all := make([]sqlstore.Claimed, 0, len(items))
-	for i := 0; len(all) < len(items); i++ {
-		for _, lane := range lanes {
-			if i < len(byLane[lane]) {
-				all = append(all, byLane[lane][i])
-			}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(a.lane-b.lane, cmp.Compare(items[a.at].Seq, items[b.at].Seq))
+	})
+	for i := range places {
+		if i > 0 && places[i].lane == places[i-1].lane {
+			places[i].turn = places[i-1].turn + 1
 		}
+	}
+	slices.SortFunc(places, func(a, b place) int { return cmp.Or(a.turn-b.turn, a.lane-b.lane) })
+	all := make([]sqlstore.Claimed, len(items))
+	for i, p := range places {
+		all[i] = items[p.at]
 	}
 	return all
 }
