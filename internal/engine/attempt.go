@@ -74,7 +74,7 @@ func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
 func (j *job) release() {
 	o := &j.outcome
 	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.breaker}
-	o.Key, o.Destination, o.State, o.Reason, o.Took = j.Key, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
+	o.Key, o.Place, o.Destination, o.State, o.Reason, o.Took = j.Key, j.Place, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
 }
 
 // record keeps what a handler returned, credentials redacted.

@@ -77,8 +77,8 @@ func (g *gate) wait() time.Duration {
 type bounds struct {
 	waits   func(no int64) (n int, stalled bool) // of a destination: what waits for a worker, and whether none of it was started of late
 	waiting map[int64]int                        // the same, as it was when the claim first asked: or a lower rank might find room that a higher had not
-	taken map[int64]int      // by this claim
-	gates map[int64]*gate    // of limited destinations; nil for one that another process has locked
+	taken   map[int64]int                        // by this claim
+	gates   map[int64]*gate                      // of limited destinations; nil for one that another process has locked
 
 	// Of organizations, where what they have in flight is limited.
 	owner map[int64]string // of destinations

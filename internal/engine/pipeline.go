@@ -24,10 +24,10 @@ type pipeline struct {
 	gateAt time.Time // when a rate lets more through
 
 	base     context.Context //nolint:containedctx // of attempts: not the host's, which ends before they do
-	held     atomic.Int64  // items that wait for a worker, are with one, or wait for the finisher
-	served   atomic.Int64  // in all
-	wanted   atomic.Int64  // the room that the claimer waits for; 0: none
-	freed    chan struct{} // has room for one; sent to when items are finished, or there is the room that is wanted
+	held     atomic.Int64    // items that wait for a worker, are with one, or wait for the finisher
+	served   atomic.Int64    // in all
+	wanted   atomic.Int64    // the room that the claimer waits for; 0: none
+	freed    chan struct{}   // has room for one; sent to when items are finished, or there is the room that is wanted
 	jobs     *dispatcher
 	done     chan *job
 	stopping atomic.Bool // items that wait for a worker are released instead
@@ -35,7 +35,7 @@ type pipeline struct {
 	mu      sync.Mutex
 	workers int
 	flights map[*job]struct{}
-	growth  *time.Timer   // nil while no more workers are considered
+	growth  *time.Timer // nil while no more workers are considered
 
 	work, finish, beat sync.WaitGroup
 	stopBeat           chan struct{} // of the heartbeat and the statistics
@@ -337,15 +337,18 @@ func (p *pipeline) heartbeat() {
 // statistics writes what attempts came to, now and then.
 func (p *pipeline) statistics() {
 	p.e.present(p.base)
-	tick := time.NewTimer(flushEvery)
+	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
-	for {
+	for flushed := time.Now(); ; {
 		select {
 		case <-p.stopBeat:
 			return
 		case <-tick.C:
 			p.e.present(p.base)
-			tick.Reset(p.e.flush(p.base))
+			if time.Since(flushed) >= p.e.tally.pause() {
+				p.e.flush(p.base)
+				flushed = time.Now()
+			}
 		}
 	}
 }

@@ -75,12 +75,19 @@ const (
 	flushTimeout  = 5 * time.Second
 )
 
-// flush writes the statistics, and returns how long to wait before the next time: the longer the more there was, so that
-// many destinations do not make statistics the main work of the database.
-func (e *Engine) flush(ctx context.Context) time.Duration {
+// pause is how long statistics wait until they are written: the longer the more there are, so that many destinations do not
+// make them the main work of the database.
+func (t *tally) pause() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return flushEvery * time.Duration(max(1, len(t.minutes)/flushedAtOnce))
+}
+
+// flush writes the statistics.
+func (e *Engine) flush(ctx context.Context) {
 	minutes := e.tally.take()
 	if len(minutes) == 0 {
-		return flushEvery
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
@@ -89,7 +96,6 @@ func (e *Engine) flush(ctx context.Context) time.Duration {
 		e.tally.restore(minutes)
 		e.Logger.WarnContext(ctx, "delivery: statistics could not be written; they are tried again", "error", err)
 	}
-	return flushEvery * time.Duration(max(1, len(minutes)/flushedAtOnce))
 }
 
 // presence tells other processes that this one attempts items.

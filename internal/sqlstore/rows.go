@@ -144,6 +144,7 @@ type Claimed struct {
 	Gate      Gate
 	RunAt     time.Time
 	Deadline  time.Time
+	Place     string // of a claim: where its row is, as long as nobody changes it; "" where the database has no such thing
 }
 
 // Change puts an item back into the queue.
@@ -174,6 +175,7 @@ type Attempt struct {
 	NextAt      time.Time
 	Reference   handler.Reference
 	Detail      Detail
+	Place       string // Claimed.Place, where it is known
 }
 
 // NotBegun is Attempt.Took of what was no attempt.

@@ -12,6 +12,9 @@ import (
 // Revive is the statement of Dialect.Revive.
 const Revive = revive
 
+// Placed is the index of what goes by the places of rows alone.
+const Placed = "place"
+
 // Statement is a statement of the queue with arguments as literals, and the index of delivery_queue it must go by.
 type Statement struct {
 	Query string
@@ -27,6 +30,8 @@ func Statements() map[string]Statement {
 		ids = "'{00000000-0000-7000-8000-000000000000,00000000-0000-7000-8000-000000000001}'"
 		id  = "'00000000-0000-7000-8000-000000000000'"
 		two = "'{1,2}'"
+
+		places = `'{"(0,1)","(0,2)"}'`
 	)
 	keys := []string{org, ids, two, two}
 	with := func(more ...string) []string { return append(keys[:4:4], more...) }
@@ -44,7 +49,9 @@ func Statements() map[string]Statement {
 		"walk":                   {walk, []string{"0", "1099511627776", "500", two}, "delivery_queue_ready"},
 		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", now, "'{1}'", "'{2}'", "'{0,5,7}'"}, "delivery_queue_ready"},
 		"end, plain":             {endPlain, with(ids, two, two, now), "delivery_queue_pkey"},
-		"end":                    {endFull, with(ids, two, two, now, two, two, two, two, "'{a,b}'", "'{a,b}'", "'{null,null}'", "'{null,null}'"), "delivery_queue_pkey"},
+		"end, detailed":          {endDetailed, with(ids, two, two, now, two, two, two, two, "'{a,b}'", "'{a,b}'", "'{null,null}'", "'{null,null}'"), "delivery_queue_pkey"},
+		"end, placed":            {endPlaced, with(ids, two, two, now, places), Placed},
+		"end, placed, detailed":  {endPlacedFully, with(ids, two, two, now, two, two, two, two, "'{a,b}'", "'{a,b}'", "'{null,null}'", "'{null,null}'", places), Placed},
 		"reschedule":             {reschedule, with(two, "'{2026-01-01,2026-01-02}'", two, two), "delivery_queue_pkey"},
 		"in flight":              {inFlight, []string{"'{1,2}'", org}, "delivery_queue_gated"},
 		"in flight of all":       {inFlightOf, []string{"'acme'"}, "delivery_queue_gated"},

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -65,9 +66,9 @@ with pick as materialized (
   update delivery_queue q set state = 1, run_at = $3,
       gated = case when q.lane = any($5::bigint[]) then 2 when q.lane = any($4::bigint[]) then 1 else 0 end
    where q.ctid = any(array(select tid from pick))
-  returning q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline
+  returning q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline, q.ctid place
 )
-select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt, c.lost, c.deadline, ` + sqlstore.ContentColumns + `
+select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt, c.lost, c.deadline, c.place, ` + sqlstore.ContentColumns + `
   from claimed c left join lateral (select * from delivery_deliveries d
     where d.organization_id = c.organization_id and d.id = c.delivery_id limit 1) d on true`
 
@@ -91,7 +92,7 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 	all := make([]sqlstore.Claimed, 0, total)
 	var c sqlstore.Claimed
 	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
-		sqlstore.Time{T: &c.Deadline})
+		sqlstore.Time{T: &c.Deadline}, &c.Place)
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
 		if c.Content, err = scanner.Scan(rows); c.Content != nil {
 			c.Content.Organization, c.Content.ID = c.Organization, c.Delivery
@@ -136,57 +137,106 @@ func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 	return []any{o.String(), d.String(), no.String(), f.String()}
 }
 
-// end deletes and records in one statement, by the place of each item in the arrays. The rows are locked, so that as many
+// end deletes and records in one statement, by the position of each item in the arrays. The rows are locked, so that as many
 // are deleted as were found; but one that was changed while it was waited for, such as by a heartbeat, is found in its new
 // version and deleted in neither. Then the counts differ, and the transaction is run again. What ends dead becomes a dead
 // letter.
+//
+// Placed statements look for a row only where the claim left it, which saves a descent of the index for each. Whether it is the
+// item's is looked at there as by key.
 const (
-	endFound = `
+	endGiven = `
 with i as materialized (
   select * from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::uuid[], $6::smallint[], $7::real[]`
-	endLocated = `
+	endFull = `, $9::smallint[], $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[], $16::jsonb[]`
+
+	endNamed     = `) with ordinality i(o, d, n, f, destination, attempt, took`
+	endNamedFull = `, state, reason, category, status, code, error, reference, detail`
+
+	endLocated = `, position)
 ), t as materialized (
-  select q.*, i.* from i cross join lateral (select q.ctid tid`
-	endDeleted = ` from delivery_queue q
-    where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f limit 1 for update) q
+  select q.*, i.* from i cross join lateral (select q.ctid tid, q.lane, q.deadline from delivery_queue q
+    where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f`
+	endDeleted = ` limit 1 for update) q
 ), gone as (
   delete from delivery_queue q where q.ctid = any(array(select tid from t)) returning 1
 ), kept as (
   insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id, attempt, took, ended_at, state, reason`
-	endCounted = `
-)
-select t.place, (select count(*) from gone) from t`
-
-	endPlain = endFound + `) with ordinality i(o, d, n, f, destination, attempt, took, place)` + endLocated + endDeleted + `)
-  select o, d, n, f, destination, attempt, took, $8, 3, 0 from t` + endCounted
-
-	endFull = endFound + `, $9::smallint[], $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[],
-    $16::jsonb[]) with ordinality
-    i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, place)` + endLocated + `, q.lane, q.deadline` + endDeleted + `,
-      category, status_code, code, error, reference, detail)
+	endKept     = `) select o, d, n, f, destination, attempt, took, $8, 3, 0 from t`
+	endKeptFull = `, category, status_code, code, error, reference, detail)
   select o, d, n, f, destination, attempt, took, $8, state, reason, category, status, code, error, reference, detail from t
 ), dead as (
   insert into delivery_dead_letters (organization_id, delivery_id, n, fence, lane, destination_id, reason, died_at, deadline)
   select o, d, n, f, lane, destination, reason, $8, deadline from t where state = 4
   on conflict (organization_id, delivery_id, n) do update
-    set fence = excluded.fence, lane = excluded.lane, reason = excluded.reason, died_at = excluded.died_at` + endCounted
+    set fence = excluded.fence, lane = excluded.lane, reason = excluded.reason, died_at = excluded.died_at`
+	endCounted = `
+)
+select t.position, (select count(*) from gone) from t`
+
+	endPlain       = endGiven + endNamed + endLocated + endDeleted + endKept + endCounted
+	endDetailed    = endGiven + endFull + endNamed + endNamedFull + endLocated + endDeleted + endKeptFull + endCounted
+	endPlaced      = endGiven + `, $9::tid[]` + endNamed + `, place` + endLocated + ` and q.ctid = i.place` + endDeleted + endKept + endCounted
+	endPlacedFully = endGiven + endFull + `, $17::tid[]` + endNamed + endNamedFull + `, place` + endLocated + ` and q.ctid = i.place` +
+		endDeleted + endKeptFull + endCounted
 )
 
 // End implements sqlstore.Dialect.
 func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
+	var left []*sqlstore.Attempt // that were not where the claim left them
+	var leftAt []int
+	if slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return a.Place != "" }) {
+		found := make([]bool, len(attempts))
+		err := d.end(ctx, tx, now, attempts, true, func(i int) {
+			found[i] = true
+			applied(i)
+		})
+		if err != nil {
+			return err
+		}
+		for i := range attempts {
+			if !found[i] {
+				left, leftAt = append(left, attempts[i]), append(leftAt, i)
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		return d.end(ctx, tx, now, left, false, func(i int) { applied(leftAt[i]) })
+	}
+	return d.end(ctx, tx, now, attempts, false, applied)
+}
+
+func (d Dialect) end(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, placed bool, applied func(i int)) error {
 	plain := true
 	for i := range attempts {
 		plain = plain && attempts[i].Plain()
 	}
-	query, args := endPlain, append(attemptArrays(attempts), d.Time(now))
+	args := append(attemptArrays(attempts), d.Time(now))
+	query := endPlain
+	switch {
+	case plain && placed:
+		query = endPlaced
+	case placed:
+		query = endPlacedFully
+	case !plain:
+		query = endDetailed
+	}
 	if !plain {
-		query, args = endFull, append(args, detailArrays(attempts)...)
+		args = append(args, detailArrays(attempts)...)
+	}
+	if placed {
+		place := newArray(len(attempts), 14)
+		for _, a := range attempts {
+			place.opt(a.Place)
+		}
+		args = append(args, place.String())
 	}
 	found, deleted := 0, 0
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var place int
-		err := rows.Scan(&place, &deleted)
-		applied(place - 1)
+		var position int
+		err := rows.Scan(&position, &deleted)
+		applied(position - 1)
 		found++
 		return err
 	}, query, args...)
