@@ -37,7 +37,7 @@ func main() {
 	resume := flag.Int64("resume", 2<<10, "size of the file whose upload is killed, in MiB")
 	flag.IntVar(&b.objects, "objects", 10_000, "small objects")
 	flag.IntVar(&b.concurrency, "concurrency", 48, "small objects under way at a time; 48 are what a service gives a destination by default")
-	flag.DurationVar(&b.away, "away", 10*time.Millisecond, "the time that each small object takes longer in the second case of them")
+	flag.DurationVar(&b.away, "away", 30*time.Millisecond, "the time that each small object takes longer in the second case of them")
 	flag.IntVar(&b.rounds, "rounds", 3, "times that each contender runs; the median counts")
 	flag.StringVar(&b.only, "case", "", "the cases whose name contains this, alone")
 	flag.StringVar(&b.profile, "cpuprofile", "", "a file for a profile of the last measured process of delivery")
