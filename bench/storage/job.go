@@ -224,7 +224,7 @@ func (j job) each(ctx context.Context, store func(ctx context.Context, i int, bo
 }
 
 // travel takes the time that a request would to a server that is farther away.
-func (j job) travel() { time.Sleep(j.Away) }
+func (j job) travel() { <-time.After(j.Away) }
 
 // distant is a handler whose other side is farther away.
 type distant struct {
