@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
@@ -20,12 +25,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/s3/transfermanager"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sync/errgroup"
-
-	"bytes"
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
 	"github.com/deliverykit/delivery/handler/storage/local"
 	"github.com/deliverykit/delivery/handler/storage/s3"
@@ -37,18 +42,23 @@ const jobVariable = "DELIVERY_BENCH_STORAGE_JOB"
 // job is what one process does. Kind is server, or of a contender:
 //
 //   - sdk: the file by the SDK's transfer manager
-//   - copy: the file by io.Copy and Sync, for local
+//   - copy: the file by io.Copy with its SHA-256, and Sync, for local
+//   - recopy: the same, of a copy of the file that was made just before, as what is accepted is
 //   - ref: the file by a delivery of a payload.Ref
 //   - reader: the file by a delivery of a payload.Reader, which is accepted first, into a directory
 //   - resume: as ref, where an earlier process has accepted it
 //   - loop: small objects by the SDK
+//   - driver: small objects by the driver, without a queue
 //   - many: small objects by deliveries
+//   - noop: small payloads by deliveries to a handler that does nothing
 type job struct {
 	Kind             string
 	Endpoint, Bucket string
 	Folder, File     string
 	Database         string // a folder
-	Objects, Workers int
+	Objects          int
+	Concurrency      int           // small objects under way at a time
+	Away             time.Duration // that each of them takes longer
 	Profile          string
 }
 
@@ -74,7 +84,7 @@ func work(ctx context.Context, text string) error {
 	if j.Kind == "server" {
 		return serve(ctx, j.Folder)
 	}
-	measured := map[string]func(context.Context, job) (outcome, error){"sdk": transfer, "copy": copyFile, "loop": loop}[j.Kind]
+	measured := map[string]func(context.Context, job) (outcome, error){"sdk": transfer, "copy": copyFile, "recopy": recopyFile, "loop": loop, "driver": driver}[j.Kind]
 	if measured == nil {
 		measured = ours
 	}
@@ -133,39 +143,113 @@ func copyFile(_ context.Context, j job) (outcome, error) {
 	if err := os.MkdirAll(j.Folder, 0o700); err != nil {
 		return outcome{}, err
 	}
-	return timed(func() error {
-		from, err := os.Open(j.File)
-		if err != nil {
-			return err
-		}
-		defer from.Close()
-		to, err := os.Create(filepath.Join(j.Folder, "file.bin"))
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(to, from)
-		return errors.Join(err, to.Sync(), to.Close())
-	})
+	return timed(func() error { return copyTo(filepath.Join(j.Folder, "file.bin"), j.File) })
+}
+
+func recopyFile(ctx context.Context, j job) (outcome, error) {
+	accepted := filepath.Join(j.Database, "file.bin")
+	if err := copyTo(accepted, j.File); err != nil {
+		return outcome{}, err
+	}
+	j.File = accepted
+	return copyFile(ctx, j)
+}
+
+func copyTo(target, source string) error {
+	from, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := os.Create(target)
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	_, err = io.Copy(io.MultiWriter(to, sum), from)
+	return errors.Join(err, to.Sync(), to.Close())
 }
 
 func smallBody(i int) []byte { return bytes.Repeat([]byte(fmt.Sprintf("%08d", i)), smallSize/8) }
 
+// loop stores what deliveries store: with the same headers, and only if it is absent.
 func loop(ctx context.Context, j job) (outcome, error) {
 	c := client(j.Endpoint)
+	return j.each(ctx, func(ctx context.Context, i int, body []byte) error {
+		sum := sha256.Sum256(body)
+		_, err := c.PutObject(ctx, &awss3.PutObjectInput{
+			Bucket: &j.Bucket, Key: aws.String(strconv.Itoa(i)), Body: bytes.NewReader(body), IfNoneMatch: aws.String("*"),
+			ContentType: aws.String("application/octet-stream"), ChecksumAlgorithm: types.ChecksumAlgorithmCrc32c,
+			Metadata: map[string]string{storage.MetadataItem: strconv.Itoa(i), storage.MetadataSHA256: hex.EncodeToString(sum[:])},
+		})
+		return err
+	})
+}
+
+func driver(ctx context.Context, j job) (outcome, error) {
+	h := s3.New()
+	var dialer net.Dialer
+	transport := &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 64}
+	if err := h.Open(handler.Env{Client: &http.Client{Transport: transport}, Dial: dialer.DialContext}); err != nil {
+		return outcome{}, err
+	}
+	b, err := h.Bucket(ctx, "acme", j.config())
+	if err != nil {
+		return outcome{}, err
+	}
+	return j.each(ctx, func(ctx context.Context, i int, body []byte) error {
+		sum := sha256.Sum256(body)
+		_, err := b.Put(ctx, &storage.Upload{
+			Name: strconv.Itoa(i), Size: int64(len(body)), SHA256: hex.EncodeToString(sum[:]), Item: strconv.Itoa(i),
+			ContentType: "application/octet-stream", Progress: func(int64) {},
+			Open: func(context.Context, int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+		})
+		return err
+	})
+}
+
+// each stores the small objects, so many at a time.
+func (j job) each(ctx context.Context, store func(ctx context.Context, i int, body []byte) error) (outcome, error) {
 	return timed(func() error {
 		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(j.Workers)
+		group.SetLimit(j.Concurrency)
 		for i := range j.Objects {
 			group.Go(func() error {
-				_, err := c.PutObject(ctx, &awss3.PutObjectInput{
-					Bucket: &j.Bucket, Key: aws.String(strconv.Itoa(i)), Body: bytes.NewReader(smallBody(i)), IfNoneMatch: aws.String("*"),
-				})
-				return err
+				j.travel()
+				return store(ctx, i, smallBody(i))
 			})
 		}
 		return group.Wait()
 	})
 }
+
+// travel takes the time that a request would to a server that is farther away.
+func (j job) travel() { <-time.After(j.Away) }
+
+// distant is a handler whose other side is farther away.
+type distant struct {
+	*s3.Handler
+	job job
+}
+
+func (d distant) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
+	d.job.travel()
+	if d.job.Kind == "noop" {
+		return &handler.Result{}, nil
+	}
+	return d.Handler.Deliver(ctx, req)
+}
+
+func (j job) config() s3.Config {
+	return s3.Config{
+		Bucket: j.Bucket, Endpoint: j.Endpoint, PathStyle: true, Naming: storage.Naming{Name: "{item}"},
+		Credentials: s3.Credentials{AccessKeyID: accessKey, SecretAccessKey: destination.NewSecret(secretKey)},
+	}
+}
+
+// workers are so many that one destination has Concurrency attempts under way: three quarters of all, which is what a
+// service gives a single one.
+func (j job) workers() int { return j.Concurrency + (j.Concurrency+2)/3 }
 
 // files opens what a payload.Ref names.
 type files struct{}
@@ -201,14 +285,11 @@ func ours(ctx context.Context, j job) (outcome, error) {
 		return outcome{}, err
 	}
 	options := []delivery.Option{
-		delivery.WithWorkers(j.Workers), delivery.WithLogger(slog.New(slog.DiscardHandler)),
+		delivery.WithWorkers(j.workers()), delivery.WithLogger(slog.New(slog.DiscardHandler)),
 		delivery.WithKeys(delivery.LocalKey("k", strings.Repeat("ab", 32))), delivery.WithNetwork(delivery.Network{Loopback: true}),
-		delivery.WithSource("files", files{}), delivery.WithPayloadStore(store), delivery.WithHandler("s3", s3.New()),
+		delivery.WithSource("files", files{}), delivery.WithPayloadStore(store), delivery.WithHandler("s3", distant{s3.New(), j}),
 	}
-	var config destination.Config = s3.Config{
-		Bucket: j.Bucket, Endpoint: j.Endpoint, PathStyle: true, Naming: storage.Naming{Name: "{item}"},
-		Credentials: s3.Credentials{AccessKeyID: accessKey, SecretAccessKey: destination.NewSecret(secretKey)},
-	}
+	var config destination.Config = j.config()
 	if j.Folder != "" {
 		if err := os.MkdirAll(j.Folder, 0o700); err != nil {
 			return outcome{}, err
@@ -233,7 +314,7 @@ func ours(ctx context.Context, j job) (outcome, error) {
 	}); err != nil {
 		return outcome{}, err
 	}
-	if j.Kind == "many" {
+	if j.Kind == "many" || j.Kind == "noop" {
 		return many(ctx, j, svc, acme)
 	}
 	var accepted time.Duration

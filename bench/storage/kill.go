@@ -69,7 +69,7 @@ func (b *bench) kill(ctx context.Context) (err error) {
 		return err
 	}
 	defer c.Close()
-	j := job{Kind: "ref", Endpoint: c.URL, File: b.file, Workers: 4}
+	j := job{Kind: "ref", Endpoint: c.URL, File: b.file, Concurrency: 4}
 	if j.Database, err = os.MkdirTemp(b.dir, "db-"); err != nil {
 		return err
 	}
@@ -97,11 +97,9 @@ func (b *bench) kill(ctx context.Context) (err error) {
 		return errors.New("the process ended by itself before it was killed")
 	}
 	confirmed, received := c.confirmed.Load(), c.received.Swap(0)
-	out, err := command(ctx, j.of("resume")).Output()
-	if err != nil {
+	if _, err := command(ctx, j.of("resume")).Output(); err != nil {
 		return failure(err)
 	}
-	_ = out
 	sent := c.received.Load()
 	percent := func(n int64) float64 { return 100 * float64(n) / float64(b.resume) }
 	fmt.Printf("\nkilled at %.1f %% of %d MiB, with %d MiB in flight; the next process sent %d MiB, %.1f %% (in flight and missing: %.1f %%)\n",

@@ -102,7 +102,7 @@ func serve(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	side, err := meta.NewSideCar(filepath.Join(dir, "meta"))
+	side, err := meta.NewSideCar(filepath.Join(dir, "meta")) // attributes of files have too little room for the list of 1,000 parts
 	if err != nil {
 		return err
 	}

@@ -68,9 +68,10 @@ type Upload struct {
 	Metadata    map[string]string
 	Tags        map[string]string
 	Replace     bool // what is there is replaced
-	Transient   bool // it is deleted before long: no retention, no tier of its own
+	Transient   bool // it is deleted before long: no retention, no tier of its own, and no SHA-256 where none is given
 	Once        bool // Open can be called once, at 0; the size is not known then
-	// Open opens the content at an offset, as often as needed.
+	// Open opens the content at an offset, as often as needed. Where SHA256 is known, who reads all of it gets an error in
+	// place of io.EOF if it differs, as of a payload.Content: a driver need not hash it once more.
 	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	// Progress is told how many bytes the other side has, by one goroutine at a time.
 	Progress func(done int64)

@@ -51,10 +51,9 @@ func (b *bucket) putBlocks(ctx context.Context, up *storage.Upload, c storage.Ch
 
 // send reads content, and stages the blocks that are not there yet, several at a time. The content is read from its start
 // also when an upload goes on: so its hash is verified, and a block counts as there only if its checksum says so.
+// Where the content breaks off, what was read of it is still sent: the next attempt has it.
 func (u *blocks) send(ctx context.Context, content io.Reader) error {
-	stoppable, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	group, sending := errgroup.WithContext(stoppable)
+	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(u.bucket.config.parallel())
 	err := u.read(sending, content, func(id string, b []byte, sum uint64, release func()) {
 		group.Go(func() error {
@@ -62,9 +61,6 @@ func (u *blocks) send(ctx context.Context, content io.Reader) error {
 			return u.stage(sending, id, b, sum)
 		})
 	})
-	if err != nil {
-		stop(err)
-	}
 	return cmp.Or(err, group.Wait()) // where a block failed first, err is its error
 }
 

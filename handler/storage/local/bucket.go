@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"net/url"
@@ -23,8 +24,8 @@ import (
 // temporary begins the names of files that are being written.
 const temporary = ".delivery-"
 
-// chunk is how much is read and written at once.
-const chunk = 1 << 20
+// chunk is how much is read and written at once: what stays in a processor's cache while it is hashed.
+const chunk = 32 << 10
 
 // bucket is a destination's folder.
 type bucket struct {
@@ -137,7 +138,10 @@ func write(ctx context.Context, f *os.File, up *storage.Upload, room *reservatio
 	}
 	defer content.Close()
 	buffer := make([]byte, chunk)
-	h := sha256.New()
+	var h hash.Hash // nil where content checks it itself, or nobody asks for it
+	if up.SHA256 == "" && !up.Transient {
+		h = sha256.New()
+	}
 	for {
 		if ctx.Err() != nil {
 			return size, "", context.Cause(ctx)
@@ -147,7 +151,9 @@ func write(ctx context.Context, f *os.File, up *storage.Upload, room *reservatio
 			if err := room.grow(size + int64(n)); err != nil {
 				return size, "", err
 			}
-			h.Write(buffer[:n])
+			if h != nil {
+				h.Write(buffer[:n])
+			}
 			if _, err := f.Write(buffer[:n]); err != nil {
 				return size, "", failed("write "+quote(up.Name), err)
 			}
@@ -161,8 +167,10 @@ func write(ctx context.Context, f *os.File, up *storage.Upload, room *reservatio
 			break
 		}
 	}
-	sum = hex.EncodeToString(h.Sum(nil))
-	if up.Size >= 0 && size != up.Size || up.SHA256 != "" && sum != up.SHA256 {
+	if sum = up.SHA256; h != nil {
+		sum = hex.EncodeToString(h.Sum(nil))
+	}
+	if up.Size >= 0 && size != up.Size {
 		return size, "", handler.Fail(handler.Internal, fmt.Errorf("local: %q: %w", up.Name, payload.ErrCorrupt))
 	}
 	info, err := f.Stat()

@@ -126,7 +126,7 @@ func (h *Handler) Maintain(ctx context.Context, req *handler.MaintainRequest) er
 	if err != nil {
 		return err
 	}
-	_, err = b.Sweep(ctx, h.now().Add(-abandoned), func(string) bool { return true })
+	_, err = b.Sweep(ctx, staleBefore(), func(string) bool { return true })
 	return err
 }
 

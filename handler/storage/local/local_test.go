@@ -275,6 +275,37 @@ func TestStaleTemporaryFiles(t *testing.T) {
 	}
 }
 
+// A handler whose clock is ahead of the file system's does not take for stale what another attempt is writing.
+func TestClockAhead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	h := local.New(dir)
+	env := handlertest.Env(t)
+	ahead := 365 * 24 * time.Hour
+	env.Now = func() time.Time {
+		ahead += 2 * time.Hour // each look finds that it is time to sweep
+		return time.Now().Add(ahead)
+	}
+	req := handlertest.Request(t, h, named("in/{item}"), payload.JSON(1))
+	if err := h.Open(env); err != nil {
+		t.Fatal(err)
+	}
+	other := *req
+	other.ItemID = "other"
+	writing := *req
+	writing.Payload = payload.NewContent(payload.Info{Size: 1}, func(ctx context.Context, _ int64) (io.ReadCloser, error) {
+		_, err := h.Deliver(ctx, &other)
+		err = errors.Join(err, h.Maintain(ctx, &handler.MaintainRequest{Organization: "handlertest", Config: req.Config}))
+		return io.NopCloser(strings.NewReader("x")), err
+	})
+	if _, err := h.Deliver(t.Context(), &writing); err != nil {
+		t.Error(err)
+	}
+	if all := files(t, dir); len(all) != 2 {
+		t.Errorf("files: %q", all)
+	}
+}
+
 func TestOrganizations(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

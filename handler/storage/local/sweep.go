@@ -111,6 +111,10 @@ func (b *bucket) Sweep(ctx context.Context, before time.Time, _ func(string) boo
 	return removed, err
 }
 
+// staleBefore is what a temporary file was last written before to be swept: by the clock that files are stamped with, which a
+// handler's own need not agree with.
+func staleBefore() time.Time { return time.Now().Add(-abandoned) }
+
 // sweepFolder removes what is stale in one folder, at most once an hour. It is on the way of a delivery, so it fails
 // silently.
 func (b *bucket) sweepFolder(ctx context.Context, folder *os.Root, where string) {
@@ -132,7 +136,7 @@ func (b *bucket) sweepFolder(ctx context.Context, folder *os.Root, where string)
 			return nil
 		}
 		info, err := folder.Lstat(entry.Name())
-		if err == nil && info.Mode().IsRegular() && info.ModTime().Before(now.Add(-abandoned)) {
+		if err == nil && info.Mode().IsRegular() && info.ModTime().Before(staleBefore()) {
 			_ = folder.Remove(entry.Name())
 		}
 		return nil

@@ -128,7 +128,7 @@ var wrongRegion = map[string]bool{
 	"IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true, "InvalidRegionName": true,
 }
 
-var expecting = regexp.MustCompile(`expecting '([a-z0-9-]{1,40})'`)
+var expecting = regexp.MustCompile(`expecting ['"]([a-z0-9-]{1,40})['"]`)
 
 // failed classifies an error of the SDK. What the other side answered is quoted in short, and never kept as an error of its
 // own: it may repeat what it was sent.

@@ -70,6 +70,7 @@ func TestFailures(t *testing.T) {
 		{name: "missing bucket", status: 404, code: "NoSuchBucket", message: "The specified bucket does not exist", category: handler.Configuration, says: []string{"create it"}},
 		{name: "wrong region, redirect", status: 301, code: "PermanentRedirect", message: "use the endpoint", headers: []string{"X-Amz-Bucket-Region", "us-west-2"}, category: handler.Configuration, says: []string{`"us-west-2"`, `"eu-central-1"`}},
 		{name: "wrong region, header", status: 400, code: "AuthorizationHeaderMalformed", message: "the region 'eu-central-1' is wrong; expecting 'ap-south-1'", category: handler.Configuration, says: []string{`"ap-south-1"`}},
+		{name: "wrong region, other quotes", status: 400, code: "AuthorizationHeaderMalformed", message: "the region &quot;eu-central-1&quot; is wrong; expecting &quot;ap-south-1&quot;", category: handler.Configuration, says: []string{`is in region "ap-south-1"`}},
 		{name: "wrong region, unknown", status: 301, category: handler.Configuration, says: []string{`not in region "eu-central-1"`}},
 		{name: "expired token", status: 400, code: "ExpiredToken", message: "The provided token has expired.", category: handler.Authentication, says: []string{"session token has expired"}},
 		{name: "unknown key", status: 403, code: "InvalidAccessKeyId", message: "no such key", category: handler.Authentication, says: []string{"unknown"}},

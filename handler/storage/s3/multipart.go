@@ -37,11 +37,11 @@ type multipart struct {
 }
 
 // send reads content, and sends the parts that are not there yet, several at a time. The content is read from its start
-// also when an upload goes on: so its hash is verified, and a part counts as there only if its checksum says so.
+// also when an upload goes on: so its hash is verified, and a part counts as there only if its checksum says so. Where the
+// content breaks off, what was read of it is still sent: the next attempt has it, and no part arrives after an abort, which
+// some servers take for a new upload.
 func (m *multipart) send(ctx context.Context, content io.Reader) error {
-	stoppable, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	group, sending := errgroup.WithContext(stoppable)
+	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(m.bucket.config.parallel())
 	err := m.read(sending, content, func(part int32, b []byte, sum *string, release func()) {
 		group.Go(func() error {
@@ -49,9 +49,6 @@ func (m *multipart) send(ctx context.Context, content io.Reader) error {
 			return m.sendPart(sending, part, b, sum)
 		})
 	})
-	if err != nil {
-		stop(err)
-	}
 	return cmp.Or(err, group.Wait()) // where a part failed first, err is its error
 }
 
