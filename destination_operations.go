@@ -19,8 +19,12 @@ func (d *Destinations) Enable(ctx context.Context, id string) (*destination.Dest
 // Disable holds what waits for a destination, and what is accepted for it, until Enable. reason is for people, up to 200
 // bytes.
 func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destination.Destination, error) {
-	if problem := badText(reason); problem != "" || len(reason) > mostReason {
-		return nil, destination.NewValidationError("destination", destination.Invalid("reason", "is longer than %d bytes, or %s", mostReason, problem))
+	problem := badText(reason)
+	if len(reason) > mostReason {
+		problem = fmt.Sprintf("has %d bytes, at most %d are allowed", len(reason), mostReason)
+	}
+	if problem != "" {
+		return nil, destination.NewValidationError("disabling", destination.Invalid("reason", "%s", problem))
 	}
 	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(true)},
 		func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {

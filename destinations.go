@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -29,6 +30,7 @@ type Destinations struct{ o *Org }
 func (o *Org) Destinations() *Destinations { return &Destinations{o} }
 
 const (
+	mostLabel    = 200 // bytes
 	mostConfig   = 256 << 10
 	mostFallback = 100
 )
@@ -139,7 +141,8 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
 	if label == "" {
-		label = row.Label + " (copy)"
+		const suffix = " (copy)"
+		label = strings.ToValidUTF8(row.Label[:min(len(row.Label), mostLabel-len(suffix))], "") + suffix
 	}
 	copied, config, err := d.specify(destination.Spec{
 		Label: label, Description: row.Description, Icon: row.Icon, Instructions: row.Instructions, Config: destination.As(row.Type, raw),
@@ -155,7 +158,7 @@ func (d *Destinations) typ(name string) *wiring.Type { return d.o.s.settings.Typ
 
 func (d *Destinations) unknownType(name string) error {
 	return &destination.FieldError{Path: "type", Code: "unknown",
-		Message: fmt.Sprintf("there is no handler for %q; register one with delivery.WithHandler (there are: %q)", name, d.o.s.typeNames())}
+		Message: fmt.Sprintf("there is no handler for %.100q; register one with delivery.WithHandler (there are: %q)", name, d.o.s.typeNames())}
 }
 
 // parse has the handler check and complete a config, and returns what is to be stored. stored is the config so far, nil
@@ -169,10 +172,13 @@ func (d *Destinations) parse(typ string, config destination.Config, stored json.
 	if err == nil && stored != nil {
 		raw, err = destination.FillRedacted(raw, stored)
 	}
-	if err != nil || t.Parser == nil {
-		return raw, destination.Within("config", err)
+	if err != nil {
+		return nil, destination.Within("config", err)
 	}
-	parsed, err := engine.ParseConfig(t, raw)
+	var parsed any = raw
+	if t.Parser != nil {
+		parsed, err = engine.ParseConfig(t, raw)
+	}
 	if err == nil && t.Completer != nil {
 		var before any
 		if stored != nil {
@@ -186,10 +192,10 @@ func (d *Destinations) parse(typ string, config destination.Config, stored json.
 	return parsed, destination.Within("config", err)
 }
 
-// normalize gives a config the form it is parsed from.
+// normalize gives a config the form it is parsed from: JSON that every database takes.
 func normalize(typ string, config destination.Config) (json.RawMessage, error) {
 	if t := config.DestinationType(); t != typ {
-		return nil, destination.Invalid("", "is of type %q, the destination of type %q", t, typ)
+		return nil, destination.Invalid("", "is of type %.100q, the destination of type %q", t, typ)
 	}
 	raw, err := destination.Raw(config)
 	switch {
@@ -197,10 +203,21 @@ func normalize(typ string, config destination.Config) (json.RawMessage, error) {
 		return nil, err
 	case len(raw) > mostConfig:
 		return nil, destination.Invalid("", "has %d bytes, at most %d are allowed", len(raw), mostConfig)
+	case !utf8.Valid(raw):
+		return nil, destination.Invalid("", "is not valid UTF-8")
 	case bytes.Contains(raw, []byte(`\u0000`)):
 		return nil, destination.Invalid("", "contains a NUL character")
 	}
-	return raw, nil
+	var v any
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return nil, destination.Invalid("", "has a number that is too large")
+	}
+	exact := json.NewDecoder(bytes.NewReader(raw))
+	exact.UseNumber()
+	if err := exact.Decode(&v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v) // without what JSON can say and text cannot, such as "\ud800"
 }
 
 // seal puts the redacted form of a parsed config into row and, if it has secrets, the sealed one.
@@ -243,7 +260,7 @@ func check(d *destination.Destination) error {
 		}
 	}
 	errs = append(errs, destination.Require("label", d.Label))
-	text("label", d.Label, 200, false)
+	text("label", d.Label, mostLabel, false)
 	text("description", d.Description, 10_000, true)
 	text("instructions", d.Instructions, 100_000, true)
 	text("icon", d.Icon, 2000, false)
@@ -252,9 +269,15 @@ func check(d *destination.Destination) error {
 	}
 	if len(d.Tags) > mostTags {
 		errs = append(errs, destination.Invalid("tags", "has %d tags, at most %d are allowed", len(d.Tags), mostTags))
-	}
-	for i, tag := range d.Tags {
-		text(fmt.Sprintf("tags[%d]", i), tag, 100, false)
+	} else {
+		for i, tag := range d.Tags {
+			path := fmt.Sprintf("tags[%d]", i)
+			errs = append(errs, destination.Require(path, tag))
+			text(path, tag, 100, false)
+			if slices.Contains(d.Tags[:i], tag) {
+				errs = append(errs, destination.Invalid(path, "is there twice"))
+			}
+		}
 	}
 	if !d.Default && (d.Fallback != 0 || len(d.DefaultTopics) > 0) {
 		errs = append(errs, destination.Invalid("default", "is not set, but fallback or default_topics is"))
@@ -324,6 +347,19 @@ type DestinationFilter struct {
 	Draining *bool // being deleted
 }
 
+func (f DestinationFilter) check() error {
+	var errs []error
+	if problem := badText(f.Type); problem != "" {
+		errs = append(errs, destination.Invalid("type", "%s", problem))
+	}
+	switch f.Health {
+	case "", destination.Healthy, destination.Degraded, destination.Unhealthy:
+	default:
+		errs = append(errs, destination.Invalid("health", "is not %s, %s or %s", destination.Healthy, destination.Degraded, destination.Unhealthy))
+	}
+	return destination.NewValidationError("filter", errors.Join(errs...))
+}
+
 func (f DestinationFilter) fits(d *destination.Destination) bool {
 	return (f.Health == "" || d.Health.Status == f.Health) && (f.Tag == "" || slices.Contains(d.Tags, f.Tag)) &&
 		(f.Draining == nil || *f.Draining != d.DrainingAt.IsZero()) &&
@@ -343,6 +379,9 @@ func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor str
 			return page, badCursor("List")
 		}
 		cursor = canonical
+	}
+	if err := f.check(); err != nil {
+		return page, err
 	}
 	filter := sqlstore.DestinationFilter{Type: f.Type, Default: f.Default}
 	if f.Enabled != nil {

@@ -103,6 +103,10 @@ func TestDuplicateHasTheCredentials(t *testing.T) {
 		if len(secrets) != 1 || secrets[0].Reveal() != "first" {
 			t.Errorf("the copy signs with %d secrets", len(secrets))
 		}
+		long := create(t, svc.Org("acme"), destination.Spec{Label: strings.Repeat("é", 100)})
+		if c := must[*destination.Destination](t)(ds.Duplicate(t.Context(), long.ID, "")); c.Label != strings.Repeat("é", 96)+" (copy)" {
+			t.Errorf("the copy of a long label has the label %q", c.Label)
+		}
 	})
 }
 

@@ -122,7 +122,7 @@ func (o *Org) permit(ctx context.Context, action access.Action, inTx bool) error
 type notFoundError struct{ path, kind, id string }
 
 func (e *notFoundError) Error() string {
-	return fmt.Sprintf("%v: %s%s %q", ErrNotFound, e.path, e.kind, e.id)
+	return fmt.Sprintf("%v: %s%s %.100q", ErrNotFound, e.path, e.kind, e.id)
 }
 
 func (e *notFoundError) Is(target error) bool { return target == ErrNotFound }

@@ -56,7 +56,7 @@ func validJSON(b []byte) (json.RawMessage, error) {
 
 // Spec is what a destination is created from. Label and Config are required.
 type Spec struct {
-	Label        string // unique only to the eye: up to 200 characters
+	Label        string // for people, not unique: up to 200 bytes
 	Description  string
 	Icon         string // URL of a picture
 	Instructions string // set-up instructions, for people
