@@ -65,11 +65,12 @@ func (s *DeliveryService) check(ctx context.Context, chores *Chores) error {
 // checkOne tests a destination if that says anything, and keeps what was found.
 func (s *DeliveryService) checkOne(ctx context.Context, c sqlstore.Checkable) (tested bool) {
 	log := s.settings.Logger.With("organization", c.Organization, "destination", c.ID)
-	var used time.Time
+	var usage sqlstore.Usage
 	err := s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		used, err = tx.LastMinute(ctx, c.Organization, c.No)
+		usage, err = tx.Usage(ctx, c.Organization, c.No)
 		return err
 	})
+	used := usage.LastAt
 	now := s.settings.Now()
 	ailing := c.Health.Status != destination.Healthy || c.Last != nil && !c.Last.OK
 	next := s.settings.Checks.Every

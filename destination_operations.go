@@ -114,8 +114,9 @@ func (d *Destinations) Defaults(ctx context.Context, topic string) (now []*desti
 	return now, fallback, err
 }
 
-// Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics are kept
-// for as long as WithRetention says, 32 days if it is not given.
+// Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics by the
+// minute are kept for as long as WithRetention says, 32 days if it is not given: a longer window is no longer than that. The
+// total and the time of the last use are kept for ever.
 func (d *Destinations) Health(ctx context.Context, id string, window time.Duration) (*destination.HealthReport, error) {
 	row, err := d.get(ctx, id, access.ReadDestinations)
 	if err != nil {
@@ -140,9 +141,12 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 			return err
 		}
 		report.Pending = waiting
-		if report.LastUsed, err = tx.LastMinute(ctx, d.o.name, row.No); err != nil {
+		usage, err := tx.Usage(ctx, d.o.name, row.No)
+		if err != nil {
 			return err
 		}
+		report.LastUsed = usage.LastAt
+		report.Total = destination.Usage{Delivered: usage.Delivered, Dead: usage.Dead, Attempts: usage.Attempts, Failed: usage.Failed}
 		report.Check, report.NextCheck, err = tx.LastCheck(ctx, d.o.name, row.No)
 		return err
 	})

@@ -356,6 +356,54 @@ func TestHealthReport(t *testing.T) {
 	})
 }
 
+// What a destination was used for is told when the statistics by the minute are no longer there.
+func TestUsageOutlivesStatistics(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+			if r.Topic == "bad" {
+				return nil, handler.Permanent(errors.New("no"))
+			}
+			return nil, nil
+		}}
+		svc := service(t, db, f, c.option())
+		acme := svc.Org("acme")
+		d, unused := create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{})
+		use := func(topics ...string) time.Time {
+			for _, topic := range topics {
+				send(t, acme, delivery.Request{Topic: topic})
+				process(t, svc)
+			}
+			return c.now().Truncate(time.Minute)
+		}
+		expect := func(id string, attempts int64, last time.Time, want destination.Usage) {
+			t.Helper()
+			h := must[*destination.HealthReport](t)(acme.Destinations().Health(t.Context(), id, time.Hour))
+			if h.Total != want || !h.LastUsed.Equal(last) || h.Attempts != attempts {
+				t.Errorf("total %+v, last used %s, %d attempts within the hour; want %+v, %s, %d", h.Total, h.LastUsed, h.Attempts, want, last, attempts)
+			}
+		}
+		use("good", "bad")
+		c.advance(2 * time.Minute)
+		last := use("good")
+		expect(d.ID, 3, last, destination.Usage{Delivered: 2, Dead: 1, Attempts: 3, Failed: 1})
+		for range 2 {
+			c.advance(40 * 24 * time.Hour)
+			must[delivery.Chores](t)(svc.Maintain(t.Context()))
+			expect(d.ID, 0, last, destination.Usage{Delivered: 2, Dead: 1, Attempts: 3, Failed: 1})
+		}
+		if n := count(t, db, "delivery_minutes"); n != 0 {
+			t.Errorf("%d minutes are left", n)
+		}
+		last = use("bad")
+		expect(d.ID, 1, last, destination.Usage{Delivered: 2, Dead: 2, Attempts: 4, Failed: 2})
+		c.advance(40 * 24 * time.Hour)
+		must[delivery.Chores](t)(svc.Maintain(t.Context()))
+		expect(d.ID, 0, last, destination.Usage{Delivered: 2, Dead: 2, Attempts: 4, Failed: 2})
+		expect(unused.ID, 0, time.Time{}, destination.Usage{})
+	})
+}
+
 // Keys are rotated while deliveries go on: nothing is lost, and then the old key is needed no more.
 func TestKeysRotateUnderLoad(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {

@@ -83,7 +83,7 @@ const (
 type statement struct{ unit, text string }
 
 var (
-	table = regexp.MustCompile(`\bdelivery_(destinations|security_events|checks|gates|organizations|health|minutes|payloads|payload_chunks|` +
+	table = regexp.MustCompile(`\bdelivery_(destinations|security_events|checks|gates|organizations|health|minutes|usage|payloads|payload_chunks|` +
 		`deliveries|idempotency|queue|attempts|dead_letters|written|checkpoints|jobs|workers|installation|sequence)\b`)
 	// An organization is compared, or given to an inserted row.
 	compared = regexp.MustCompile(`organization_id\s*(=|<>|in\b)|\([a-z_., ]*\borganization_id\b[a-z_., ]*\)\s*(=|in\b|>|<)|=\s*([a-z]+\.)?organization_id`)

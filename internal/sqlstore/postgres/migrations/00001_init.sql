@@ -122,6 +122,17 @@ create table delivery_minutes (
 ) with (fillfactor = 50);
 create index delivery_minutes_minute on delivery_minutes (minute);
 
+-- What is removed from delivery_minutes, added up by destination.
+create table delivery_usage (
+    destination_no  integer primary key,
+    organization_id text not null,
+    delivered       bigint not null,
+    dead            bigint not null,
+    attempts        bigint not null,
+    failed          bigint not null,
+    last_at         timestamptz                -- the minute of the last attempt
+);
+
 create table delivery_payloads (
     created_at      timestamptz not null,
     size            bigint not null,
@@ -294,7 +305,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_usage, delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

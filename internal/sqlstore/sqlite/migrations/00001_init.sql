@@ -125,6 +125,17 @@ create table delivery_minutes (
 ) without rowid;
 create index delivery_minutes_minute on delivery_minutes (minute);
 
+-- What is removed from delivery_minutes, added up by destination.
+create table delivery_usage (
+    destination_no  integer primary key,
+    organization_id text not null,
+    delivered       integer not null,
+    dead            integer not null,
+    attempts        integer not null,
+    failed          integer not null,
+    last_at         integer                    -- the minute of the last attempt
+);
+
 create table delivery_payloads (
     created_at      integer not null,
     size            integer not null,
@@ -294,6 +305,7 @@ create table delivery_workers (
 -- +goose Down
 drop table delivery_installation;
 drop table delivery_written;
+drop table delivery_usage;
 drop table delivery_checks;
 drop table delivery_security_events;
 drop table delivery_workers;
