@@ -91,13 +91,22 @@ func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.Br
 	return err
 }
 
-// Defaults returns the destinations that a request of that topic goes to now, if it names none. fallback reports whether they
-// stand in for primary defaults, none of which is usable.
-func (d *Destinations) Defaults(ctx context.Context, topic string) (now []*destination.Destination, fallback bool, err error) {
+// DefaultRoute is where requests that name no destination go.
+type DefaultRoute struct {
+	Destinations []*destination.Destination
+	Fallback     bool // they stand in for the primary defaults, none of which is usable
+	Usable       bool // one of them is neither disabled nor has an open breaker; else what goes there waits
+}
+
+// Defaults returns where a request of that topic goes now, if it names no destination. Without any, Deliver would answer such a
+// request with ErrNoDestinations.
+func (d *Destinations) Defaults(ctx context.Context, topic string) (DefaultRoute, error) {
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
-		return nil, false, err
+		return DefaultRoute{}, err
 	}
-	err = d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	var route DefaultRoute
+	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		route = DefaultRoute{}
 		all, err := tx.Defaults(ctx, d.o.name)
 		if err != nil {
 			return err
@@ -107,11 +116,18 @@ func (d *Destinations) Defaults(ctx context.Context, topic string) (now []*desti
 			if err != nil {
 				return err
 			}
-			now, fallback = append(now, &row.Destination), chosen.Place > 0
+			if row == nil || row.Deleted { // since the first statement
+				continue
+			}
+			route.Destinations = append(route.Destinations, &row.Destination)
+			route.Fallback, route.Usable = chosen.Place > 0, route.Usable || chosen.Usable
 		}
 		return nil
 	})
-	return now, fallback, err
+	if err != nil {
+		return DefaultRoute{}, err
+	}
+	return route, nil
 }
 
 // Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics by the

@@ -87,13 +87,56 @@ func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination
 	return row, config, nil
 }
 
-// warnings are what is probably not meant.
-func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
-	if row.Default && row.Disabled {
-		all = append(all, &destination.FieldError{Path: "default", Code: "disabled",
-			Message: "is set, and the destination is disabled: what goes to the defaults waits, or goes to a fallback"})
+// ValidatePatch is Validate for a destination as Update would make it. With the empty patch it tells what is to be warned of
+// in the destination as it is: among the defaults, whether it is usable now.
+func (d *Destinations) ValidatePatch(ctx context.Context, id string, p destination.Patch) (warnings []*destination.FieldError, err error) {
+	row, config, err := d.patched(ctx, id, p)
+	if err != nil {
+		return nil, err
+	}
+	return d.warnings(row, config), nil
+}
+
+// patched returns a destination and its config as Update would make them. The config is nil where the type has no handler.
+func (d *Destinations) patched(ctx context.Context, id string, p destination.Patch) (row *sqlstore.Destination, config any, err error) {
+	if row, err = d.get(ctx, id, access.WriteDestinations); err != nil {
+		return nil, nil, err
+	}
+	if err := d.apply(ctx, row, p); err != nil {
+		return nil, nil, err
 	}
 	t := d.typ(row.Type)
+	if t == nil {
+		return row, nil, nil
+	}
+	if config, err = engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row); err != nil {
+		return nil, nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
+	}
+	return row, config, nil
+}
+
+// warnings are what is probably not meant.
+func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
+	warn := func(path, code, format string, args ...any) {
+		all = append(all, &destination.FieldError{Path: path, Code: code, Message: fmt.Sprintf(format, args...)})
+	}
+	t := d.typ(row.Type)
+	if t == nil {
+		warn("type", "no_handler", "has no handler in this process: what goes there waits for a process that has one")
+	}
+	if row.Default {
+		switch {
+		case row.Disabled:
+			warn("default", "disabled", "is set, and the destination is disabled: what goes to the defaults waits, or goes to a fallback")
+		case row.Health.Breaker != retry.Closed:
+			warn("default", "unhealthy", "is set, and the destination's breaker is not closed: what goes to the defaults waits, or goes to a fallback")
+		case row.Health.Status == destination.Degraded || row.Health.Status == destination.Unhealthy:
+			warn("default", "unhealthy", "is set, and the last %d attempts at the destination have failed", row.Health.ConsecutiveFailures)
+		}
+		if !row.PausedAt.IsZero() {
+			warn("default", "paused", "is set, and the destination is paused: what goes to the defaults waits until Resume")
+		}
+	}
 	if config == nil || t == nil || t.Warner == nil {
 		return all
 	}
@@ -450,9 +493,6 @@ func (d *Destinations) update(ctx context.Context, id string, action access.Acti
 		if err != nil {
 			return nil, err
 		}
-		if p.IfVersion != 0 && p.IfVersion != row.Version {
-			return nil, fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, id, row.Version, p.IfVersion)
-		}
 		toggled := p.Disabled != nil && *p.Disabled != row.Disabled
 		if err := apply(ctx, row, p); err != nil {
 			return nil, err
@@ -495,6 +535,9 @@ var errOvertaken = errors.New("delivery: changed meanwhile")
 
 // apply puts a patch into row.
 func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
+	if p.IfVersion != 0 && p.IfVersion != row.Version {
+		return fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, row.ID, row.Version, p.IfVersion)
+	}
 	patch(&row.Label, p.Label)
 	patch(&row.Description, p.Description)
 	patch(&row.Icon, p.Icon)

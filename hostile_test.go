@@ -121,7 +121,7 @@ func TestHostileDestinations(t *testing.T) {
 			}
 			_, err := ds.List(t.Context(), delivery.DestinationFilter{Type: id, Label: id, Tag: id, Health: destination.HealthStatus(id)}, "")
 			fair(fmt.Sprintf("filter %.50q", id), err)
-			_, _, err = ds.Defaults(t.Context(), id)
+			_, err = ds.Defaults(t.Context(), id)
 			fair("defaults", err)
 		}
 		for _, d1 := range []destination.Duration{math.MaxInt64, math.MinInt64} {

@@ -169,21 +169,21 @@ func TestFallbacks(t *testing.T) {
 			ids[label] = create(t, acme, destination.Spec{Label: label, Default: true, Fallback: place}).ID
 		}
 		ids["audit"] = create(t, acme, destination.Spec{Label: "audit", Default: true, DefaultTopics: []string{"audit.*"}}).ID
-		expect := func(topic string, fallback bool, want ...string) {
+		expect := func(topic string, fallback, usable bool, want ...string) {
 			t.Helper()
 			var wanted []string
 			for _, label := range want {
 				wanted = append(wanted, ids[label])
 			}
 			slices.Sort(wanted)
-			now, stands, err := ds.Defaults(t.Context(), topic)
+			now := must[delivery.DefaultRoute](t)(ds.Defaults(t.Context(), topic))
 			var found []string
-			for _, d := range now {
+			for _, d := range now.Destinations {
 				found = append(found, d.ID)
 			}
 			slices.Sort(found)
-			if err != nil || stands != fallback || !slices.Equal(found, wanted) {
-				t.Errorf("defaults are %v, %t, %v; want %v", labels(now), stands, err, want)
+			if now.Fallback != fallback || now.Usable != usable || !slices.Equal(found, wanted) {
+				t.Errorf("defaults are %v, a fallback %t, usable %t; want %v", labels(now.Destinations), now.Fallback, now.Usable, want)
 			}
 			r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Topic: topic, Payload: payload.JSON(1)}))
 			s := status(t, acme, r.ID)
@@ -205,21 +205,84 @@ func TestFallbacks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		expect("report", false, "primary", "also primary")
-		expect("audit.login", false, "audit")
+		expect("report", false, true, "primary", "also primary")
+		expect("audit.login", false, true, "audit")
 		check(ds.OpenBreaker(t.Context(), ids["primary"]))
-		expect("report", false, "primary", "also primary") // one is enough
+		expect("report", false, true, "primary", "also primary") // one is enough
 		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["also primary"], ""))
-		expect("report", true, "first")
+		expect("report", true, true, "first")
 		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["first"], ""))
-		expect("report", true, "second")
+		expect("report", true, true, "second")
 		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["second"], ""))
-		expect("report", false, "primary", "also primary") // they wait there
+		expect("report", false, false, "primary", "also primary") // they wait there
 		check(ds.CloseBreaker(t.Context(), ids["primary"]))
-		expect("report", false, "primary", "also primary")
+		expect("report", false, true, "primary", "also primary")
 		r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1), Destinations: []string{ids["second"]}}))
 		if len(r.Items) != 1 || r.Items[0].Destination != ids["second"] || r.Items[0].Fallback {
 			t.Errorf("a request that names its destination goes to %+v", r.Items)
+		}
+	})
+}
+
+// A default that would get nothing is warned of: before it is saved, with a change, and as it is.
+func TestUnusableDefaultsAreWarnedOf(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			return nil, handler.Permanent(errors.New("no"))
+		}}
+		svc := service(t, db, f)
+		acme := svc.Org("acme")
+		ds := acme.Destinations()
+		expect := func(ds *delivery.Destinations, id string, p destination.Patch, want ...string) {
+			t.Helper()
+			var got []string
+			for _, w := range must[[]*destination.FieldError](t)(ds.ValidatePatch(t.Context(), id, p)) {
+				got = append(got, w.Path+" "+w.Code)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("warned of %q, want %q", got, want)
+			}
+		}
+		warnings := must[[]*destination.FieldError](t)(ds.Validate(t.Context(), destination.Spec{
+			Label: "x", Config: script{Name: "n"}, Default: true, Disabled: true,
+		}))
+		if len(warnings) != 1 || warnings[0].Code != "disabled" {
+			t.Errorf("a disabled default: %v", warnings)
+		}
+		d := create(t, acme, destination.Spec{})
+		expect(ds, d.ID, destination.Patch{Default: destination.Set(true)})
+		if _, err := ds.Disable(t.Context(), d.ID, ""); err != nil {
+			t.Fatal(err)
+		}
+		expect(ds, d.ID, destination.Patch{})
+		expect(ds, d.ID, destination.Patch{Default: destination.Set(true)}, "default disabled")
+		must[*destination.Destination](t)(ds.Update(t.Context(), d.ID, destination.Patch{Default: destination.Set(true)}))
+		expect(ds, d.ID, destination.Patch{}, "default disabled")
+		expect(ds, d.ID, destination.Patch{Disabled: destination.Set(false)})
+		must[*destination.Destination](t)(ds.Enable(t.Context(), d.ID))
+		expect(ds, d.ID, destination.Patch{})
+		for range 3 {
+			send(t, acme, delivery.Request{})
+			process(t, svc)
+		}
+		expect(ds, d.ID, destination.Patch{}, "default unhealthy")
+		if err := errors.Join(ds.OpenBreaker(t.Context(), d.ID), ds.Pause(t.Context(), d.ID)); err != nil {
+			t.Fatal(err)
+		}
+		expect(ds, d.ID, destination.Patch{}, "default unhealthy", "default paused")
+		elsewhere := must[*delivery.DeliveryService](t)(delivery.New(db, delivery.WithHandler("vault", &vault{})))
+		t.Cleanup(func() { _ = elsewhere.Close() })
+		expect(elsewhere.Org("acme").Destinations(), d.ID, destination.Patch{}, "type no_handler", "default unhealthy", "default paused")
+
+		if _, err := ds.ValidatePatch(t.Context(), d.ID, destination.Patch{IfVersion: 1}); !errors.Is(err, delivery.ErrStale) {
+			t.Errorf("an old version is answered with %v", err)
+		}
+		var invalid *destination.ValidationError
+		if _, err := ds.ValidatePatch(t.Context(), d.ID, destination.Patch{Label: destination.Set("")}); !errors.As(err, &invalid) {
+			t.Errorf("an empty label is answered with %v", err)
+		}
+		if got := must[*destination.Destination](t)(ds.Get(t.Context(), d.ID)); got.Label != d.Label {
+			t.Error("a check has changed something")
 		}
 	})
 }
