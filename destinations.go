@@ -555,7 +555,7 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	patch(&row.Retry, p.Retry)
 	patch(&row.Breaker, p.Breaker)
 	if p.Disabled != nil {
-		row.DisabledReason = ""
+		row.DisabledReason, row.DisabledByService = "", false
 	}
 	wrong := check(&row.Destination)
 	if isNil(p.Config) && p.Merge == nil {

@@ -395,6 +395,74 @@ func TestScheduledChecks(t *testing.T) {
 	})
 }
 
+// What is in use is tested once a day, for what is about to expire; its deliveries say that it is well, not its answers to tests.
+func TestDestinationsInUseAreTestedDaily(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		v := &vault{}
+		report := destination.TestReport{OK: true, Warnings: []destination.Warning{{Code: "certificate_expires", Message: "soon", Until: c.now()}}}
+		v.test = func(context.Context, *handler.TestRequest) (*destination.TestReport, error) {
+			r := report
+			return &r, nil
+		}
+		svc, d := openVault(t, db, v, c.option())
+		acme := svc.Org("acme")
+		events := svc.Subscribe(t.Context(), delivery.EventFilter{Destination: d.ID})
+		day := func(tests int, want ...delivery.EventKind) {
+			t.Helper()
+			before := v.tested()
+			for range 24 {
+				send(t, acme, delivery.Request{Destinations: []string{d.ID}})
+				process(t, svc)
+				must[delivery.Chores](t)(svc.Maintain(t.Context()))
+				c.advance(time.Hour)
+			}
+			if got := kinds(heard(events)); v.tested()-before != tests || !slices.Equal(got, want) {
+				t.Errorf("it was tested %d times, want %d; events are %v, want %v", v.tested()-before, tests, got, want)
+			}
+		}
+		day(0)
+		day(1, delivery.DestinationDrift)
+		report = destination.TestReport{Steps: []destination.TestStep{{Name: "request", Finding: "takes no tests"}}}
+		day(4, delivery.CheckFailed) // every six hours, not every five minutes
+		report.OK = true
+		day(1, delivery.CheckRecovered)
+	})
+}
+
+// What was disabled by hand is left alone, whatever the reason; what the service disabled is tested, to see it recover.
+func TestDisabledByHandIsNotTested(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		c := newClock()
+		v := &vault{}
+		v.deliver = func(context.Context, *handler.Request) (*handler.Result, error) {
+			return nil, handler.Gone(errors.New("moved"))
+		}
+		svc, d := openVault(t, db, v, c.option())
+		acme := svc.Org("acme")
+		must[delivery.Chores](t)(svc.Maintain(t.Context()))
+		after := func(disabled, byService bool, tests int) {
+			t.Helper()
+			before := v.tested()
+			c.advance(24 * time.Hour)
+			must[delivery.Chores](t)(svc.Maintain(t.Context()))
+			got := must[*destination.Destination](t)(acme.Destinations().Get(t.Context(), d.ID))
+			if v.tested()-before != tests || got.Disabled != disabled || got.DisabledByService != byService || (got.DisabledReason != "") != disabled {
+				t.Errorf("it was tested %d times, want %d, and is %+v", v.tested()-before, tests, got)
+			}
+		}
+		must[*destination.Destination](t)(acme.Destinations().Disable(t.Context(), d.ID, "they are moving"))
+		after(true, false, 0)
+		must[*destination.Destination](t)(acme.Destinations().Enable(t.Context(), d.ID))
+		after(false, false, 1)
+		send(t, acme, delivery.Request{Destinations: []string{d.ID}})
+		process(t, svc)
+		after(true, true, 1)
+		must[*destination.Destination](t)(acme.Destinations().Disable(t.Context(), d.ID, "known"))
+		after(true, false, 0)
+	})
+}
+
 func TestHealthReport(t *testing.T) {
 	each(t, func(t *testing.T, db *sql.DB) {
 		f := &fake{}

@@ -47,8 +47,8 @@ func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (che
 // Checkable is a destination whose scheduled connection test is due, with what the last one found.
 type Checkable struct {
 	*Destination
-	First bool // there was none
-	Last  *destination.TestReport
+	Last   *destination.TestReport // nil if there was none
+	LastAt time.Time
 }
 
 // LeaseChecks takes destinations of the given types whose test is due, and puts the next test of each off until lease: a
@@ -77,8 +77,8 @@ func (tx *Tx) LeaseChecks(ctx context.Context, types []string, lease time.Time, 
 		if err != nil {
 			return nil, err
 		}
-		if c.First = last == nil; last != nil {
-			c.Last = last.Report
+		if last != nil {
+			c.Last, c.LastAt = last.Report, last.At
 		}
 		all = append(all, c)
 	}

@@ -14,6 +14,7 @@ create table delivery_destinations (
     id              uuid not null,
     is_default      boolean not null default false,
     disabled        boolean not null default false,
+    disabled_by_service boolean not null default false,
     organization_id text not null,
     type            text not null,
     label           text not null,

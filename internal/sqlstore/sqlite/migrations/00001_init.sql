@@ -18,6 +18,7 @@ create table delivery_destinations (
     id              text not null,
     is_default      integer not null default 0,
     disabled        integer not null default 0,
+    disabled_by_service integer not null default 0,
     organization_id text not null,
     type            text not null,
     label           text not null,
