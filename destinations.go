@@ -400,7 +400,7 @@ func (f DestinationFilter) check() error {
 	default:
 		errs = append(errs, destination.Invalid("health", "is not %s, %s or %s", destination.Healthy, destination.Degraded, destination.Unhealthy))
 	}
-	return destination.NewValidationError("filter", errors.Join(errs...))
+	return destination.Within("filter", errors.Join(errs...))
 }
 
 func (f DestinationFilter) fits(d *destination.Destination) bool {
@@ -416,15 +416,16 @@ func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor str
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
 		return page, err
 	}
+	wrong := f.check()
 	if cursor != "" {
 		canonical, ok := canonicalID(cursor)
 		if !ok {
-			return page, badCursor("List")
+			wrong = errors.Join(wrong, badCursor("List"))
 		}
 		cursor = canonical
 	}
-	if err := f.check(); err != nil {
-		return page, err
+	if wrong != nil {
+		return page, destination.NewValidationError("list", wrong)
 	}
 	filter := sqlstore.DestinationFilter{Type: f.Type, Default: f.Default}
 	if f.Enabled != nil {
@@ -636,6 +637,7 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 			return err
 		}
 	}
+	row.Version = 0 // others may have changed it meanwhile
 	if drained {
 		d.changed(row, DestinationDeleted, "")
 	} else {

@@ -71,6 +71,11 @@ func TestListFilters(t *testing.T) {
 				t.Errorf("%s: got %v, %q, %v; want %v", name, labels(page.Items), page.Next, err, test.want)
 			}
 		}
+		var invalid *destination.ValidationError
+		_, err := ds.List(t.Context(), delivery.DestinationFilter{Type: "\x00", Health: "sick"}, "no cursor")
+		if !errors.As(err, &invalid) || len(invalid.Fields) != 3 || invalid.Fields[0].Path != "filter.type" {
+			t.Errorf("a bad filter is answered with %v", err)
+		}
 		for i := range 103 {
 			create(t, svc.Org("many"), destination.Spec{Label: fmt.Sprint(i)})
 		}
