@@ -122,7 +122,8 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		s.Dialect, err = detect(db)
 		errs = append(errs, err)
 	}
-	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}, subscribers: map[int]func(){}}
+	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}, subscribers: map[int]func(){},
+		security: security{looking: make(chan struct{}, 1)}}
 	for _, name := range svc.typeNames() {
 		t := s.Types[name]
 		if t.Opener == nil {

@@ -23,8 +23,7 @@ var system = map[string]string{
 	"Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"Tx.addMinutes":         "the columns that a conflict adds to, of a key that has the organization",
-	"Tx.OwnerOfDestination": "the name of a table: whose a foreign id is, for the security event, and told to nobody else",
-	"Tx.OwnerOfDelivery":    "the name of a table: whose a foreign id is, for the security event, and told to nobody else",
+	"Tx.OwnerOfDestination": "whose a foreign id is, for the security event, and told to nobody else",
 
 	// The queue of all organizations, which the engine works on.
 	"postgres.ranks":             queue,

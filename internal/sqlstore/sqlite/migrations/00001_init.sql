@@ -41,6 +41,10 @@ create table delivery_destinations (
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
 
+-- Whose a foreign id is, for the security event: of an expression, so that no other statement is tempted. Deliveries have none
+-- such, which would cost each of them.
+create index delivery_destinations_id on delivery_destinations ((cast(id as text)));
+
 create index delivery_destinations_draining on delivery_destinations (no) where draining_at is not null and deleted_at is null;
 
 -- Attempts across organizations, and beyond an actor's rights. Append-only.
