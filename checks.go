@@ -18,7 +18,7 @@ const (
 	checkLease  = 10 * time.Minute
 )
 
-// check tests the connections of destinations that are idle or fail, where it is due. Each is tested by one process.
+// check tests the connections of destinations where it is due. Each is tested by one process.
 func (s *DeliveryService) check(ctx context.Context, chores *Chores) error {
 	every := s.settings.Checks.Every
 	if every < 0 {
@@ -65,28 +65,37 @@ func (s *DeliveryService) check(ctx context.Context, chores *Chores) error {
 // checkOne tests a destination if that says anything, and keeps what was found.
 func (s *DeliveryService) checkOne(ctx context.Context, c sqlstore.Checkable) (tested bool) {
 	log := s.settings.Logger.With("organization", c.Organization, "destination", c.ID)
-	var used time.Time
+	var usage sqlstore.Usage
 	err := s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		used, err = tx.LastMinute(ctx, c.Organization, c.No)
+		usage, err = tx.Usage(ctx, c.Organization, c.No)
 		return err
 	})
-	now := s.settings.Now()
+	now, checks := s.settings.Now(), s.settings.Checks
+	next := checks.Every
 	ailing := c.Health.Status != destination.Healthy || c.Last != nil && !c.Last.OK
-	next := s.settings.Checks.Every
+	// Its deliveries say that it is well, whatever it answers to tests.
+	proven := now.Sub(usage.LastAt) < checks.Every && c.Health.Status == destination.Healthy && c.Health.ConsecutiveFailures == 0
+	since := c.LastAt
+	if since.IsZero() {
+		since = c.CreatedAt
+	}
 	var report *destination.TestReport
-	switch busy := now.Sub(used) < s.settings.Checks.Every; {
+	switch {
 	case err != nil:
-	case c.Disabled && c.DisabledReason == "": // by hand
-	case busy && !ailing:
-		next = used.Add(next).Sub(now)
+	case c.Disabled && !c.DisabledByService:
+	case proven && !ailing && (checks.InUse < 0 || now.Sub(since) < checks.InUse):
+		next = usage.LastAt.Add(checks.Every).Sub(now)
+		if checks.InUse > 0 {
+			next = min(next, since.Add(checks.InUse).Sub(now))
+		}
 	default:
 		t := s.settings.Types[c.Type]
 		var config any
 		if config, err = engine.OpenConfig(ctx, s.settings.Keys, t, c.Destination); err == nil {
 			report, err = s.test(ctx, t, c.Destination, config, c.ID)
 		}
-		if ailing || report == nil || !report.OK {
-			next = s.settings.Checks.Failing
+		if !proven && (ailing || report == nil || !report.OK) {
+			next = checks.Failing
 		}
 	}
 	if err != nil {

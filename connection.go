@@ -49,20 +49,13 @@ func (d *Destinations) TestSpec(ctx context.Context, spec destination.Spec) (*de
 
 // TestPatch is Test for a destination as Update would make it: before new credentials are saved.
 func (d *Destinations) TestPatch(ctx context.Context, id string, p destination.Patch) (*destination.TestReport, error) {
-	row, err := d.get(ctx, id, access.WriteDestinations)
+	row, config, err := d.patched(ctx, id, p)
 	if err != nil {
 		return nil, err
 	}
 	t := d.typ(row.Type)
 	if t == nil {
 		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
-	}
-	if err := d.apply(ctx, row, p); err != nil {
-		return nil, err
-	}
-	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
-	if err != nil {
-		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
 	return d.o.s.test(ctx, t, row, config, "")
 }

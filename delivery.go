@@ -101,7 +101,7 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		Types: map[string]*wiring.Type{}, Sources: map[string]payload.Source{}, Given: map[string]bool{},
 		Retry: retry.Default(), Breaker: retry.DefaultBreaker(), Limits: destination.Limits{Timeout: destination.Duration(30 * time.Second)},
 		Quotas:    wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
-		Checks:    wiring.Checks{Every: 6 * time.Hour, Failing: 5 * time.Minute},
+		Checks:    wiring.Checks{Every: 6 * time.Hour, Failing: 5 * time.Minute, InUse: 24 * time.Hour},
 		Retention: wiring.Retention{Statistics: 32 * 24 * time.Hour},
 		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, SlowLook: 5 * time.Millisecond,
 		Authorizer: access.ByRole(),
@@ -122,7 +122,8 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		s.Dialect, err = detect(db)
 		errs = append(errs, err)
 	}
-	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}, subscribers: map[int]func(){}}
+	svc := &DeliveryService{settings: s, guard: netguard.New(s.Network), cancel: map[int]context.CancelFunc{}, subscribers: map[int]func(){},
+		security: security{looking: make(chan struct{}, 1)}}
 	for _, name := range svc.typeNames() {
 		t := s.Types[name]
 		if t.Opener == nil {

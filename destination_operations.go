@@ -19,8 +19,12 @@ func (d *Destinations) Enable(ctx context.Context, id string) (*destination.Dest
 // Disable holds what waits for a destination, and what is accepted for it, until Enable. reason is for people, up to 200
 // bytes.
 func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destination.Destination, error) {
-	if problem := badText(reason); problem != "" || len(reason) > mostReason {
-		return nil, destination.NewValidationError("destination", destination.Invalid("reason", "is longer than %d bytes, or %s", mostReason, problem))
+	problem := badText(reason)
+	if len(reason) > mostReason {
+		problem = fmt.Sprintf("has %d bytes, at most %d are allowed", len(reason), mostReason)
+	}
+	if problem != "" {
+		return nil, destination.NewValidationError("disabling", destination.Invalid("reason", "%s", problem))
 	}
 	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(true)},
 		func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
@@ -87,13 +91,22 @@ func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.Br
 	return err
 }
 
-// Defaults returns the destinations that a request of that topic goes to now, if it names none. fallback reports whether they
-// stand in for primary defaults, none of which is usable.
-func (d *Destinations) Defaults(ctx context.Context, topic string) (now []*destination.Destination, fallback bool, err error) {
+// DefaultRoute is where requests that name no destination go.
+type DefaultRoute struct {
+	Destinations []*destination.Destination
+	Fallback     bool // they stand in for the primary defaults, none of which is usable
+	Usable       bool // one of them is neither disabled nor has an open breaker; else what goes there waits
+}
+
+// Defaults returns where a request of that topic goes now, if it names no destination. Without any, Deliver would answer such a
+// request with ErrNoDestinations.
+func (d *Destinations) Defaults(ctx context.Context, topic string) (DefaultRoute, error) {
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
-		return nil, false, err
+		return DefaultRoute{}, err
 	}
-	err = d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	var route DefaultRoute
+	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		route = DefaultRoute{}
 		all, err := tx.Defaults(ctx, d.o.name)
 		if err != nil {
 			return err
@@ -103,15 +116,23 @@ func (d *Destinations) Defaults(ctx context.Context, topic string) (now []*desti
 			if err != nil {
 				return err
 			}
-			now, fallback = append(now, &row.Destination), chosen.Place > 0
+			if row == nil || row.Deleted { // since the first statement
+				continue
+			}
+			route.Destinations = append(route.Destinations, &row.Destination)
+			route.Fallback, route.Usable = chosen.Place > 0, route.Usable || chosen.Usable
 		}
 		return nil
 	})
-	return now, fallback, err
+	if err != nil {
+		return DefaultRoute{}, err
+	}
+	return route, nil
 }
 
-// Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics are kept
-// for as long as WithRetention says, 32 days if it is not given.
+// Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics by the
+// minute are kept for as long as WithRetention says, 32 days if it is not given: a longer window is no longer than that. The
+// total and the time of the last use are kept for ever.
 func (d *Destinations) Health(ctx context.Context, id string, window time.Duration) (*destination.HealthReport, error) {
 	row, err := d.get(ctx, id, access.ReadDestinations)
 	if err != nil {
@@ -136,9 +157,12 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 			return err
 		}
 		report.Pending = waiting
-		if report.LastUsed, err = tx.LastMinute(ctx, d.o.name, row.No); err != nil {
+		usage, err := tx.Usage(ctx, d.o.name, row.No)
+		if err != nil {
 			return err
 		}
+		report.LastUsed = usage.LastAt
+		report.Total = destination.Usage{Delivered: usage.Delivered, Dead: usage.Dead, Attempts: usage.Attempts, Failed: usage.Failed}
 		report.Check, report.NextCheck, err = tx.LastCheck(ctx, d.o.name, row.No)
 		return err
 	})

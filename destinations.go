@@ -7,11 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/google/uuid"
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
@@ -29,6 +26,7 @@ type Destinations struct{ o *Org }
 func (o *Org) Destinations() *Destinations { return &Destinations{o} }
 
 const (
+	mostLabel    = 200 // bytes
 	mostConfig   = 256 << 10
 	mostFallback = 100
 )
@@ -44,63 +42,6 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 		return nil, err
 	}
 	return d.insert(ctx, row, config)
-}
-
-// Validate checks what Create would be given, and stores nothing. What is wrong is a *destination.ValidationError, which has
-// the warnings too; without an error, the warnings are of what Create accepts and is perhaps not meant.
-func (d *Destinations) Validate(ctx context.Context, spec destination.Spec) (warnings []*destination.FieldError, err error) {
-	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
-		return nil, err
-	}
-	row, config, err := d.specify(spec)
-	if row != nil {
-		warnings = d.warnings(row, config)
-	}
-	if wrong := (*destination.ValidationError)(nil); errors.As(err, &wrong) {
-		wrong.Warnings = append(wrong.Warnings, warnings...)
-	}
-	return warnings, err
-}
-
-// specify checks a spec; config is nil where that is not valid.
-func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination, config any, err error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, nil, err
-	}
-	row = &sqlstore.Destination{ConfigVersion: 1}
-	row.Organization, row.ID = d.o.name, id.String()
-	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
-	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry, row.Breaker = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry, spec.Breaker
-	row.Subscription, row.DefaultTopics, row.Fallback = spec.Subscription, spec.DefaultTopics, spec.Fallback
-	if isNil(spec.Config) {
-		err = destination.Require("config", "")
-	} else {
-		row.Type = spec.Config.DestinationType()
-		config, err = d.parse(row.Type, spec.Config, nil)
-	}
-	if err := destination.NewValidationError("destination", errors.Join(check(&row.Destination), err)); err != nil {
-		return row, nil, err
-	}
-	return row, config, nil
-}
-
-// warnings are what is probably not meant.
-func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
-	if row.Default && row.Disabled {
-		all = append(all, &destination.FieldError{Path: "default", Code: "disabled",
-			Message: "is set, and the destination is disabled: what goes to the defaults waits, or goes to a fallback"})
-	}
-	t := d.typ(row.Type)
-	if config == nil || t == nil || t.Warner == nil {
-		return all
-	}
-	for _, w := range t.Warner.Warn(config) {
-		w := *w
-		w.Path = "config." + w.Path
-		all = append(all, &w)
-	}
-	return all
 }
 
 func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, config any) (*destination.Destination, error) {
@@ -139,7 +80,8 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
 	if label == "" {
-		label = row.Label + " (copy)"
+		const suffix = " (copy)"
+		label = strings.ToValidUTF8(row.Label[:min(len(row.Label), mostLabel-len(suffix))], "") + suffix
 	}
 	copied, config, err := d.specify(destination.Spec{
 		Label: label, Description: row.Description, Icon: row.Icon, Instructions: row.Instructions, Config: destination.As(row.Type, raw),
@@ -152,56 +94,6 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 }
 
 func (d *Destinations) typ(name string) *wiring.Type { return d.o.s.settings.Types[name] }
-
-func (d *Destinations) unknownType(name string) error {
-	return &destination.FieldError{Path: "type", Code: "unknown",
-		Message: fmt.Sprintf("there is no handler for %q; register one with delivery.WithHandler (there are: %q)", name, d.o.s.typeNames())}
-}
-
-// parse has the handler check and complete a config, and returns what is to be stored. stored is the config so far, nil
-// if there is none: what is redacted in config stands for what it has there.
-func (d *Destinations) parse(typ string, config destination.Config, stored json.RawMessage) (any, error) {
-	t := d.typ(typ)
-	if t == nil {
-		return nil, d.unknownType(typ)
-	}
-	raw, err := normalize(typ, config)
-	if err == nil && stored != nil {
-		raw, err = destination.FillRedacted(raw, stored)
-	}
-	if err != nil || t.Parser == nil {
-		return raw, destination.Within("config", err)
-	}
-	parsed, err := engine.ParseConfig(t, raw)
-	if err == nil && t.Completer != nil {
-		var before any
-		if stored != nil {
-			before, _ = engine.ParseConfig(t, stored) // one that is no longer valid has nothing to keep
-		}
-		parsed, err = t.Completer.Complete(parsed, before)
-	}
-	if err == nil {
-		_, err = destination.Reveal(parsed) // no placeholder is left
-	}
-	return parsed, destination.Within("config", err)
-}
-
-// normalize gives a config the form it is parsed from.
-func normalize(typ string, config destination.Config) (json.RawMessage, error) {
-	if t := config.DestinationType(); t != typ {
-		return nil, destination.Invalid("", "is of type %q, the destination of type %q", t, typ)
-	}
-	raw, err := destination.Raw(config)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(raw) > mostConfig:
-		return nil, destination.Invalid("", "has %d bytes, at most %d are allowed", len(raw), mostConfig)
-	case bytes.Contains(raw, []byte(`\u0000`)):
-		return nil, destination.Invalid("", "contains a NUL character")
-	}
-	return raw, nil
-}
 
 // seal puts the redacted form of a parsed config into row and, if it has secrets, the sealed one.
 func (d *Destinations) seal(ctx context.Context, row *sqlstore.Destination, config any) error {
@@ -223,58 +115,6 @@ func (d *Destinations) seal(ctx context.Context, row *sqlstore.Destination, conf
 		return fmt.Errorf("delivery: sealing the config: %w", err)
 	}
 	return nil
-}
-
-// lines takes out the control characters that longer texts may have.
-var lines = strings.NewReplacer("\n", "", "\r", "", "\t", "")
-
-// check checks what does not depend on the type.
-func check(d *destination.Destination) error {
-	var errs []error
-	text := func(path, value string, most int, multiline bool) {
-		if multiline {
-			value = lines.Replace(value)
-		}
-		if len(value) > most {
-			errs = append(errs, destination.Invalid(path, "has %d bytes, at most %d are allowed", len(value), most))
-		}
-		if problem := badText(value); problem != "" {
-			errs = append(errs, destination.Invalid(path, "%s", problem))
-		}
-	}
-	errs = append(errs, destination.Require("label", d.Label))
-	text("label", d.Label, 200, false)
-	text("description", d.Description, 10_000, true)
-	text("instructions", d.Instructions, 100_000, true)
-	text("icon", d.Icon, 2000, false)
-	if u, err := url.Parse(d.Icon); d.Icon != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
-		errs = append(errs, destination.Invalid("icon", "is not an http or https URL"))
-	}
-	if len(d.Tags) > mostTags {
-		errs = append(errs, destination.Invalid("tags", "has %d tags, at most %d are allowed", len(d.Tags), mostTags))
-	}
-	for i, tag := range d.Tags {
-		text(fmt.Sprintf("tags[%d]", i), tag, 100, false)
-	}
-	if !d.Default && (d.Fallback != 0 || len(d.DefaultTopics) > 0) {
-		errs = append(errs, destination.Invalid("default", "is not set, but fallback or default_topics is"))
-	}
-	if d.Fallback < 0 || d.Fallback > mostFallback {
-		errs = append(errs, destination.Invalid("fallback", "%d is not between 0 and %d", d.Fallback, mostFallback))
-	}
-	if !d.DrainingAt.IsZero() && (d.Default || !d.Subscription.IsZero()) {
-		errs = append(errs, destination.Invalid("", "is being deleted, and takes nothing new"))
-	}
-	for k, v := range d.Subscription.Metadata {
-		text("subscription.metadata", k+v, 1000, false)
-	}
-	for i, tag := range d.Subscription.Tags {
-		text(fmt.Sprintf("subscription.tags[%d]", i), tag, 100, false)
-	}
-	errs = append(errs, destination.Within("subscription", d.Subscription.Validate()), destination.ValidateTopics("default_topics", d.DefaultTopics),
-		destination.Within("limits", d.Limits.Validate()), destination.Within("retry", d.Retry.Validate()),
-		destination.Within("breaker", d.Breaker.Validate()))
-	return errors.Join(errs...)
 }
 
 // Get returns a destination; its secrets are redacted.
@@ -324,6 +164,19 @@ type DestinationFilter struct {
 	Draining *bool // being deleted
 }
 
+func (f DestinationFilter) check() error {
+	var errs []error
+	if problem := badText(f.Type); problem != "" {
+		errs = append(errs, destination.Invalid("type", "%s", problem))
+	}
+	switch f.Health {
+	case "", destination.Healthy, destination.Degraded, destination.Unhealthy:
+	default:
+		errs = append(errs, destination.Invalid("health", "is not %s, %s or %s", destination.Healthy, destination.Degraded, destination.Unhealthy))
+	}
+	return destination.Within("filter", errors.Join(errs...))
+}
+
 func (f DestinationFilter) fits(d *destination.Destination) bool {
 	return (f.Health == "" || d.Health.Status == f.Health) && (f.Tag == "" || slices.Contains(d.Tags, f.Tag)) &&
 		(f.Draining == nil || *f.Draining != d.DrainingAt.IsZero()) &&
@@ -337,12 +190,16 @@ func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor str
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
 		return page, err
 	}
+	wrong := f.check()
 	if cursor != "" {
 		canonical, ok := canonicalID(cursor)
 		if !ok {
-			return page, badCursor("List")
+			wrong = errors.Join(wrong, badCursor("List"))
 		}
 		cursor = canonical
+	}
+	if wrong != nil {
+		return page, destination.NewValidationError("list", wrong)
 	}
 	filter := sqlstore.DestinationFilter{Type: f.Type, Default: f.Default}
 	if f.Enabled != nil {
@@ -411,9 +268,6 @@ func (d *Destinations) update(ctx context.Context, id string, action access.Acti
 		if err != nil {
 			return nil, err
 		}
-		if p.IfVersion != 0 && p.IfVersion != row.Version {
-			return nil, fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, id, row.Version, p.IfVersion)
-		}
 		toggled := p.Disabled != nil && *p.Disabled != row.Disabled
 		if err := apply(ctx, row, p); err != nil {
 			return nil, err
@@ -456,6 +310,9 @@ var errOvertaken = errors.New("delivery: changed meanwhile")
 
 // apply puts a patch into row.
 func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
+	if p.IfVersion != 0 && p.IfVersion != row.Version {
+		return fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, row.ID, row.Version, p.IfVersion)
+	}
 	patch(&row.Label, p.Label)
 	patch(&row.Description, p.Description)
 	patch(&row.Icon, p.Icon)
@@ -473,9 +330,9 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	patch(&row.Retry, p.Retry)
 	patch(&row.Breaker, p.Breaker)
 	if p.Disabled != nil {
-		row.DisabledReason = ""
+		row.DisabledReason, row.DisabledByService = "", false
 	}
-	wrong := check(&row.Destination)
+	wrong := checkFields(&row.Destination)
 	if isNil(p.Config) && p.Merge == nil {
 		return destination.NewValidationError("destination", wrong)
 	}
@@ -554,6 +411,7 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 			return err
 		}
 	}
+	row.Version = 0 // others may have changed it meanwhile
 	if drained {
 		d.changed(row, DestinationDeleted, "")
 	} else {

@@ -168,6 +168,7 @@ func TestInvalidDestinationsNameEachField(t *testing.T) {
 			"its own check":  {destination.Spec{Label: "x", Config: script{}}, []string{"config.name"}},
 			"placeholder":    {destination.Spec{Label: "x", Config: destination.As("fake", `{"name":"n","token":"[redacted]"}`)}, []string{"config"}},
 			"unserializable": {destination.Spec{Label: "x", Config: destination.As("fake", func() {})}, []string{"config"}},
+			"tags":           {destination.Spec{Label: "x", Config: ok, Tags: []string{"", "a", "a"}}, []string{"tags[0]", "tags[2]"}},
 			"several": {destination.Spec{Label: strings.Repeat("x", 201), Icon: "javascript:alert(1)", Config: ok, Tags: []string{"\x00"},
 				Limits: destination.Limits{Timeout: -1}, Retry: retry.Policy{First: -1}},
 				[]string{"label", "icon", "tags[0]", "limits.timeout", "retry"}},

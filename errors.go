@@ -19,7 +19,7 @@ var (
 	// ErrStale: the destination has another version than Patch.IfVersion by now.
 	ErrStale = errors.New("delivery: it has been changed meanwhile")
 	// ErrInUse: items wait for the destination that is to be deleted.
-	ErrInUse = errors.New("delivery: items wait for this destination; cancel them, or delete it with destination.CancelPending")
+	ErrInUse = errors.New("delivery: items wait for this destination; delete it with destination.DrainPending, which delivers them first, or with destination.CancelPending")
 	// ErrEnded: the delivery has ended, there is nothing to cancel.
 	ErrEnded = errors.New("delivery: it has ended already")
 	// ErrNotRetryable: an item cannot be retried, for the reason that the error gives; Replay may still do.

@@ -37,7 +37,7 @@ type Event struct {
 	Kind         EventKind
 	Organization string
 	Destination  string // its id, where the event is about one
-	Version      int64  // that the destination then had, where it was changed by hand
+	Version      int64  // that the destination then had, where it was changed by hand; 0 where that is not known
 	Reason       string // in plain words, for people
 	At           time.Time
 	Missed       int // events dropped before this one, because nobody took them
@@ -55,21 +55,24 @@ const eventBuffer = 256
 // Subscribe returns the events of all organizations from now on, until ctx ends or the service is closed; then the channel
 // is closed. A subscriber that is 256 events behind misses some, and is told how many: the service never waits for it.
 func (s *DeliveryService) Subscribe(ctx context.Context, f EventFilter) <-chan Event {
-	return s.subscribe(ctx, f, "")
+	return s.subscribe(ctx, f, "", true)
 }
 
 // Subscribe returns the organization's events, as DeliveryService.Subscribe does. For an actor who may not read the
-// organization's destinations the channel is closed at once.
+// organization's destinations the channel is closed at once; one who may not read security events gets none of SecurityNoted.
+// What an actor may do is asked once, at the beginning.
 func (o *Org) Subscribe(ctx context.Context, f EventFilter) <-chan Event {
 	if err := o.authorize(ctx, access.ReadDestinations); err != nil {
 		ch := make(chan Event)
 		close(ch)
 		return ch
 	}
-	return o.s.subscribe(ctx, f, o.name)
+	actor, person := access.ActorFrom(ctx)
+	security := !person || o.s.settings.Authorizer.Authorize(ctx, actor, o.name, access.ReadSecurity) == nil
+	return o.s.subscribe(ctx, f, o.name, security)
 }
 
-func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organization string) <-chan Event {
+func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organization string, security bool) <-chan Event {
 	ch := make(chan Event, eventBuffer)
 	wanted := f.Destination
 	if id, ok := canonicalID(wanted); ok {
@@ -79,7 +82,7 @@ func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organiza
 	missed := 0
 	stop := s.engine.Events.Listen(func(e events.Event) {
 		if organization != "" && e.Organization != organization || wanted != "" && e.Destination != wanted ||
-			len(f.Kinds) > 0 && !slices.Contains(f.Kinds, EventKind(e.Kind)) {
+			len(f.Kinds) > 0 && !slices.Contains(f.Kinds, EventKind(e.Kind)) || !security && EventKind(e.Kind) == SecurityNoted {
 			return
 		}
 		mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/retry"
@@ -98,6 +99,26 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 			t.Errorf("another organization heard %+v", got)
 		}
 	})
+}
+
+// Who may see destinations and no security events does not hear of those either.
+func TestSecurityEventsAreHeardByThoseWhoMayReadThem(t *testing.T) {
+	t.Parallel()
+	acme := service(t, open(t, "sqlite"), &fake{}, delivery.WithAuthorizer(access.ByRole())).Org("acme")
+	hears := func(role access.Role) <-chan delivery.Event {
+		return acme.Subscribe(access.WithActor(t.Context(), access.Actor{ID: "a", Roles: map[string]access.Role{"acme": role}}), delivery.EventFilter{})
+	}
+	admin, viewer := hears(access.Admin), hears(access.Viewer)
+	if _, err := acme.Destinations().Get(access.WithActor(t.Context(), access.Actor{ID: "eve"}), "x"); !errors.Is(err, delivery.ErrNotFound) {
+		t.Fatal(err)
+	}
+	create(t, acme, destination.Spec{})
+	if got := kinds(heard(admin)); !slices.Equal(got, []delivery.EventKind{delivery.SecurityNoted, delivery.DestinationCreated}) {
+		t.Errorf("an admin heard %v", got)
+	}
+	if got := kinds(heard(viewer)); !slices.Equal(got, []delivery.EventKind{delivery.DestinationCreated}) {
+		t.Errorf("a viewer heard %v", got)
+	}
 }
 
 func TestHealthChangesAreEvents(t *testing.T) {

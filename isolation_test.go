@@ -155,6 +155,9 @@ var matrix = map[string]method{
 	"Destinations.TestPatch": {takes: "destination", call: only(func(c called) (*destination.TestReport, error) {
 		return c.ds.TestPatch(c.ctx, c.id, destination.Patch{})
 	})},
+	"Destinations.ValidatePatch": {takes: "destination", call: only(func(c called) ([]*destination.FieldError, error) {
+		return c.ds.ValidatePatch(c.ctx, c.id, destination.Patch{})
+	})},
 	"Destinations.Sample":         {takes: "destination", call: only(func(c called) (*delivery.Receipt, error) { return c.ds.Sample(c.ctx, c.id, "t") })},
 	"Destinations.Enable":         {takes: "destination", call: only(func(c called) (*destination.Destination, error) { return c.ds.Enable(c.ctx, c.id) })},
 	"Destinations.Disable":        {takes: "destination", call: only(func(c called) (*destination.Destination, error) { return c.ds.Disable(c.ctx, c.id, "") })},
@@ -178,10 +181,7 @@ var matrix = map[string]method{
 		_, err := c.ds.TestSpec(c.ctx, destination.Spec{Label: "new", Config: locked{Name: "n"}})
 		return nil, err
 	}},
-	"Destinations.Defaults": {call: func(c called) (any, error) {
-		found, _, err := c.ds.Defaults(c.ctx, "t")
-		return found, err
-	}},
+	"Destinations.Defaults": {call: only(func(c called) (delivery.DefaultRoute, error) { return c.ds.Defaults(c.ctx, "t") })},
 	"Destinations.List": {call: only(func(c called) (delivery.Page[*destination.Destination], error) {
 		return c.ds.List(c.ctx, delivery.DestinationFilter{}, "")
 	})},

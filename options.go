@@ -274,11 +274,11 @@ func WithRetention(r Retention) Option {
 	})
 }
 
-// HealthChecks says how often Maintain tests the connections of destinations that nothing is delivered to. A zero field is the
-// default in its comment.
+// HealthChecks says how often Maintain tests the connections of destinations. A zero field is the default in its comment.
 type HealthChecks struct {
-	Every   time.Duration // of destinations that have had no attempt for so long: 6 h; negative: never
+	Every   time.Duration // of destinations that have had no attempt for so long: 6 h; negative: no test at all, of any
 	Failing time.Duration // of those whose last test failed, or which are not healthy: 5 min
+	InUse   time.Duration // of those that are in use and well, for what is about to expire: 24 h; negative: never
 }
 
 // WithHealthChecks sets how often connections are tested. Tests are those of Destinations.Test.
@@ -286,10 +286,16 @@ func WithHealthChecks(h HealthChecks) Option {
 	return once("WithHealthChecks", func(s *wiring.Settings) error {
 		set(&s.Checks.Every, h.Every)
 		set(&s.Checks.Failing, h.Failing)
+		set(&s.Checks.InUse, h.InUse)
 		if s.Checks.Every < 0 {
 			return nil
 		}
-		return errors.Join(between("every", s.Checks.Every, time.Minute, 365*24*time.Hour), between("failing", s.Checks.Failing, time.Minute, s.Checks.Every))
+		const longest = 365 * 24 * time.Hour
+		errs := []error{between("every", s.Checks.Every, time.Minute, longest), between("failing", s.Checks.Failing, time.Minute, s.Checks.Every)}
+		if s.Checks.InUse > 0 {
+			errs = append(errs, between("in use", s.Checks.InUse, time.Minute, longest))
+		}
+		return errors.Join(errs...)
 	})
 }
 

@@ -122,7 +122,7 @@ func (o *Org) permit(ctx context.Context, action access.Action, inTx bool) error
 type notFoundError struct{ path, kind, id string }
 
 func (e *notFoundError) Error() string {
-	return fmt.Sprintf("%v: %s%s %q", ErrNotFound, e.path, e.kind, e.id)
+	return fmt.Sprintf("%v: %s%s %.100q", ErrNotFound, e.path, e.kind, e.id)
 }
 
 func (e *notFoundError) Is(target error) bool { return target == ErrNotFound }
@@ -181,7 +181,7 @@ const (
 // security notes events. Those of calls in a host's transaction wait for the next call that is not, because another
 // connection may not be had, and the transaction may be rolled back.
 type security struct {
-	looking sync.Mutex // one look-up at a time: who guesses ids waits for their own guesses
+	looking chan struct{} // holds what looks for the organization of a delivery, one at a time: it can take long where there are many
 
 	mu      sync.Mutex
 	recent  map[sqlstore.SecurityEvent]time.Time
@@ -190,8 +190,14 @@ type security struct {
 
 // owner returns the organization that has a destination or a delivery of an id, "" if none does.
 func (c *security) owner(ctx context.Context, s *DeliveryService, host *sqlstore.Tx, kind, id string) (owner string, err error) {
-	c.looking.Lock()
-	defer c.looking.Unlock()
+	if kind == "delivery" {
+		select {
+		case c.looking <- struct{}{}:
+			defer func() { <-c.looking }()
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 	look := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		switch kind {
 		case "destination":

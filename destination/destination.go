@@ -56,7 +56,7 @@ func validJSON(b []byte) (json.RawMessage, error) {
 
 // Spec is what a destination is created from. Label and Config are required.
 type Spec struct {
-	Label        string // unique only to the eye: up to 200 characters
+	Label        string // for people, not unique: up to 200 bytes
 	Description  string
 	Icon         string // URL of a picture
 	Instructions string // set-up instructions, for people
@@ -199,16 +199,18 @@ type Destination struct {
 	DefaultTopics  []string        `json:"default_topics,omitempty"`
 	Fallback       int             `json:"fallback,omitempty"`
 	Disabled       bool            `json:"disabled"`
-	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, where the service disabled it
-	Limits         Limits          `json:"limits,omitzero"`
-	Retry          retry.Policy    `json:"retry,omitzero"`
-	Breaker        retry.Breaker   `json:"breaker,omitzero"`
-	PausedAt       time.Time       `json:"paused_at,omitzero"`   // since when it is paused by hand, if it is
-	DrainingAt     time.Time       `json:"draining_at,omitzero"` // since when it takes nothing new, and is deleted once nothing waits
-	Version        int64           `json:"version"`              // grows with each change of the destination, not with what happens to it
-	CreatedAt      time.Time       `json:"created_at"`
-	UpdatedAt      time.Time       `json:"updated_at"`
-	Health         Health          `json:"health"`
+	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, if one was given
+	// DisabledByService says that nobody disabled it by hand, but failures did, or the other side's word that it is gone.
+	DisabledByService bool          `json:"disabled_by_service,omitempty"`
+	Limits            Limits        `json:"limits,omitzero"`
+	Retry             retry.Policy  `json:"retry,omitzero"`
+	Breaker           retry.Breaker `json:"breaker,omitzero"`
+	PausedAt          time.Time     `json:"paused_at,omitzero"`   // since when it is paused by hand, if it is
+	DrainingAt        time.Time     `json:"draining_at,omitzero"` // since when it takes nothing new, and is deleted once nothing waits
+	Version           int64         `json:"version"`              // grows with each change of the destination, not with what happens to it
+	CreatedAt         time.Time     `json:"created_at"`
+	UpdatedAt         time.Time     `json:"updated_at"`
+	Health            Health        `json:"health"`
 }
 
 // Pending says what becomes of the items that wait for a destination which is to be deleted.

@@ -55,10 +55,19 @@ type HealthReport struct {
 	Failed      int64     `json:"failed"`              // attempts
 	SuccessRate float64   `json:"success_rate"`        // of attempts, from 0 to 1; 1 where there was none
 	Pending     bool      `json:"pending"`             // items wait for it now
-	LastUsed    time.Time `json:"last_used,omitzero"`  // the minute of the last attempt in the statistics' retention
+	Total       Usage     `json:"total"`               // since it was created, whatever the window
+	LastUsed    time.Time `json:"last_used,omitzero"`  // the minute of the last attempt, however long ago; zero if there was none
 	Latency     Latency   `json:"latency,omitzero"`    // of attempts
 	Check       *Check    `json:"check,omitempty"`     // the last scheduled connection test, if there was one
 	NextCheck   time.Time `json:"next_check,omitzero"` // when it is due next
+}
+
+// Usage counts what a destination was used for.
+type Usage struct {
+	Delivered int64 `json:"delivered"` // items
+	Dead      int64 `json:"dead"`      // items
+	Attempts  int64 `json:"attempts"`  // those that were made
+	Failed    int64 `json:"failed"`    // attempts
 }
 
 // Latency is how long attempts took. The percentiles are the upper bounds of the buckets in which attempts are counted (5,

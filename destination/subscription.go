@@ -61,10 +61,10 @@ var pattern = regexp.MustCompile(`^[A-Za-z0-9_.:/@*-]{1,200}$`)
 // ValidateTopics reports every element that is no pattern of topics.
 func ValidateTopics(path string, patterns []string) error {
 	const most = 64
-	var errs []error
 	if len(patterns) > most {
-		errs = append(errs, Invalid(path, "has %d patterns, at most %d are allowed", len(patterns), most))
+		return Invalid(path, "has %d patterns, at most %d are allowed", len(patterns), most)
 	}
+	var errs []error
 	for i, p := range patterns {
 		if !pattern.MatchString(p) {
 			errs = append(errs, Invalid(fmt.Sprintf("%s[%d]", path, i),

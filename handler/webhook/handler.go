@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
@@ -121,7 +122,7 @@ func (h *Handler) checkReachable(path string, u *url.URL) error {
 		return nil
 	}
 	if err := h.env.CheckHost(u.Hostname()); err != nil {
-		return destination.Invalid(path, "%v", err)
+		return destination.Invalid(path, "%s", strings.TrimPrefix(err.Error(), "netguard: "))
 	}
 	return nil
 }

@@ -172,6 +172,9 @@ func (p *probe) request(ctx context.Context, h *Handler) {
 		if a.config.Auth.Type == AuthNone && len(a.config.SecretHeaders) == 0 {
 			hint = ". The other side wants credentials, and there is no auth; or it does not know the signing secret"
 		}
+		if p.thrownAway {
+			hint += ". It cannot know that one: this test was signed with a secret made for it alone. Save the destination, give the other side its secret, and test again"
+		}
 	case e.StatusCode == http.StatusNotFound:
 		hint = ". Check the path of the URL"
 	case e.StatusCode == http.StatusMethodNotAllowed:

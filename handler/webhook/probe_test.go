@@ -112,7 +112,7 @@ func TestProbeOfAnAnswer(t *testing.T) {
 	for code, want := range map[int]string{
 		http.StatusNoContent:           "request ok",
 		http.StatusUnauthorized:        "authenticate FAILED",
-		http.StatusForbidden:           "authenticate FAILED",
+		http.StatusForbidden:           "made for it alone",
 		http.StatusNotFound:            "Check the path",
 		http.StatusMethodNotAllowed:    "Check the method",
 		http.StatusUnprocessableEntity: "let it answer 2xx",

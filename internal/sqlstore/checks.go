@@ -30,13 +30,6 @@ func placeholders(args []any, values []string) (list string, all []any) {
 	return strings.Join(marks, ", "), args
 }
 
-// LastMinute returns the last minute in which a destination was attempted, as far as statistics go back.
-func (tx *Tx) LastMinute(ctx context.Context, organization string, no int64) (at time.Time, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(Time{&at}) },
-		`select max(minute) from delivery_minutes where organization_id = $1 and destination_no = $2`, organization, no)
-	return at, err
-}
-
 // LastCheck reads the last scheduled connection test of a destination, and when the next one is due.
 func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (check *destination.Check, due time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
@@ -54,8 +47,8 @@ func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (che
 // Checkable is a destination whose scheduled connection test is due, with what the last one found.
 type Checkable struct {
 	*Destination
-	First bool // there was none
-	Last  *destination.TestReport
+	Last   *destination.TestReport // nil if there was none
+	LastAt time.Time
 }
 
 // LeaseChecks takes destinations of the given types whose test is due, and puts the next test of each off until lease: a
@@ -84,8 +77,8 @@ func (tx *Tx) LeaseChecks(ctx context.Context, types []string, lease time.Time, 
 		if err != nil {
 			return nil, err
 		}
-		if c.First = last == nil; last != nil {
-			c.Last = last.Report
+		if last != nil {
+			c.Last, c.LastAt = last.Report, last.At
 		}
 		all = append(all, c)
 	}

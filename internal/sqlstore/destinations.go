@@ -21,7 +21,7 @@ type Destination struct {
 }
 
 const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null, d.id,
-	d.is_default, d.disabled, d.organization_id, d.type, d.label, d.description, d.icon, d.instructions, d.disabled_reason,
+	d.is_default, d.disabled, d.disabled_by_service, d.organization_id, d.type, d.label, d.description, d.icon, d.instructions, d.disabled_reason,
 	d.tags, d.subscription, d.default_topics, d.fallback, d.draining_at, d.config, d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since, h.last_failure_at,
 	coalesce(h.breaker, 0), h.breaker_at, h.probe_at`
 
@@ -32,7 +32,7 @@ func scanDestination(rows *sql.Rows) (*Destination, error) {
 	var tags, subscription, topics, limits, policy, breaker []byte
 	var h Health
 	err := rows.Scan(&d.No, &d.Version, &d.ConfigVersion, Time{&d.CreatedAt}, Time{&d.UpdatedAt}, &d.Deleted, &d.ID, &d.Default,
-		&d.Disabled, &d.Organization, &d.Type, &d.Label, &d.Description, &d.Icon, &d.Instructions, &d.DisabledReason, &tags,
+		&d.Disabled, &d.DisabledByService, &d.Organization, &d.Type, &d.Label, &d.Description, &d.Icon, &d.Instructions, &d.DisabledReason, &tags,
 		&subscription, &topics, &d.Fallback, Time{&d.DrainingAt},
 		(*[]byte)(&d.Config), &d.Sealed, &limits, &policy, &breaker, Time{&d.PausedAt}, &h.Failures, Time{&h.FailingSince}, Time{&h.LastFailure}, &h.Breaker,
 		Time{&h.BreakerAt}, Time{&h.ProbeAt})
@@ -66,12 +66,12 @@ func (tx *Tx) UpdateDestination(ctx context.Context, d *Destination) (bool, erro
 	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
 		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12, tags = $13,
 		config = case when config_version = $4 then config else $14 end, sealed = case when config_version = $4 then sealed else $15 end,
-		limits = $16, retry = $17, breaker = $18, subscription = $19, default_topics = $20, fallback = $21
+		limits = $16, retry = $17, breaker = $18, subscription = $19, default_topics = $20, fallback = $21, disabled_by_service = $22
 		where organization_id = $1 and id = $2 and version = $3 and deleted_at is null`,
 		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description, d.Icon,
 		d.Instructions, d.DisabledReason, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed,
 		tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)), tx.s.JSON(Encode(d.Breaker)),
-		tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback)
+		tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback, d.DisabledByService)
 	if err != nil || n == 0 {
 		return false, err
 	}

@@ -272,9 +272,9 @@ func (tx *Tx) Draining(ctx context.Context, no, to int64) (found bool, err error
 	return found, err
 }
 
-// setDisabled disables a destination for a reason, or enables it where there is none.
+// setDisabled has the service disable a destination for a reason, or enable it where there is none.
 func (tx *Tx) setDisabled(ctx context.Context, organization, id, reason string) error {
-	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_reason = $4, version = version + 1, updated_at = $5
+	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_by_service = $3, disabled_reason = $4, version = version + 1, updated_at = $5
 		where organization_id = $1 and id = $2 and disabled <> $3 and deleted_at is null`,
 		organization, id, reason != "", reason, tx.s.Time(tx.Now))
 	return err

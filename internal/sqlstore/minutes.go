@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/queue"
@@ -141,8 +143,82 @@ func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time
 	return m, err
 }
 
-// ExpireMinutes removes statistics from before a time: a system statement.
-func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (int64, error) {
-	return tx.Exec(ctx, `delete from delivery_minutes where (organization_id, destination_no, minute) in (
-		select organization_id, destination_no, minute from delivery_minutes where minute < $1 limit $2)`, tx.s.Time(before), limit)
+// attempted is the number of attempts that a row of delivery_minutes counts.
+func attempted() string {
+	columns := make([]string, len(Buckets)+1)
+	for i := range columns {
+		columns[i] = `t` + strconv.Itoa(i)
+	}
+	return strings.Join(columns, `+`)
+}
+
+// Usage is what a destination was ever used for.
+type Usage struct {
+	Delivered, Dead, Attempts, Failed int64
+	LastAt                            time.Time // the minute of the last attempt
+}
+
+// Usage adds up what the statistics still have of a destination, and what ExpireMinutes kept of those that it removed.
+func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u Usage, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		return rows.Scan(&u.Delivered, &u.Dead, &u.Attempts, &u.Failed, Time{&u.LastAt})
+	}, `select coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(attempts), 0), coalesce(sum(failed), 0),
+			max(case when attempts > 0 then at end)
+		from (select delivered, dead, `+attempted()+` as attempts, failed, minute as at
+			from delivery_minutes where organization_id = $1 and destination_no = $2
+			union all select delivered, dead, attempts, failed, last_at
+			from delivery_usage where organization_id = $1 and destination_no = $2) u`, organization, no)
+	return u, err
+}
+
+// ExpireMinutes removes statistics from before a time, and adds them to the usage of their destinations: a system
+// statement.
+func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n int64, err error) {
+	type used struct {
+		Usage
+		organization string
+	}
+	by := map[int64]*used{}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var of string
+		var no int64
+		var at time.Time
+		var u Usage
+		if err := rows.Scan(&of, &no, Time{&at}, &u.Delivered, &u.Dead, &u.Attempts, &u.Failed); err != nil {
+			return err
+		}
+		n++
+		sum := by[no]
+		if sum == nil {
+			sum = &used{organization: of}
+			by[no] = sum
+		}
+		sum.Delivered += u.Delivered
+		sum.Dead += u.Dead
+		sum.Attempts += u.Attempts
+		sum.Failed += u.Failed
+		if u.Attempts > 0 && at.After(sum.LastAt) {
+			sum.LastAt = at
+		}
+		return nil
+	}, `delete from delivery_minutes where (organization_id, destination_no, minute) in (
+		select organization_id, destination_no, minute from delivery_minutes where minute < $1 limit $2)
+		returning organization_id, destination_no, minute, delivered, dead, `+attempted()+`, failed`, tx.s.Time(before), limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, no := range slices.Sorted(maps.Keys(by)) {
+		u := by[no]
+		_, err := tx.Exec(ctx, `insert into delivery_usage (destination_no, organization_id, delivered, dead, attempts, failed, last_at)
+			values ($1, $2, $3, $4, $5, $6, $7) on conflict (destination_no) do update set
+			delivered = delivery_usage.delivered + excluded.delivered, dead = delivery_usage.dead + excluded.dead,
+			attempts = delivery_usage.attempts + excluded.attempts, failed = delivery_usage.failed + excluded.failed,
+			last_at = case when excluded.last_at is null or delivery_usage.last_at > excluded.last_at then delivery_usage.last_at
+				else excluded.last_at end`,
+			no, u.organization, u.Delivered, u.Dead, u.Attempts, u.Failed, tx.s.Time(u.LastAt))
+		if err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }

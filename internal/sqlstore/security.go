@@ -42,25 +42,22 @@ func (tx *Tx) ExpireSecurityEvents(ctx context.Context, before time.Time, limit 
 		select organization_id, id from delivery_security_events where at < $1 limit $2)`, tx.s.Time(before), limit)
 }
 
-// owner looks for an id in one organization after another: an index by id alone would cost each delivery what this seldom
-// needs, and tempt the planner.
-func (tx *Tx) owner(ctx context.Context, table, id string) (owner string, err error) {
+// OwnerOfDestination returns the organization that has or had a destination, "" if none does: a system statement.
+func (tx *Tx) OwnerOfDestination(ctx context.Context, id string) (owner string, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&owner) },
+		`select organization_id from delivery_destinations where cast(id as text) = $1`, id)
+	return owner, err
+}
+
+// OwnerOfDelivery returns the organization that has a delivery, "" if none does: a system statement. It looks in one
+// organization after another: an index by id alone would cost each delivery what this seldom needs, and tempt the planner.
+func (tx *Tx) OwnerOfDelivery(ctx context.Context, id string) (owner string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&owner) }, `with recursive organizations(o) as (
 			select min(organization_id) from delivery_destinations
 			union all
 			select (select min(d.organization_id) from delivery_destinations d where d.organization_id > o)
 			from organizations where o is not null)
 		select o from organizations where o is not null
-			and exists (select 1 from `+table+` t where t.organization_id = o and t.id = $1) limit 1`, id)
+			and exists (select 1 from delivery_deliveries t where t.organization_id = o and t.id = $1) limit 1`, id)
 	return owner, err
-}
-
-// OwnerOfDestination returns the organization that has or had a destination, "" if none does: a system statement.
-func (tx *Tx) OwnerOfDestination(ctx context.Context, id string) (string, error) {
-	return tx.owner(ctx, `delivery_destinations`, id)
-}
-
-// OwnerOfDelivery returns the organization that has a delivery, "" if none does: a system statement.
-func (tx *Tx) OwnerOfDelivery(ctx context.Context, id string) (string, error) {
-	return tx.owner(ctx, `delivery_deliveries`, id)
 }

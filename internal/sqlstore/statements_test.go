@@ -23,8 +23,7 @@ var system = map[string]string{
 	"Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"Tx.addMinutes":         "the columns that a conflict adds to, of a key that has the organization",
-	"Tx.OwnerOfDestination": "the name of a table: whose a foreign id is, for the security event, and told to nobody else",
-	"Tx.OwnerOfDelivery":    "the name of a table: whose a foreign id is, for the security event, and told to nobody else",
+	"Tx.OwnerOfDestination": "whose a foreign id is, for the security event, and told to nobody else",
 
 	// The queue of all organizations, which the engine works on.
 	"postgres.ranks":             queue,
@@ -83,7 +82,7 @@ const (
 type statement struct{ unit, text string }
 
 var (
-	table = regexp.MustCompile(`\bdelivery_(destinations|security_events|checks|gates|organizations|health|minutes|payloads|payload_chunks|` +
+	table = regexp.MustCompile(`\bdelivery_(destinations|security_events|checks|gates|organizations|health|minutes|usage|payloads|payload_chunks|` +
 		`deliveries|idempotency|queue|attempts|dead_letters|written|checkpoints|jobs|workers|installation|sequence)\b`)
 	// An organization is compared, or given to an inserted row.
 	compared = regexp.MustCompile(`organization_id\s*(=|<>|in\b)|\([a-z_., ]*\borganization_id\b[a-z_., ]*\)\s*(=|in\b|>|<)|=\s*([a-z]+\.)?organization_id`)

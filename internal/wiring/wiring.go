@@ -79,7 +79,7 @@ type Retention struct {
 
 // Checks says how often connections are tested.
 type Checks struct {
-	Every, Failing time.Duration
+	Every, Failing, InUse time.Duration
 }
 
 // Quotas bound what is accepted.

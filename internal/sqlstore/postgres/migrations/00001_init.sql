@@ -14,6 +14,7 @@ create table delivery_destinations (
     id              uuid not null,
     is_default      boolean not null default false,
     disabled        boolean not null default false,
+    disabled_by_service boolean not null default false,
     organization_id text not null,
     type            text not null,
     label           text not null,
@@ -35,6 +36,10 @@ create table delivery_destinations (
 );
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
+
+-- Whose a foreign id is, for the security event: of an expression, so that no other statement is tempted. Deliveries have none
+-- such, which would cost each of them.
+create index delivery_destinations_id on delivery_destinations ((cast(id as text)));
 
 create index delivery_destinations_draining on delivery_destinations (no) where draining_at is not null and deleted_at is null;
 
@@ -121,6 +126,17 @@ create table delivery_minutes (
     primary key (organization_id, destination_no, minute)
 ) with (fillfactor = 50);
 create index delivery_minutes_minute on delivery_minutes (minute);
+
+-- What is removed from delivery_minutes, added up by destination.
+create table delivery_usage (
+    destination_no  integer primary key,
+    organization_id text not null,
+    delivered       bigint not null,
+    dead            bigint not null,
+    attempts        bigint not null,
+    failed          bigint not null,
+    last_at         timestamptz                -- the minute of the last attempt
+);
 
 create table delivery_payloads (
     created_at      timestamptz not null,
@@ -294,7 +310,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_usage, delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

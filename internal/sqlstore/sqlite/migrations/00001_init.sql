@@ -18,6 +18,7 @@ create table delivery_destinations (
     id              text not null,
     is_default      integer not null default 0,
     disabled        integer not null default 0,
+    disabled_by_service integer not null default 0,
     organization_id text not null,
     type            text not null,
     label           text not null,
@@ -39,6 +40,10 @@ create table delivery_destinations (
 );
 create index delivery_destinations_defaults on delivery_destinations (organization_id, no)
     where is_default and deleted_at is null;
+
+-- Whose a foreign id is, for the security event: of an expression, so that no other statement is tempted. Deliveries have none
+-- such, which would cost each of them.
+create index delivery_destinations_id on delivery_destinations ((cast(id as text)));
 
 create index delivery_destinations_draining on delivery_destinations (no) where draining_at is not null and deleted_at is null;
 
@@ -124,6 +129,17 @@ create table delivery_minutes (
     primary key (organization_id, destination_no, minute)
 ) without rowid;
 create index delivery_minutes_minute on delivery_minutes (minute);
+
+-- What is removed from delivery_minutes, added up by destination.
+create table delivery_usage (
+    destination_no  integer primary key,
+    organization_id text not null,
+    delivered       integer not null,
+    dead            integer not null,
+    attempts        integer not null,
+    failed          integer not null,
+    last_at         integer                    -- the minute of the last attempt
+);
 
 create table delivery_payloads (
     created_at      integer not null,
@@ -294,6 +310,7 @@ create table delivery_workers (
 -- +goose Down
 drop table delivery_installation;
 drop table delivery_written;
+drop table delivery_usage;
 drop table delivery_checks;
 drop table delivery_security_events;
 drop table delivery_workers;
