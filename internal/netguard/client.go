@@ -10,12 +10,13 @@ import (
 )
 
 // The client's settings. There is no limit on connections per host: the
-// limits of a destination bound what is in flight.
+// limits of a destination bound what is in flight. Nor is there one on those
+// that are idle, but for all hosts together: what 256 requests at once have
+// opened would else be closed and dialled again all the time.
 const (
 	tlsHandshakeTimeout = 10 * time.Second
 	idleConnTimeout     = 90 * time.Second
 	maxIdleConns        = 1024
-	maxIdleConnsPerHost = 64
 
 	// net/http would take 10 MiB of headers from anyone.
 	maxResponseHeaderBytes = 64 << 10
@@ -35,7 +36,7 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error)) 
 		ForceAttemptHTTP2:      true, // else off, with a dialer of our own
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: http2PingAfter, PingTimeout: http2PingTimeout},
 		MaxIdleConns:           maxIdleConns,
-		MaxIdleConnsPerHost:    maxIdleConnsPerHost,
+		MaxIdleConnsPerHost:    maxIdleConns,
 		IdleConnTimeout:        idleConnTimeout,
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeaderBytes,
