@@ -1,8 +1,14 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/deliverykit/delivery"
+	"github.com/deliverykit/delivery/destination"
+)
 
 func contests(n int) []contest {
+	sixteen, ordered := delivery.WithLimits(destination.Limits{Concurrency: 16}), delivery.WithLimits(destination.Limits{Ordered: true})
 	var all []contest
 	for _, lanes := range []int{1, 100, 10_000} {
 		all = append(all, contest{name: fmt.Sprintf("no-op, %d destinations", lanes), contenders: []contender{
@@ -22,7 +28,14 @@ func contests(n int) []contest {
 		contest{name: "one of 101 never answers", contenders: []contender{
 			{"100 that answer", oursBeside(n, false)}, {"and one that does not", oursBeside(n, true)},
 		}},
-		contest{name: "SQLite, no-op, 100 destinations", contenders: []contender{{"delivery, SQLite", oursWork("sqlite", n, 100)}}},
+		contest{name: "no-op, 100 destinations, limits", contenders: []contender{
+			{"no limits, lib/pq", oursWork("postgres", n, 100)}, {"16 at once each", oursWork("postgres", n, 100, sixteen)},
+			{"in strict order", oursWork("postgres", n/10, 100, ordered)},
+		}},
+		contest{name: "SQLite, no-op, 100 destinations", contenders: []contender{
+			{"no limits", oursWork("sqlite", n, 100)}, {"16 at once each", oursWork("sqlite", n, 100, sixteen)},
+			{"in strict order", oursWork("sqlite", n/10, 100, ordered)},
+		}},
 		contest{name: "SQLite, DeliverMany of 1,000", contenders: []contender{{"delivery, SQLite", oursInsertMany("sqlite", n)}}},
 		contest{name: "SQLite, Deliver, 8 goroutines", contenders: []contender{{"delivery, SQLite", oursInsert("sqlite", n/5)}}},
 		contest{name: "DeliverMany of 1,000", contenders: []contender{

@@ -101,9 +101,9 @@ func (h *host) fill(ctx context.Context, n int) error {
 }
 
 // oursWork is the rate at which n items in so many lanes are claimed, handled and finished.
-func oursWork(driver string, n, lanes int) measure {
+func oursWork(driver string, n, lanes int, opts ...delivery.Option) measure {
 	return func(ctx context.Context, e *env) (result, error) {
-		h, err := newHost(ctx, e, driver, lanes, workers)
+		h, err := newHost(ctx, e, driver, lanes, workers, opts...)
 		if err != nil {
 			return result{}, err
 		}

@@ -150,8 +150,12 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 	}
 	got.jobs = make([]job, len(items))
 	for i, item := range items {
-		info := infos[sqlstore.DestinationOf(item.Lane)]
-		got.jobs[i] = job{Claimed: item, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed}
+		no := sqlstore.DestinationOf(item.Lane)
+		info, gate := infos[no], bounds.gates[no]
+		got.jobs[i] = job{
+			Claimed: item, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed,
+			ordered: gate != nil && gate.kind == sqlstore.Ordered,
+		}
 	}
 	return got, nil
 }

@@ -46,6 +46,7 @@ type job struct {
 	sqlstore.Claimed
 	destination *target
 	ailing      bool // the destination, as the claim saw it
+	ordered     bool // the next of its destination waits for the outcome
 	claimed     time.Time
 	outcome     sqlstore.Outcome
 
@@ -242,28 +243,58 @@ func (p *pipeline) serve(j *job) {
 	p.e.attempt(ctx, j, done)
 }
 
-const mostFinished = 2000
+const (
+	mostFinished = 2000
+	enough       = 200 // outcomes in one transaction, for which the finisher does not wait
+	mostLinger   = 5 * time.Millisecond
+)
 
-// finisher writes outcomes. What accumulates while one batch is committed is the next.
+// finisher writes outcomes. What accumulates while one batch is committed is the next; and while others are being attempted,
+// it lets as much time pass between two small batches as the last took, so that writing takes half of the time at most.
 func (p *pipeline) finisher() {
 	batch := make([]*job, 0, min(p.limit, mostFinished))
+	var took time.Duration
 	for j := range p.done {
-		batch = append(batch[:0], j)
-	more:
-		for len(batch) < mostFinished {
-			select {
-			case j, ok := <-p.done:
-				if !ok {
-					break more
-				}
-				batch = append(batch, j)
-			default:
-				break more
-			}
-		}
+		batch = p.collect(append(batch[:0], j), min(took, mostLinger))
+		began := time.Now()
 		p.write(batch)
+		took = time.Since(began)
 		p.forget(batch)
 	}
+}
+
+// collect adds what is done to a batch, and waits for more as long as that may come and nothing in strict order waits.
+func (p *pipeline) collect(batch []*job, linger time.Duration) []*job {
+	var timer *time.Timer
+	ordered := batch[0].ordered
+	for len(batch) < mostFinished {
+		select {
+		case j, ok := <-p.done:
+			if !ok {
+				return batch
+			}
+			batch, ordered = append(batch, j), ordered || j.ordered
+			continue
+		default:
+		}
+		if waiting, running := p.jobs.load(); ordered || len(batch) >= enough || waiting+running == 0 || p.stopping.Load() {
+			break
+		}
+		if timer == nil {
+			timer = time.NewTimer(linger)
+			defer timer.Stop()
+		}
+		select {
+		case j, ok := <-p.done:
+			if !ok {
+				return batch
+			}
+			batch, ordered = append(batch, j), ordered || j.ordered
+		case <-timer.C:
+			return batch
+		}
+	}
+	return batch
 }
 
 // forget makes room for others: these items are held no more.

@@ -393,29 +393,25 @@ func (Dialect) GateQuery(nos string) string {
 
 // inFlight does not mention state among its conditions: that would invite the index of what is due.
 const inFlight = `
-select l.lane & 4294967295, q.n from unnest($1::bigint[], $2::text[]) l(lane, organization)
+select d.no, q.n from unnest($1::bigint[], $2::text[]) d(no, organization)
  cross join lateral (select count(*) filter (where q.state <> 0) n from delivery_queue q
-   where q.organization_id = l.organization and q.lane = l.lane and q.gated <> 0) q
- where q.n > 0`
+   where q.organization_id = d.organization and q.lane & 4294967295 = d.no and q.gated <> 0) q`
 
 // InFlight implements sqlstore.Dialect.
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
-	n := len(nos) * (sqlstore.Lowest + 1)
-	lane, owner := newArray(n, 20), newArray(n, 24)
-	for no, organization := range nos {
-		for rank := range int64(sqlstore.Lowest + 1) {
-			lane.int(sqlstore.Lane(rank, no))
-			owner.text(organization)
-		}
+	no, owner := newArray(len(nos), 10), newArray(len(nos), 24)
+	for n, organization := range nos {
+		no.int(n)
+		owner.text(organization)
 	}
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 		var no int64
 		var n int
 		err := rows.Scan(&no, &n)
-		all[no] += n
+		all[no] = n
 		return err
-	}, inFlight, lane.String(), owner.String())
+	}, inFlight, no.String(), owner.String())
 	return all, err
 }
 

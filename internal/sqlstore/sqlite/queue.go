@@ -3,6 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -207,21 +210,31 @@ func (Dialect) GateQuery(nos string) string {
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no`
 }
 
+// The index is named: without statistics the primary key is taken for as good, which is all items of the organization.
+const (
+	inFlight = `select lane & 4294967295, count(*) from delivery_queue indexed by delivery_queue_gated
+		where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and state <> 0 group by 1`
+	inFlightOf = `select count(*) from delivery_queue indexed by delivery_queue_gated
+		where organization_id = ?1 and gated <> 0 and state = 1`
+)
+
 // InFlight implements sqlstore.Dialect.
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
+	of := map[string][]string{}
 	for no, organization := range nos {
-		for rank := range int64(sqlstore.Lowest + 1) {
-			err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-				var n int
-				err := rows.Scan(&n)
-				all[no] += n
-				return err
-			}, `select count(*) from delivery_queue where organization_id = ?1 and lane = ?2 and gated <> 0 and state <> 0`,
-				organization, sqlstore.Lane(rank, no))
-			if err != nil {
-				return nil, err
-			}
+		of[organization] = append(of[organization], strconv.FormatInt(no, 10))
+	}
+	for organization, list := range of {
+		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+			var no int64
+			var n int
+			err := rows.Scan(&no, &n)
+			all[no] = n
+			return err
+		}, fmt.Sprintf(inFlight, strings.Join(list, ", ")), organization)
+		if err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
@@ -229,8 +242,7 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 
 // InFlightOf implements sqlstore.Dialect.
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
-	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) },
-		`select count(*) from delivery_queue where organization_id = ?1 and gated <> 0 and state = 1`, organization)
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
 	return n, err
 }
 

@@ -228,7 +228,7 @@ create table delivery_queue (
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
 create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
-create index delivery_queue_gated on delivery_queue (organization_id, lane) where gated <> 0;
+create index delivery_queue_gated on delivery_queue (organization_id, (lane & 4294967295)) where gated <> 0; -- by destination
 
 -- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
 -- it was retried by hand: the last one counts.
