@@ -55,12 +55,12 @@ func insert(ctx context.Context, tx sqlstore.Execer, organization string, now ti
 	taken := make([]bool, len(batch))
 	complete := possible(batch)
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		var i int
-		var item sqlstore.EnqueuedItem
+		var i, n int
 		var there, fresh bool
-		if err := rows.Scan(&i, &item.N, &item.Destination, &there, &fresh); err != nil {
+		if err := rows.Scan(&i, &n, &there, &fresh); err != nil {
 			return err
 		}
+		item := sqlstore.EnqueuedItem{N: n, Destination: batch[i-1].Items[n-1].Destination}
 		complete = complete && there
 		if there {
 			if found[i-1] == nil {
@@ -103,7 +103,7 @@ func wanted(d *sqlstore.NewDelivery) []sqlstore.EnqueuedItem {
 // a host's transaction stays usable: with a destination missing it inserts nothing, and a taken key is no row in keys. It
 // returns rows for what the caller cannot know, or for all items if something is missing. Requests and items are never
 // joined, because the planner takes their arrays for short ones and would loop over one for each row of the other; so
-// items carry what they need of their request.
+// items carry what they need of their request. Nor are destinations: each is looked up once, and items say which it is.
 //
 // It mentions only what the batch needs. Drivers have it parsed and planned in each transaction, and with all columns
 // and keys that takes longer than to insert a single delivery.
@@ -141,7 +141,7 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 	s.text("with req as (select * from ", s.unnest(columns), " r(", names(columns), "))")
 
 	items := []column{
-		{"i", "int", &r.i}, {"n", "smallint", &r.n}, {"id", "uuid", &r.destination}, {"rank", "smallint", &r.itemRank},
+		{"i", "int", &r.i}, {"n", "smallint", &r.n}, {"at", "int", &r.destinationAt}, {"rank", "smallint", &r.itemRank},
 		{"delivery_id", "uuid", &r.delivery},
 	}
 	if timed {
@@ -150,9 +150,10 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 	if keyed {
 		items = append(items, column{"keyed", "boolean", &r.keyed})
 	}
-	s.text(`, dest as materialized (select it.*, (select d.no from delivery_destinations d
-     where d.organization_id = `, org, ` and d.id = it.id and d.deleted_at is null and d.draining_at is null) no
-    from `, s.unnest(items), ` it(`, names(items), `)), ok as materialized (
+	s.text(`, known as materialized (select array(select (select d.no from delivery_destinations d
+     where d.organization_id = `, org, ` and d.id = u.id and d.deleted_at is null and d.draining_at is null)
+    from unnest(`, s.arg(r.destination.String()), `::uuid[]) with ordinality u(id, at) order by u.at) nos), dest as materialized (
+  select it.*, (select nos from known)[it.at] no from `, s.unnest(items), ` it(`, names(items), `)), ok as materialized (
   select `, given(!possible(batch), `false and `), `not exists (select from dest where no is null) ok)`)
 	fresh := ""
 	if keyed {
@@ -183,7 +184,7 @@ func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (
 	s.text(` from dest d where (select ok from ok)`, given(keyed, ` and `+fresh), `
    order by d.i, d.n -- in which they take their numbers
 )
-select d.i, d.n, d.id, d.no is not null, `, cmp.Or(fresh, `true`), ` from dest d where not (select ok from ok)`,
+select d.i, d.n, d.no is not null, `, cmp.Or(fresh, `true`), ` from dest d where not (select ok from ok)`,
 		given(keyed, ` or d.keyed`))
 	return s.String(), s.args, nil
 }
@@ -248,8 +249,11 @@ type requests struct {
 	inline   array // true where the payload follows its hash
 	contents []byte
 
+	destination  array // those that items go to, each once
+	destinations map[string]int
+
 	// Of their items.
-	i, n, destination, itemRank, itemNotBefore, itemDeadline, delivery, keyed array
+	i, n, destinationAt, itemRank, itemNotBefore, itemDeadline, delivery, keyed array
 }
 
 func newRequests(batch []sqlstore.NewDelivery) (*requests, error) {
@@ -262,7 +266,8 @@ func newRequests(batch []sqlstore.NewDelivery) (*requests, error) {
 	r := &requests{
 		id: newArray(n, 36), priority: newArray(n, 2), contentType: newArray(n, 26), size: newArray(n, 6), hashAt: newArray(n, 7),
 		inline: newArray(n, 5), contents: make([]byte, 0, size),
-		i: newArray(items, 5), n: newArray(items, 2), destination: newArray(items, 36), itemRank: newArray(items, 2), delivery: newArray(items, 36),
+		destinations: map[string]int{},
+		i:            newArray(items, 5), n: newArray(items, 2), destinationAt: newArray(items, 3), itemRank: newArray(items, 2), delivery: newArray(items, 36),
 	}
 	for i := range batch {
 		if err := r.add(i+1, &batch[i]); err != nil {
@@ -311,7 +316,13 @@ func (r *requests) add(i int, d *sqlstore.NewDelivery) error {
 	for k, item := range d.Items {
 		r.i.int(int64(i))
 		r.n.int(int64(k + 1))
-		r.destination.id(item.Destination)
+		at, seen := r.destinations[item.Destination]
+		if !seen {
+			at = len(r.destinations) + 1
+			r.destinations[item.Destination] = at
+			r.destination.id(item.Destination)
+		}
+		r.destinationAt.int(int64(at))
 		r.itemRank.int(sqlstore.Rank(item.Priority))
 		r.itemNotBefore.time(item.NotBefore)
 		r.itemDeadline.time(d.Deadline)
