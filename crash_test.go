@@ -154,7 +154,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 				kill(v)
 			}
 			killed := time.Now()
-			held := count(t, db, "delivery_queue where state = 1")
+			held := count(t, db, "delivery_queue where lease <> 0")
 			newVictim(ctx, t, driver, dsn, log, runs)
 			waitFor(ctx, t, func() bool { return count(t, db, "delivery_queue") == 0 })
 

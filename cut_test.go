@@ -317,7 +317,7 @@ func (s *scene) work() error {
 // tables are what the writes leave, without what names or times it, and without leases that were lost.
 var tables = []string{
 	"delivery_deliveries", "delivery_payloads where complete", "delivery_payload_chunks", "delivery_idempotency",
-	"delivery_queue where state = 0", "delivery_queue where state = 1", "delivery_queue where state = 2", "delivery_dead_letters",
+	"delivery_queue where state = 0", "delivery_queue where lease <> 0", "delivery_queue where state = 2", "delivery_leases", "delivery_dead_letters",
 	"delivery_attempts where state = 0 and reason <> 11", "delivery_attempts where state = 2", "delivery_attempts where state = 3",
 	"delivery_attempts where state = 4", "delivery_attempts where state = 5",
 	"delivery_destinations where deleted_at is null", "delivery_destinations where version > 1", "delivery_health where failures > 0",

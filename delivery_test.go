@@ -376,7 +376,7 @@ func TestLostLeases(t *testing.T) {
 		c := newClock()
 		claim := func() { // as a process that dies right after its claim
 			t.Helper()
-			execSQL(t, db, `update delivery_queue set state = 1, run_at = `+timeLiteral(db, c.now().Add(30*time.Second)))
+			leaseItems(t, db, c.now().Add(30*time.Second), 0, `state = 0`)
 		}
 		f := &fake{}
 		svc := service(t, db, f, c.option())

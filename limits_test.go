@@ -241,8 +241,7 @@ func TestStrictOrderAfterALostLease(t *testing.T) {
 		create(t, acme, destination.Spec{Default: true, Limits: destination.Limits{Ordered: true}})
 		first := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Topic: "a", Payload: payload.JSON(1)}))
 		must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Topic: "b", Payload: payload.JSON(2)}))
-		execSQL(t, db, `update delivery_queue set state = 1, gated = 2, run_at = `+timeLiteral(db, c.now().Add(30*time.Second))+
-			` where delivery_id = '`+first.ID+`'`)
+		leaseItems(t, db, c.now().Add(30*time.Second), 2, `delivery_id = '`+first.ID+`'`)
 		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
 		if f.count() != 0 {
 			t.Errorf("%q went ahead of one in flight", f.topics())

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
@@ -272,6 +273,30 @@ func execSQL(t *testing.T, db *sql.DB, query string) {
 	if _, err := db.ExecContext(t.Context(), query); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// leaseItems leases items as a process does that dies right after its claim.
+func leaseItems(t *testing.T, db *sql.DB, until time.Time, gated int, condition string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), `select lane, min(seq), max(seq) from delivery_queue where `+condition+` group by lane`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var spans []string
+	for rows.Next() {
+		var lane, first, last int64
+		if err := rows.Scan(&lane, &first, &last); err != nil {
+			t.Fatal(err)
+		}
+		spans = append(spans, fmt.Sprintf("[%d, %d, %d]", lane, first, last))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	id := 1 + rand.Int64N(math.MaxInt64)
+	execSQL(t, db, fmt.Sprintf(`insert into delivery_leases (id, until, spans) values (%d, %s, '[%s]')`, id, timeLiteral(db, until), strings.Join(spans, ", ")))
+	execSQL(t, db, fmt.Sprintf(`update delivery_queue set lease = %d, gated = %d where %s`, id, gated, condition))
 }
 
 func isSQLite(db *sql.DB) bool { return strings.Contains(fmt.Sprintf("%T", db.Driver()), "sqlite") }

@@ -93,8 +93,9 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 	var infos map[int64]*lane
 	var bounds *bounds
 	var rings [sqlstore.Lowest + 1]ring
+	var id int64
 	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		got, items, l = claimed{}, nil, look{}
+		got, items, l, id = claimed{}, nil, look{}, newLease()
 		if !whole {
 			l.known, l.floor = c.floors.known(), c.floors.lanes
 		}
@@ -114,13 +115,18 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 			if err != nil {
 				return err
 			}
-			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds, l.floor)
+			of, err := e.claimLanes(ctx, tx, lanes, limit-len(items), infos, bounds, l.floor, id)
 			if err != nil {
 				return err
 			}
 			got.more = got.more || !around && len(of) == 0 && r.laps < 2
 			if items = append(items, of...); len(items) >= limit {
 				break
+			}
+		}
+		if len(items) > 0 {
+			if err := tx.Grant(ctx, id, items, tx.Now.Add(e.Lease)); err != nil {
+				return err
 			}
 		}
 		wait, err := bounds.settle(ctx, tx)
@@ -148,12 +154,13 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 	if len(items) > 0 { // what finds nothing is no turn
 		c.claims++
 	}
+	under := &lease{id: id, claimed: time.Now(), left: len(items)}
 	got.jobs = make([]job, len(items))
 	for i, item := range items {
 		no := sqlstore.DestinationOf(item.Lane)
 		info, gate := infos[no], bounds.gates[no]
 		got.jobs[i] = job{
-			Claimed: item, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed,
+			Claimed: item, lease: under, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed,
 			ordered: gate != nil && gate.kind == sqlstore.Ordered,
 		}
 	}
@@ -214,12 +221,11 @@ func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring,
 }
 
 // claimLanes claims a fair share of each lane of a rank.
-func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64, limit int, infos map[int64]*lane, bounds *bounds, floors map[int64]floor) (items []sqlstore.Claimed, err error) {
+func (e *Engine) claimLanes(ctx context.Context, tx *sqlstore.Tx, lanes []int64, limit int, infos map[int64]*lane, bounds *bounds, floors map[int64]floor, lease int64) (items []sqlstore.Claimed, err error) {
 	bounds.begin(limit, len(lanes))
 	if err := e.lock(ctx, tx, lanes, infos, bounds); err != nil {
 		return nil, err
 	}
-	lease := tx.Now.Add(e.Lease)
 	asked := bounds.cut(shares(bounds.open(lanes), limit))
 	for try := 0; len(asked) > 0; try++ {
 		for i := range asked {
@@ -312,7 +318,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 			if err != nil {
 				return err
 			}
-			expired, err := e.Store.Expired(ctx, tx, after, tx.Now, sweepBatch)
+			expired, err := tx.Expired(ctx, after, sweepBatch)
 			if err != nil {
 				return err
 			}
@@ -321,8 +327,11 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 				return err
 			}
 			now, looked = tx.Now, time.Since(began)
-			n = due + len(expired) + len(overdue)
-			if ended, err = e.settle(ctx, tx, expired, overdue); err != nil {
+			n = due + len(expired.Items) + len(overdue)
+			if ended, err = e.settle(ctx, tx, expired.Items, overdue); err != nil {
+				return err
+			}
+			if err := tx.DropExpired(ctx, expired); err != nil {
 				return err
 			}
 			next, err := tx.NextDue(ctx, after)

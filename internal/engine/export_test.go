@@ -64,20 +64,20 @@ func (f *Floors) Known() []int64 { return f.f.known() }
 // Seq is the floor of a lane.
 func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }
 
-// Claim leases up to limit items for a process in which so many of each destination wait already, loads destinations that it
+// Claim leases up to limit items, and returns the lease, for a process in which so many of each destination wait already, loads destinations that it
 // does not know, and reports whether there are more that it could not look at.
-func (e *Engine) Claim(ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool) (items []sqlstore.Claimed, more bool, err error) {
+func (e *Engine) Claim(ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool) (items []sqlstore.Claimed, lease int64, more bool, err error) {
 	got, err := e.claim(ctx, limit, waits, exact)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	for i := range got.jobs {
-		items = append(items, got.jobs[i].Claimed)
+		items, lease = append(items, got.jobs[i].Claimed), got.jobs[i].lease.id
 	}
 	if len(got.unknown) > 0 {
 		err = e.load(ctx, got.unknown)
 	}
-	return items, got.more || len(got.unknown) > 0, err
+	return items, lease, got.more || len(got.unknown) > 0, err
 }
 
 // Sweep moves all that is due.

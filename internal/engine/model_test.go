@@ -107,6 +107,7 @@ type model struct {
 	cap     int // of each organization, in flight; 0: none
 	engines []*engine.Engine
 	leases  [][]sqlstore.Claimed // by process: also those that it has lost without having seen that
+	granted map[int64]time.Time  // until when, by lease
 
 	destinations  []*modelDestination
 	organizations []string
@@ -131,6 +132,7 @@ type modelItem struct {
 	Cancel        queue.Reason
 	Gate          sqlstore.Gate
 	Records       int // in its history
+	lease         int64 // 0 unless it is being attempted
 	destination   *modelDestination
 	moved         bool // to the end of its lane
 }
@@ -139,11 +141,11 @@ func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
 	m := &model{
 		t: t, ctx: t.Context(), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC), cap: rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "cap"),
 		organizations: []string{"acme", "other"}, paused: map[string]bool{}, items: map[sqlstore.Key]*modelItem{},
-		leases: make([][]sqlstore.Claimed, 2),
+		leases: make([][]sqlstore.Claimed, 2), granted: map[int64]time.Time{},
 	}
 	m.store = sqlstore.New(db, dialect, func() time.Time { return m.now })
 	m.write(func(tx *sqlstore.Tx) error {
-		for _, table := range []string{"queue", "attempts", "dead_letters", "deliveries", "gates", "health", "organizations", "destinations"} {
+		for _, table := range []string{"queue", "leases", "attempts", "dead_letters", "deliveries", "gates", "health", "organizations", "destinations"} {
 			if _, err := tx.ExecContext(m.ctx, "delete from delivery_"+table); err != nil {
 				return err
 			}
@@ -217,7 +219,8 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		"claim2":   m.claim,
 		"finish":   m.finish,
 		"finish2":  m.finish,
-		"extend":   m.extend,
+		"prolong":  m.prolong,
+		"abandon":  m.abandon,
 		"crash": func(t *rapid.T) {
 			i := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
 			m.engines[i], m.leases[i] = m.process(), nil
@@ -349,9 +352,10 @@ func (m *model) claim(t *rapid.T) {
 		claimable = claimable || !m.held(d) && m.room(d) > 0 && waiting < 3*limit
 	}
 	var got []sqlstore.Claimed
+	var lease int64
 	for more := true; more && len(got) == 0; { // the first times it does not know the destinations
 		var err error
-		got, more, err = m.engines[p].Claim(m.ctx, limit, waits, exact)
+		got, lease, more, err = m.engines[p].Claim(m.ctx, limit, waits, exact)
 		m.check(err)
 	}
 	switch {
@@ -379,7 +383,7 @@ func (m *model) claim(t *rapid.T) {
 		if c.Attempt != it.Attempt || c.Lost != it.Lost || !c.Deadline.Equal(it.Deadline) {
 			t.Fatalf("claimed %+v of %+v", c, it)
 		}
-		it.State, it.RunAt, it.Gate = queue.Processing, m.now.Add(modelLease), sqlstore.Open
+		it.State, it.lease, it.Gate = queue.Processing, lease, sqlstore.Open
 		switch {
 		case d.Limits.Ordered:
 			it.Gate = sqlstore.Ordered
@@ -388,6 +392,9 @@ func (m *model) claim(t *rapid.T) {
 		}
 	}
 	m.leases[p] = append(m.leases[p], got...)
+	if len(got) > 0 {
+		m.granted[lease] = m.now.Add(modelLease)
+	}
 }
 
 // finish records the outcomes of some leases of a process, whether they are its own still or not.
@@ -422,8 +429,10 @@ func (m *model) finish(t *rapid.T) {
 	m.leases[p] = leases[n:]
 	var f sqlstore.Finished
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		f, err = tx.Finish(m.ctx, outcomes)
-		return err
+		if f, err = tx.Finish(m.ctx, outcomes); err != nil {
+			return err
+		}
+		return tx.Drop(m.ctx, m.last(outcomes))
 	})
 	for i, o := range outcomes {
 		it := m.items[place(o.Key)]
@@ -435,6 +444,23 @@ func (m *model) finish(t *rapid.T) {
 			m.applied(it, o)
 		}
 	}
+}
+
+// last lists the leases that outcomes end, as the process sees it, which knows only of the items that are under them still.
+func (m *model) last(outcomes []*sqlstore.Outcome) (leases []int64) {
+	left := map[int64]int{}
+	for _, it := range m.items {
+		left[it.lease]++
+	}
+	for _, o := range outcomes {
+		if it := m.items[place(o.Key)]; it.Key == o.Key && it.lease != 0 {
+			if left[it.lease]--; left[it.lease] == 0 {
+				leases = append(leases, it.lease)
+				delete(m.granted, it.lease)
+			}
+		}
+	}
+	return leases
 }
 
 // applied is what an outcome makes of an item.
@@ -461,41 +487,78 @@ func (m *model) applied(it *modelItem, o *sqlstore.Outcome) {
 // back is what every item has in common that goes back into the queue from a lease.
 func (m *model) back(it *modelItem) {
 	it.Key.Fence++
+	it.lease = 0
 	if it.Gate != sqlstore.Ordered {
 		it.Gate, it.moved = sqlstore.Open, true
 	}
 }
 
 func (m *model) end(it *modelItem, state queue.State) {
-	it.State = state
+	it.State, it.lease = state, 0
 	it.Records++
 }
 
-func (m *model) extend(t *rapid.T) {
+// prolong prolongs a process's leases, also those that have ended.
+func (m *model) prolong(t *rapid.T) {
 	p := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
-	if len(m.leases[p]) == 0 {
-		t.Skip("it holds nothing")
+	var ids []int64
+	wantFlagged := map[sqlstore.Key]queue.Reason{}
+	for _, c := range m.leases[p] {
+		it := m.items[place(c.Key)]
+		if it.Key != c.Key || it.lease == 0 {
+			continue
+		}
+		if !slices.Contains(ids, it.lease) {
+			ids = append(ids, it.lease)
+		}
+		if it.Cancel != queue.None {
+			wantFlagged[it.Key] = it.Cancel
+		}
 	}
-	keys := make([]sqlstore.Key, len(m.leases[p]))
-	for i, c := range m.leases[p] {
-		keys[i] = c.Key
-	}
-	got := map[sqlstore.Key]queue.Reason{}
-	m.write(func(tx *sqlstore.Tx) error {
-		held, err := m.store.Extend(m.ctx, tx, keys, m.now.Add(modelLease))
-		for _, c := range held {
-			got[c.Key] = c.Cancel
+	slices.Sort(ids)
+	gone := int64(1) // a lease that nobody has
+	var held map[int64]bool
+	flagged := map[sqlstore.Key]queue.Reason{}
+	m.write(func(tx *sqlstore.Tx) (err error) {
+		if held, err = tx.Prolong(m.ctx, append(ids, gone), m.now.Add(modelLease)); err != nil {
+			return err
+		}
+		of, err := tx.Flagged(m.ctx, ids)
+		for _, c := range of {
+			if it := m.items[place(c.Key)]; it.Key == c.Key && m.holds(p, c.Key) {
+				flagged[c.Key] = c.Cancel
+			}
 		}
 		return err
 	})
-	want := map[sqlstore.Key]queue.Reason{}
-	for _, k := range keys {
-		if it := m.items[place(k)]; it.Key == k && !it.State.Ended() {
-			want[k], it.RunAt = it.Cancel, m.now.Add(modelLease)
+	for _, id := range ids {
+		m.granted[id] = m.now.Add(modelLease)
+		if !held[id] {
+			t.Fatalf("lease %d is not held, with items under it", id)
 		}
 	}
-	if !maps.Equal(got, want) {
-		t.Fatalf("held %v, want %v", got, want)
+	if held[gone] {
+		t.Fatal("a lease is held that nobody has")
+	}
+	if !maps.Equal(flagged, wantFlagged) {
+		t.Fatalf("to cancel %v, want %v", flagged, wantFlagged)
+	}
+}
+
+// holds reports whether a process has leased an item.
+func (m *model) holds(p int, k sqlstore.Key) bool {
+	return slices.ContainsFunc(m.leases[p], func(c sqlstore.Claimed) bool { return c.Key == k })
+}
+
+// abandon takes an item out of its lease, whether it is the process's still or not.
+func (m *model) abandon(t *rapid.T) {
+	p := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
+	c := draw(t, "lease", m.leases[p])
+	id := rapid.Int64Min(2).Draw(t, "new lease")
+	m.write(func(tx *sqlstore.Tx) error { return tx.Abandon(m.ctx, id, []sqlstore.Key{c.Key}) })
+	if it := m.items[place(c.Key)]; it.Key == c.Key && it.lease != 0 {
+		it.lease = id
+		m.granted[id] = m.now
 	}
 }
 
@@ -505,7 +568,7 @@ func (m *model) sweep(t *rapid.T) {
 		late := !it.Deadline.IsZero() && !it.Deadline.After(m.now)
 		switch due := !it.RunAt.After(m.now); {
 		case it.State.Ended():
-		case it.State == queue.Processing && !due:
+		case it.State == queue.Processing && m.granted[it.lease].After(m.now):
 		case late:
 			m.end(it, queue.Dead)
 		case it.State == queue.Scheduled && due:
@@ -609,6 +672,7 @@ func (m *model) retry(t *rapid.T) {
 func (m *model) compare() {
 	stored := map[sqlstore.Key]*modelItem{}
 	dead := map[sqlstore.Key]bool{}
+	leases := map[int64]time.Time{}
 	var highest int64
 	m.check(m.store.Read(m.ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		err := tx.Query(ctx, func(rows *sql.Rows) error {
@@ -617,7 +681,8 @@ func (m *model) compare() {
 				&it.Lost, &it.Cancel, &it.Gate, sqlstore.Time{T: &it.RunAt}, sqlstore.Time{T: &it.Deadline})
 			stored[place(it.Key)] = &it
 			return err
-		}, `select organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, gated, run_at, deadline from delivery_queue`)
+		}, `select organization_id, delivery_id, n, fence, lane, seq, case when lease <> 0 then 1 else state end, attempt, lost, cancel, gated,
+			run_at, deadline from delivery_queue`)
 		if err != nil {
 			return err
 		}
@@ -637,12 +702,22 @@ func (m *model) compare() {
 		if err != nil {
 			return err
 		}
-		return tx.Query(ctx, func(rows *sql.Rows) error {
+		err = tx.Query(ctx, func(rows *sql.Rows) error {
 			var k sqlstore.Key
 			err := rows.Scan(&k.Organization, &k.Delivery, &k.N, &k.Fence)
 			dead[k] = true
 			return err
 		}, `select organization_id, delivery_id, n, fence from delivery_dead_letters`)
+		if err != nil {
+			return err
+		}
+		return tx.Query(ctx, func(rows *sql.Rows) error {
+			var id int64
+			var until time.Time
+			err := rows.Scan(&id, sqlstore.Time{T: &until})
+			leases[id] = until
+			return err
+		}, `select id, until from delivery_leases`)
 	}))
 	want := map[sqlstore.Key]*modelItem{}
 	wantDead := map[sqlstore.Key]bool{}
@@ -669,7 +744,15 @@ func (m *model) compare() {
 	if !maps.Equal(dead, wantDead) {
 		m.t.Fatalf("dead letters %v, want %v", dead, wantDead)
 	}
+	for id, until := range leases {
+		if !until.Equal(m.granted[id]) {
+			m.t.Fatalf("lease %d is held until %s, want %s", id, until, m.granted[id])
+		}
+	}
 	for _, it := range m.items {
+		if _, held := leases[it.lease]; it.lease != 0 && !held {
+			m.t.Fatalf("lease %d is gone, with %+v under it", it.lease, it)
+		}
 		if it.moved && !it.State.Ended() {
 			m.t.Fatalf("%+v did not move to the end of its lane", it)
 		}

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,17 +46,30 @@ type pipeline struct {
 // job is a claimed item with all that an attempt needs, and what became of it.
 type job struct {
 	sqlstore.Claimed
+	lease       *lease // nil once its item is no longer under it. Under the pipeline's lock
 	destination *target
 	ailing      bool // the destination, as the claim saw it
 	ordered     bool // the next of its destination waits for the outcome
-	claimed     time.Time
 	outcome     sqlstore.Outcome
 
 	// Under the pipeline's lock.
 	cancel context.CancelCauseFunc // nil before its attempt starts
 	cause  error                   // why to end it, noted before it starts
-	giveUp time.Time               // when its lease is no longer prolonged
+	giveUp time.Time               // when it is to lose its lease
 }
+
+// lease is that of the items of one claim, which a heartbeat prolongs as one.
+type lease struct {
+	id      int64
+	claimed time.Time
+
+	// Under the pipeline's lock.
+	left int  // items that are under it
+	lost bool // it is left to run out, as some of them will not be finished
+}
+
+// newLease returns a number that no other process takes.
+func newLease() int64 { return 1 + rand.Int64N(math.MaxInt64) }
 
 func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	limit := 2 * e.Workers
@@ -146,10 +161,8 @@ func (p *pipeline) start(jobs []job) {
 		return
 	}
 	p.held.Add(int64(len(jobs)))
-	now := time.Now()
 	p.mu.Lock()
 	for i := range jobs {
-		jobs[i].claimed = now
 		p.flights[&jobs[i]] = struct{}{}
 	}
 	p.mu.Unlock()
@@ -221,6 +234,7 @@ func (p *pipeline) serve(j *job) {
 			p.free()
 		}
 		if crashed {
+			p.lose([]*job{j})
 			p.forget([]*job{j})
 			return
 		}
@@ -302,10 +316,41 @@ func (p *pipeline) forget(batch []*job) {
 	p.mu.Lock()
 	for _, j := range batch {
 		delete(p.flights, j)
+		if j.lease != nil {
+			j.lease.left--
+			j.lease = nil
+		}
 	}
 	p.mu.Unlock()
 	p.held.Add(-int64(len(batch)))
 	p.free()
+}
+
+// lose leaves the leases of items that will not be finished to run out, and with them those of their claims.
+func (p *pipeline) lose(batch []*job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range batch {
+		if j.lease != nil {
+			j.lease.lost = true
+		}
+	}
+}
+
+// last lists the leases that have no items but those of a batch.
+func (p *pipeline) last(batch []*job) (leases []int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	of := map[*lease]int{}
+	for _, j := range batch {
+		if j.lease == nil || j.lease.lost {
+			continue
+		}
+		if of[j.lease]++; of[j.lease] == j.lease.left {
+			leases = append(leases, j.lease.id)
+		}
+	}
+	return leases
 }
 
 // write finishes a batch. It tries again while the leases last: what was delivered must not be forgotten for a database
@@ -317,11 +362,14 @@ func (p *pipeline) write(batch []*job) {
 	for i, j := range batch {
 		outcomes[i] = &j.outcome
 	}
+	last := p.last(batch)
 	var done sqlstore.Finished
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		err := p.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			done, err = tx.Finish(ctx, outcomes)
-			return err
+			if done, err = tx.Finish(ctx, outcomes); err != nil {
+				return err
+			}
+			return tx.Drop(ctx, last)
 		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			for i, o := range outcomes {
 				if done.Applied[i] && !o.Silent() { // one transaction: if one is there, all are
@@ -337,6 +385,7 @@ func (p *pipeline) write(batch []*job) {
 		case <-ctx.Done():
 			p.e.Logger.ErrorContext(ctx, "delivery: outcomes could not be recorded; the items will be attempted again",
 				"items", len(batch), "error", err)
+			p.lose(batch)
 			return
 		case <-time.After(pause):
 		}
@@ -385,38 +434,70 @@ func (p *pipeline) statistics() {
 }
 
 func (p *pipeline) extend(now time.Time) {
-	due := map[sqlstore.Key]*job{}
-	var keys []sqlstore.Key
+	due := map[int64]*lease{}
+	held := map[*lease][]*job{}
+	var ids []int64
+	var stuck []*job
+	var keys []sqlstore.Key // of what is stuck
 	p.mu.Lock()
 	for j := range p.flights {
-		if now.Sub(j.claimed) >= p.e.Lease/6 && (j.giveUp.IsZero() || now.Before(j.giveUp)) {
-			due[j.Key] = j
-			keys = append(keys, j.Key)
+		switch {
+		case j.lease == nil || now.Sub(j.lease.claimed) < p.e.Lease/6:
+			continue
+		case !j.giveUp.IsZero() && now.After(j.giveUp):
+			stuck, keys = append(stuck, j), append(keys, j.Key)
+		case due[j.lease.id] == nil:
+			due[j.lease.id] = j.lease
+			if !j.lease.lost {
+				ids = append(ids, j.lease.id)
+			}
+			fallthrough
+		default:
+			held[j.lease] = append(held[j.lease], j)
 		}
 	}
 	p.mu.Unlock()
-	if len(keys) == 0 {
+	if len(due)+len(stuck) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(p.base, p.e.Lease/3)
 	defer cancel()
-	var held []sqlstore.Changed
+	var prolonged map[int64]bool
+	var flagged []sqlstore.Changed
 	err := p.e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		held, err = p.e.Store.Extend(ctx, tx, keys, tx.Now.Add(p.e.Lease))
-		return err
+		if prolonged, err = tx.Prolong(ctx, ids, tx.Now.Add(p.e.Lease)); err != nil {
+			return err
+		}
+		if flagged, err = tx.Flagged(ctx, ids); err != nil {
+			return err
+		}
+		return tx.Abandon(ctx, newLease(), keys)
 	})
 	if err != nil {
-		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "items", len(keys), "error", err)
+		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "leases", len(ids), "error", err)
 		return
 	}
-	for _, c := range held {
-		if c.Cancel != queue.None {
-			p.end(due[c.Key], cancellation{c.Cancel})
-		}
-		delete(due, c.Key)
+	reasons := map[sqlstore.Key]queue.Reason{}
+	for _, c := range flagged {
+		reasons[c.Key] = c.Cancel
 	}
-	for _, j := range due {
-		p.end(j, handler.ErrLeaseLost)
+	for id, l := range due {
+		for _, j := range held[l] {
+			switch reason := reasons[j.Key]; {
+			case !prolonged[id]:
+				p.end(j, handler.ErrLeaseLost)
+			case reason != queue.None:
+				p.end(j, cancellation{reason})
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range stuck {
+		if j.lease != nil {
+			j.lease.left--
+			j.lease = nil
+		}
 	}
 }
 

@@ -122,7 +122,8 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination)
 		items = append(items, i)
 		return err
-	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.run_at,
+	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq,
+		case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.run_at,
 		q.deadline, d.id
 		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
@@ -207,7 +208,7 @@ func (tx *Tx) Checkpoint(ctx context.Context, k Key) (value []byte, err error) {
 func (tx *Tx) SaveCheckpoint(ctx context.Context, k Key, value []byte) (bool, error) {
 	n, err := tx.Exec(ctx, `insert into delivery_checkpoints (organization_id, delivery_id, n, value)
 		select q.organization_id, q.delivery_id, q.n, $5 from delivery_queue q
-		where q.organization_id = $1 and q.delivery_id = $2 and q.n = $3 and q.fence = $4 and q.state = 1
+		where q.organization_id = $1 and q.delivery_id = $2 and q.n = $3 and q.fence = $4 and q.lease <> 0
 		on conflict (organization_id, delivery_id, n) do update set value = excluded.value`,
 		k.Organization, k.Delivery, k.N, k.Fence, tx.s.JSON(value))
 	return n > 0, err

@@ -125,14 +125,17 @@ func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
 // statement.
 func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var deadline time.Time
-		err := rows.Scan(Time{&at}, Time{&deadline})
-		if at.IsZero() || !deadline.IsZero() && deadline.Before(at) {
-			at = deadline
+		var until, deadline time.Time
+		err := rows.Scan(Time{&at}, Time{&until}, Time{&deadline})
+		for _, t := range []time.Time{until, deadline} {
+			if at.IsZero() || !t.IsZero() && t.Before(at) {
+				at = t
+			}
 		}
 		return err
-	}, `select (select min(run_at) from delivery_queue where state <> 0 and run_at > $1),
-		(select min(deadline) from delivery_queue where deadline is not null and state <> 1 and deadline > $1)`, tx.s.Time(after))
+	}, `select (select min(run_at) from delivery_queue where state = 2 and run_at > $1),
+		(select min(until) from delivery_leases where until > $1),
+		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`, tx.s.Time(after))
 	return at, err
 }
 

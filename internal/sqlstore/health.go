@@ -267,7 +267,7 @@ func (tx *Tx) Draining(ctx context.Context, no, to int64) (found bool, err error
 		err = tx.Query(ctx, func(*sql.Rows) error {
 			found = true
 			return nil
-		}, `select 1 from delivery_queue where state = 0 and lane = $1 and seq <= $2 order by seq limit 1`, Lane(rank, no), to)
+		}, `select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq <= $2 order by seq limit 1`, Lane(rank, no), to)
 	}
 	return found, err
 }

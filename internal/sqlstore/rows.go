@@ -156,7 +156,7 @@ type Change struct {
 	Lost   bool // the lease was lost
 }
 
-// Changed is a row that a Change or an extension reached.
+// Changed is a row that a Change reached, or one that is flagged.
 type Changed struct {
 	Key
 	Cancel queue.Reason // why it is to be cancelled, if it is

@@ -29,12 +29,16 @@ var system = map[string]string{
 	"postgres.ranks":             queue,
 	"postgres.walk":              queue,
 	"postgres.due":               queue,
-	"postgres.expired":           queue,
+	"Leased":                     queue,
 	"postgres.overdue":           queue,
 	"sqlite.Dialect.Ranks":       queue,
 	"sqlite.Dialect.Walk":        queue,
 	"sqlite.Dialect.Due":         queue,
-	"sqlite.Dialect.Expired":     queue,
+	"Tx.Flagged":                 queue,
+	"Tx.Expired":                 queue,
+	"Tx.grant":                   queue,
+	"Tx.Prolong":                 queue,
+	"Tx.Drop":                    queue,
 	"sqlite.Dialect.Overdue":     queue,
 	"sqlite.next":                "numbers of the queue, which all organizations share",
 	"Tx.NextDue":                 queue,
@@ -83,7 +87,7 @@ type statement struct{ unit, text string }
 
 var (
 	table = regexp.MustCompile(`\bdelivery_(destinations|security_events|checks|gates|organizations|health|minutes|usage|payloads|payload_chunks|` +
-		`deliveries|idempotency|queue|attempts|dead_letters|written|checkpoints|jobs|workers|installation|sequence)\b`)
+		`deliveries|idempotency|queue|leases|attempts|dead_letters|written|checkpoints|jobs|workers|installation|sequence)\b`)
 	// An organization is compared, or given to an inserted row.
 	compared = regexp.MustCompile(`organization_id\s*(=|<>|in\b)|\([a-z_., ]*\borganization_id\b[a-z_., ]*\)\s*(=|in\b|>|<)|=\s*([a-z]+\.)?organization_id`)
 	inserted = regexp.MustCompile(`insert into delivery_[a-z_]+( as [a-z]+)?\s*\([^)]*\borganization_id\b`)

@@ -13,12 +13,12 @@ type LaneCount struct {
 	Lane   int64
 	State  queue.State
 	N      int64
-	Oldest time.Time // since when the oldest is ready, leased until, or due
+	Oldest time.Time // since when the oldest is ready, or was as it was leased; when it is due
 }
 
 // LaneCounts counts what waits, of an organization or of Everyone: a system statement. It reads all of it.
 func (tx *Tx) LaneCounts(ctx context.Context, organization string) (all []LaneCount, err error) {
-	query := `select lane, state, count(*), min(run_at) from delivery_queue`
+	query := `select lane, case when lease <> 0 then 1 else state end, count(*), min(run_at) from delivery_queue`
 	var args []any
 	if organization != Everyone {
 		query += ` where organization_id = $1`
@@ -29,14 +29,14 @@ func (tx *Tx) LaneCounts(ctx context.Context, organization string) (all []LaneCo
 		err := rows.Scan(&c.Lane, &c.State, &c.N, Time{&c.Oldest})
 		all = append(all, c)
 		return err
-	}, query+` group by lane, state`, args...)
+	}, query+` group by 1, 2`, args...)
 	return all, err
 }
 
 // Ahead counts the ready items of a lane before a number, up to a limit: a system statement, of one destination.
 func (tx *Tx) Ahead(ctx context.Context, lane, seq int64, limit int) (n int, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&n) },
-		`select count(*) from (select 1 from delivery_queue where state = 0 and lane = $1 and seq < $2 limit $3) q`, lane, seq, limit)
+		`select count(*) from (select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq < $2 limit $3) q`, lane, seq, limit)
 	return n, err
 }
 

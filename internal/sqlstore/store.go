@@ -73,8 +73,9 @@ type Dialect interface {
 	// Walk lists up to limit lanes with ready items in (after, last], ascending. The known ones, which are ascending too, it
 	// lists without a look at their items.
 	Walk(ctx context.Context, tx Execer, after, last int64, limit int, known []int64) ([]int64, error)
-	// Claim leases up to Share.N of the oldest ready items of each lane, from Share.Floor on, and reads what they deliver.
-	Claim(ctx context.Context, tx Execer, shares []Share, until time.Time) ([]Claimed, error)
+	// Claim puts up to Share.N of the oldest ready items of each lane, from Share.Floor on, under a lease, and reads what they
+	// deliver.
+	Claim(ctx context.Context, tx Execer, shares []Share, lease int64) ([]Claimed, error)
 	// Mark returns the number of the item that became ready last, or a later one that none will have.
 	Mark(ctx context.Context, tx Execer) (int64, error)
 	// GateQuery selects number, tokens, tokens_at and the time of gates, in the order of their numbers, and locks those that are not locked; nos is a list of numbers.
@@ -104,12 +105,9 @@ type Dialect interface {
 	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a
 	// fence two above that of their end, as the one between is the record's of their return.
 	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
-	// Extend prolongs leases and returns those still held, with whether they are to be cancelled.
-	Extend(ctx context.Context, tx Execer, keys []Key, until time.Time) ([]Changed, error)
 	// Due makes scheduled items ready whose time has come, and is later than after, and returns how many.
 	Due(ctx context.Context, tx Execer, after, now time.Time, limit int) (int, error)
-	// Expired and Overdue lock and list items whose lease has ended, or whose deadline has passed unleased, likewise.
-	Expired(ctx context.Context, tx Execer, after, now time.Time, limit int) ([]Claimed, error)
+	// Overdue locks and lists items whose deadline has passed unleased, likewise.
 	Overdue(ctx context.Context, tx Execer, after, now time.Time, limit int) ([]Claimed, error)
 	// Snapshot returns how long ago the oldest transaction began that keeps dead rows from being removed, as far as the
 	// database tells; 0 where there is none.

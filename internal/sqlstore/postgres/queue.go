@@ -11,7 +11,7 @@ import (
 
 const ranks = `
 select r.rank from unnest($1::bigint[]) r(rank)
- cross join lateral (select 1 from delivery_queue q where q.state = 0 and q.lane >= r.rank << 32 and q.lane < (r.rank + 1) << 32
+ cross join lateral (select 1 from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane >= r.rank << 32 and q.lane < (r.rank + 1) << 32
    order by q.lane, q.seq limit 1) q`
 
 // Ranks implements sqlstore.Dialect.
@@ -26,7 +26,7 @@ walk(lane, n) as (
   union all
   select x.lane, w.n + 1 from walk w cross join lateral (
     select coalesce(
-      (select q.lane from delivery_queue q where q.state = 0 and q.lane > w.lane and q.lane < coalesce(k.lane, $2::bigint + 1)
+      (select q.lane from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane > w.lane and q.lane < coalesce(k.lane, $2::bigint + 1)
         order by q.lane, q.seq limit 1), k.lane)
       from (select min(known.lane) from known where known.lane > w.lane and known.lane <= $2::bigint) k(lane)
       offset 0) x(lane) -- offset 0, or it is evaluated twice
@@ -61,9 +61,9 @@ const claim = `
 with pick as materialized (
   select p.tid from unnest($1::bigint[], $2::int[], $6::bigint[]) w(lane, n, floor)
   cross join lateral (select q.ctid tid from delivery_queue q
-    where q.state = 0 and q.lane = w.lane and q.seq >= w.floor order by q.seq limit w.n for update skip locked) p
+    where q.state = 0 and q.lease = 0 and q.lane = w.lane and q.seq >= w.floor order by q.seq limit w.n for update skip locked) p
 ), claimed as (
-  update delivery_queue q set state = 1, run_at = $3,
+  update delivery_queue q set lease = $3,
       gated = case when q.lane = any($5::bigint[]) then 2 when q.lane = any($4::bigint[]) then 1 else 0 end
    where q.ctid = any(array(select tid from pick))
   returning q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline, q.ctid place
@@ -73,7 +73,7 @@ select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt,
     where d.organization_id = c.organization_id and d.id = c.delivery_id limit 1) d on true`
 
 // Claim implements sqlstore.Dialect.
-func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
+func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
 	lane, n, floor := newArray(len(shares), 20), newArray(len(shares), 5), newArray(len(shares), 10)
 	var limited, ordered array
 	total := 0
@@ -99,11 +99,11 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 		}
 		all = append(all, c)
 		return err
-	}, claim, lane.String(), n.String(), d.Time(until), limited.String(), ordered.String(), floor.String())
+	}, claim, lane.String(), n.String(), lease, limited.String(), ordered.String(), floor.String())
 	return all, err
 }
 
-const row = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.state, q.attempt, q.lost, q.cancel, q.gated, q.run_at, q.deadline`
+const row = `q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.gated, q.run_at, q.deadline`
 
 func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
@@ -117,14 +117,7 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 	return all, err
 }
 
-// located finds rows by key and fence. It does not mention state, which would invite a partial index.
-const located = `
-with t as materialized (
-  select q.tid from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[]) i(o, d, n, f)
-  cross join lateral (select q.ctid tid from delivery_queue q
-    where q.organization_id = i.o and q.delivery_id = i.d and q.n = i.n and q.fence = i.f limit 1 for update) q)`
-
-// keys are the parameters of located.
+// keyArrays are the parameters that find rows by key and fence.
 func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 	o, d, no, f := newArray(n, 24), newArray(n, 37), newArray(n, 3), newArray(n, 4)
 	for i := range n {
@@ -335,6 +328,7 @@ with i as materialized (
 update delivery_queue q
    set (state, run_at, attempt, lost) =
        (select t.state, t.run_at, q.attempt + t.charge, q.lost + t.lost from t where t.tid = q.ctid),
+       lease = 0, progress = null,
        fence = q.fence + 1, seq = case when q.gated = 2 then q.seq else nextval('delivery_seq') end,
        gated = case when q.gated = 2 then 2 else 0 end
  where q.ctid = any(array(select tid from t))
@@ -360,19 +354,10 @@ func flag(b bool) int64 {
 	return 0
 }
 
-const extend = located + `
-update delivery_queue q set run_at = $5 where q.ctid = any(array(select tid from t))
-returning q.organization_id, q.delivery_id, q.n, q.fence, q.cancel`
-
-// Extend implements sqlstore.Dialect.
-func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key, until time.Time) ([]sqlstore.Changed, error) {
-	return changed(ctx, tx, extend, append(keyArrays(len(keys), func(i int) sqlstore.Key { return keys[i] }), d.Time(until))...)
-}
-
 const due = `
 update delivery_queue q set state = 0, seq = case when q.gated = 2 then q.seq else nextval('delivery_seq') end
  where q.ctid = any(array(
-   select ctid from delivery_queue where state <> 0 and run_at > $3 and run_at <= $1 and state = 2
+   select ctid from delivery_queue where state = 2 and run_at > $3 and run_at <= $1
    order by run_at limit $2 for update skip locked))`
 
 // Due implements sqlstore.Dialect.
@@ -394,7 +379,7 @@ func (Dialect) GateQuery(nos string) string {
 // inFlight does not mention state among its conditions: that would invite the index of what is due.
 const inFlight = `
 select d.no, q.n from unnest($1::bigint[], $2::text[]) d(no, organization)
- cross join lateral (select count(*) filter (where q.state <> 0) n from delivery_queue q
+ cross join lateral (select count(*) filter (where q.state <> 0 or q.lease <> 0) n from delivery_queue q
    where q.organization_id = d.organization and q.lane & 4294967295 = d.no and q.gated <> 0) q`
 
 // InFlight implements sqlstore.Dialect.
@@ -416,7 +401,7 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 }
 
 const inFlightOf = `
-select count(*) filter (where q.state = 1) from delivery_queue q where q.organization_id = $1 and q.gated <> 0`
+select count(*) filter (where q.lease <> 0) from delivery_queue q where q.organization_id = $1 and q.gated <> 0`
 
 // InFlightOf implements sqlstore.Dialect.
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
@@ -430,16 +415,8 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err er
 	return mark, err
 }
 
-const expired = `select ` + row + ` from delivery_queue q
- where q.state <> 0 and q.run_at > $3 and q.run_at <= $1 and q.state = 1 order by q.run_at limit $2 for update skip locked`
-
-// Expired implements sqlstore.Dialect.
-func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return list(ctx, tx, expired, d.Time(now), limit, d.Time(after))
-}
-
 const overdue = `select ` + row + ` from delivery_queue q
- where q.deadline is not null and q.deadline > $3 and q.deadline <= $1 and q.state <> 1 order by q.deadline limit $2 for update skip locked`
+ where q.deadline is not null and q.deadline > $3 and q.deadline <= $1 and q.lease = 0 order by q.deadline limit $2 for update skip locked`
 
 // Overdue implements sqlstore.Dialect.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
@@ -450,7 +427,7 @@ const pendingOfDelivery = `select ` + row + ` from delivery_queue q
  where q.organization_id = $1 and q.delivery_id = $2 order by q.n limit $3 for update`
 
 const pendingOfDestination = `select ` + row + ` from delivery_queue q
- where q.organization_id = $1 and q.lane & 4294967295 = $2 and not (q.state = 1 and q.cancel <> 0)
+ where q.organization_id = $1 and q.lane & 4294967295 = $2 and (q.lease = 0 or q.cancel = 0)
  order by q.delivery_id limit $3 for update`
 
 // Pending implements sqlstore.Dialect. For a destination it reads all items of its organization: for a deletion.

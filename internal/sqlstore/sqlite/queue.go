@@ -16,21 +16,21 @@ import (
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive r(rank) as (
-		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 order by q.lane, q.seq limit 1)
+		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lease = 0 order by q.lane, q.seq limit 1)
 		  union all
-		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lane >= (r.rank + 1) << 32
+		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane >= (r.rank + 1) << 32
 		           order by q.lane, q.seq limit 1)
 		    from r where r.rank is not null)
 		select rank from r where rank is not null`)
 }
 
-// Walk implements sqlstore.Dialect. There are no dead rows to be stepped over.
+// Walk implements sqlstore.Dialect. There are no dead rows to be stepped over, and few leased ones.
 func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive walk(lane, n) as (
-		  select (select lane from delivery_queue where state = 0 and lane > ?1 and lane <= ?2 order by lane, seq limit 1), 1
+		  select (select lane from delivery_queue where state = 0 and lease = 0 and lane > ?1 and lane <= ?2 order by lane, seq limit 1), 1
 		  union all
-		  select (select q.lane from delivery_queue q where q.state = 0 and q.lane > w.lane and q.lane <= ?2
+		  select (select q.lane from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane > w.lane and q.lane <= ?2
 		           order by q.lane, q.seq limit 1), n + 1
 		    from walk w where w.lane is not null and n < ?3)
 		select lane from walk where lane is not null`, after, last, limit)
@@ -47,7 +47,7 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-const row = `organization_id, delivery_id, n, fence, lane, seq, state, attempt, lost, cancel, gated, run_at, deadline`
+const row = `organization_id, delivery_id, n, fence, lane, seq, case when lease <> 0 then 1 else state end, attempt, lost, cancel, gated, run_at, deadline`
 
 func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
@@ -62,10 +62,10 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 }
 
 // oldest selects the oldest ready items of a lane.
-const oldest = ` where q.state = 0 and q.lane = ?1 order by q.seq limit ?2`
+const oldest = ` where q.state = 0 and q.lease = 0 and q.lane = ?1 order by q.seq limit ?2`
 
 // Claim implements sqlstore.Dialect. As nobody else writes meanwhile, what it reads is what it then leases.
-func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, until time.Time) ([]sqlstore.Claimed, error) {
+func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	var c sqlstore.Claimed
 	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
@@ -84,9 +84,9 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 		if err != nil {
 			return nil, err
 		}
-		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 1, run_at = ?3, gated = ?4
+		if _, err := tx.ExecContext(ctx, `update delivery_queue set lease = ?3, gated = ?4
 			where (organization_id, delivery_id, n) in (select q.organization_id, q.delivery_id, q.n from delivery_queue q`+oldest+`)`,
-			s.Lane, s.N, d.Time(until), int(s.Gate)); err != nil {
+			s.Lane, s.N, lease, int(s.Gate)); err != nil {
 			return nil, err
 		}
 	}
@@ -142,20 +142,10 @@ func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []s
 	var all []sqlstore.Changed
 	for i, c := range changes {
 		all, err = changed(ctx, tx, all, c.Key, `update delivery_queue
-			set state = ?5, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = case when gated = 2 then seq else ?9 end, fence = fence + 1,
+			set state = ?5, lease = 0, progress = null, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = case when gated = 2 then seq else ?9 end, fence = fence + 1,
 			gated = case when gated = 2 then 2 else 0 end`+
 			matching+`returning cancel`, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
 		if err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-// Extend implements sqlstore.Dialect.
-func (d Dialect) Extend(ctx context.Context, tx sqlstore.Execer, keys []sqlstore.Key, until time.Time) (all []sqlstore.Changed, err error) {
-	for _, k := range keys {
-		if all, err = changed(ctx, tx, all, k, `update delivery_queue set run_at = ?5`+matching+`returning cancel`, d.Time(until)); err != nil {
 			return nil, err
 		}
 	}
@@ -187,7 +177,7 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 // Due implements sqlstore.Dialect. The rows get consecutive numbers in the order of their times.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) (int, error) {
 	rows, err := list(ctx, tx, `select `+row+` from delivery_queue
-		where state <> 0 and run_at <= ?1 and state = 2 order by run_at limit ?2`, d.Time(now), limit)
+		where state = 2 and run_at <= ?1 order by run_at limit ?2`, d.Time(now), limit)
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
@@ -213,9 +203,9 @@ func (Dialect) GateQuery(nos string) string {
 // The index is named: without statistics the primary key is taken for as good, which is all items of the organization.
 const (
 	inFlight = `select lane & 4294967295, count(*) from delivery_queue indexed by delivery_queue_gated
-		where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and state <> 0 group by 1`
+		where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and (state <> 0 or lease <> 0) group by 1`
 	inFlightOf = `select count(*) from delivery_queue indexed by delivery_queue_gated
-		where organization_id = ?1 and gated <> 0 and state = 1`
+		where organization_id = ?1 and gated <> 0 and lease <> 0`
 )
 
 // InFlight implements sqlstore.Dialect.
@@ -252,16 +242,10 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
 	return first, err
 }
 
-// Expired implements sqlstore.Dialect.
-func (d Dialect) Expired(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return list(ctx, tx, `select `+row+` from delivery_queue
-		where state <> 0 and run_at <= ?1 and state = 1 order by run_at limit ?2`, d.Time(now), limit)
-}
-
 // Overdue implements sqlstore.Dialect.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, `select `+row+` from delivery_queue
-		where deadline is not null and deadline <= ?1 and state <> 1 order by deadline limit ?2`, d.Time(now), limit)
+		where deadline is not null and deadline <= ?1 and lease = 0 order by deadline limit ?2`, d.Time(now), limit)
 }
 
 // Pending implements sqlstore.Dialect.
@@ -271,6 +255,6 @@ func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, de
 			where organization_id = ?1 and delivery_id = ?2 order by n limit ?3`, organization, delivery, limit)
 	}
 	return list(ctx, tx, `select `+row+` from delivery_queue
-		where organization_id = ?1 and lane & 4294967295 = ?2 and not (state = 1 and cancel <> 0)
+		where organization_id = ?1 and lane & 4294967295 = ?2 and (lease = 0 or cancel = 0)
 		order by delivery_id limit ?3`, organization, no, limit)
 }

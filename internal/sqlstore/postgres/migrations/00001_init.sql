@@ -210,12 +210,14 @@ create index delivery_idempotency_expires on delivery_idempotency (expires_at);
 create table delivery_queue (
     lane            bigint not null,  -- (10 - priority) << 32 | destinations.no: higher priorities sort first
     seq             bigint not null default nextval('delivery_seq'),
-    run_at          timestamptz not null, -- ready: since when; leased: until when; scheduled: from when
+    lease           bigint not null default 0, -- of delivery_leases; 0: none. In no index, or each lease would write to them all
+    run_at          timestamptz not null, -- ready: since when; scheduled: from when
     deadline        timestamptz,
+    progress        bigint,           -- bytes that the other side has, where an attempt takes long
     delivery_id     uuid not null,
     fence           integer not null default 0, -- grows as each lease ends: a stale worker's is refused
     n               smallint not null,
-    state           smallint not null default 0, -- 0 ready, 1 leased, 2 scheduled
+    state           smallint not null default 0, -- 0 ready or leased, 2 scheduled
     attempt         smallint not null default 0, -- attempts charged
     lost            smallint not null default 0, -- leases lost
     gated           smallint not null default 0, -- claimed through a gate: 1 limited; 2 in strict order, which a retry keeps
@@ -223,14 +225,25 @@ create table delivery_queue (
     organization_id text not null,
     primary key (organization_id, delivery_id, n)
 ) with (
-    fillfactor = 80,
+    fillfactor = 50, -- room for the row that a lease writes: then no index is written with it
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
 );
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
-create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
+create index delivery_queue_due on delivery_queue (run_at) where state = 2;
+create index delivery_queue_cancel on delivery_queue (organization_id, delivery_id, n) where cancel <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
 create index delivery_queue_gated on delivery_queue (organization_id, (lane & 4294967295)) where gated <> 0; -- by destination
+
+-- What a process claimed at once, and must prolong. It is gone with the last of its items.
+create table delivery_leases (
+    id              bigint primary key,
+    until           timestamptz not null,
+    spans           text not null     -- where its items are: lane, first and last number of each lane
+) with (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
+create index delivery_leases_until on delivery_leases (until);
 
 -- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
 -- it was retried by hand: the last one counts.
@@ -310,7 +323,7 @@ create table delivery_workers (
 );
 
 -- +goose Down
-drop table delivery_usage, delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_queue, delivery_idempotency,
+drop table delivery_usage, delivery_checks, delivery_security_events, delivery_installation, delivery_written, delivery_workers, delivery_jobs, delivery_checkpoints, delivery_dead_letters, delivery_attempts, delivery_leases, delivery_queue, delivery_idempotency,
     delivery_deliveries, delivery_payload_chunks, delivery_payloads, delivery_minutes, delivery_health, delivery_organizations, delivery_gates,
     delivery_destinations;
 drop sequence delivery_seq;

@@ -212,12 +212,14 @@ create index delivery_idempotency_expires on delivery_idempotency (expires_at);
 create table delivery_queue (
     lane            integer not null,  -- (10 - priority) << 32 | destinations.no: higher priorities sort first
     seq             integer not null,
-    run_at          integer not null, -- ready: since when; leased: until when; scheduled: from when
+    lease           integer not null default 0, -- of delivery_leases; 0: none
+    run_at          integer not null, -- ready: since when; scheduled: from when
     deadline        integer,
+    progress        integer,          -- bytes that the other side has, where an attempt takes long
     delivery_id     text not null,
     fence           integer not null default 0, -- grows as each lease ends: a stale worker's is refused
     n               integer not null,
-    state           integer not null default 0, -- 0 ready, 1 leased, 2 scheduled
+    state           integer not null default 0, -- 0 ready or leased, 2 scheduled
     attempt         integer not null default 0, -- attempts charged
     lost            integer not null default 0, -- leases lost
     gated           integer not null default 0, -- claimed through a gate: 1 limited; 2 in strict order, which a retry keeps
@@ -226,9 +228,18 @@ create table delivery_queue (
     primary key (organization_id, delivery_id, n)
 ) without rowid;
 create index delivery_queue_ready on delivery_queue (lane, seq) where state = 0;
-create index delivery_queue_due on delivery_queue (run_at) where state <> 0;
+create index delivery_queue_due on delivery_queue (run_at) where state = 2;
+create index delivery_queue_cancel on delivery_queue (organization_id, delivery_id, n) where cancel <> 0;
 create index delivery_queue_deadline on delivery_queue (deadline) where deadline is not null;
 create index delivery_queue_gated on delivery_queue (organization_id, (lane & 4294967295)) where gated <> 0; -- by destination
+
+-- What a process claimed at once, and must prolong. It is gone with the last of its items.
+create table delivery_leases (
+    id              integer primary key,
+    until           integer not null,
+    spans           text not null     -- where its items are: lane, first and last number of each lane
+);
+create index delivery_leases_until on delivery_leases (until);
 
 -- What became of items. Append-only; each item gets a row whose state is an end, and another each time that it ends after
 -- it was retried by hand: the last one counts.
@@ -318,6 +329,7 @@ drop table delivery_jobs;
 drop table delivery_checkpoints;
 drop table delivery_dead_letters;
 drop table delivery_attempts;
+drop table delivery_leases;
 drop table delivery_queue;
 drop table delivery_idempotency;
 drop table delivery_deliveries;

@@ -1,0 +1,188 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/deliverykit/delivery/queue"
+)
+
+// A claim takes its items under one lease, which is a row of delivery_leases: to prolong it, or to see that it has ended, is to
+// look at that row alone. Its items name it, and it says where they are, because no index finds them by it.
+
+// span is where the items of a lease are in a lane: its number, and those of the first and the last item.
+type span [3]int64
+
+// Grant notes the lease of what was just claimed: a system statement.
+func (tx *Tx) Grant(ctx context.Context, lease int64, items []Claimed, until time.Time) error {
+	places := make([][2]int64, len(items))
+	for i := range items {
+		places[i] = [2]int64{items[i].Lane, items[i].Seq}
+	}
+	return tx.grant(ctx, lease, places, until)
+}
+
+// grant takes places, which are lanes and numbers in them.
+func (tx *Tx) grant(ctx context.Context, lease int64, places [][2]int64, until time.Time) error {
+	slices.SortFunc(places, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	var spans []span
+	for _, p := range places {
+		if last := len(spans) - 1; last >= 0 && spans[last][0] == p[0] {
+			spans[last][2] = p[1]
+		} else {
+			spans = append(spans, span{p[0], p[1], p[1]})
+		}
+	}
+	text, err := json.Marshal(spans)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `insert into delivery_leases (id, until, spans) values ($1, $2, $3)`, lease, tx.s.Time(until), string(text))
+	return err
+}
+
+// Prolong prolongs leases and returns those that are still held: a system statement.
+func (tx *Tx) Prolong(ctx context.Context, leases []int64, until time.Time) (held map[int64]bool, err error) {
+	held = make(map[int64]bool, len(leases))
+	if len(leases) == 0 {
+		return held, nil
+	}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var id int64
+		err := rows.Scan(&id)
+		held[id] = true
+		return err
+	}, `update delivery_leases set until = $1 where id in (`+list(leases)+`) returning id`, tx.s.Time(until))
+	return held, err
+}
+
+// Flagged lists the items under leases that are to be cancelled: a system statement.
+func (tx *Tx) Flagged(ctx context.Context, leases []int64) (all []Changed, err error) {
+	if len(leases) == 0 {
+		return nil, nil
+	}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var c Changed
+		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Cancel)
+		all = append(all, c)
+		return err
+	}, `select organization_id, delivery_id, n, fence, cancel from delivery_queue
+		where cancel <> 0 and lease in (`+list(leases)+`)`)
+	return all, err
+}
+
+// Abandon moves items out of their leases into one that ends now, so that the others of their claims keep theirs.
+func (tx *Tx) Abandon(ctx context.Context, lease int64, keys []Key) error {
+	var places [][2]int64
+	for _, k := range keys {
+		err := tx.Query(ctx, func(rows *sql.Rows) error {
+			var p [2]int64
+			err := rows.Scan(&p[0], &p[1])
+			places = append(places, p)
+			return err
+		}, `update delivery_queue set lease = $1
+			where organization_id = $2 and delivery_id = $3 and n = $4 and fence = $5 and lease <> 0 returning lane, seq`,
+			lease, k.Organization, k.Delivery, k.N, k.Fence)
+		if err != nil {
+			return err
+		}
+	}
+	if len(places) == 0 {
+		return nil
+	}
+	return tx.grant(ctx, lease, places, tx.Now)
+}
+
+// Drop removes leases of which no item is left: a system statement. One that a sweep has locked is left to it.
+func (tx *Tx) Drop(ctx context.Context, leases []int64) error {
+	if len(leases) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, `delete from delivery_leases where id in (select id from delivery_leases where id in (`+list(leases)+`)`+
+		tx.s.SkipLocked()+`)`)
+	return err
+}
+
+// Expired are leases that have ended, and up to a number of items that they had.
+type Expired struct {
+	Items  []Claimed
+	leases []expired
+}
+
+type expired struct {
+	id    int64
+	spans []span
+}
+
+// Expired locks and lists leases that have ended, and later than after, with items of them that no other transaction has locked:
+// a system statement. Once they are finished, DropExpired is to be called.
+func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expired, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var l expired
+		var spans []byte
+		if err := rows.Scan(&l.id, &spans); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(spans, &l.spans); err != nil {
+			return fmt.Errorf("sqlstore: lease %d: %w", l.id, err)
+		}
+		x.leases = append(x.leases, l)
+		return nil
+	}, `select id, spans from delivery_leases where until > $1 and until <= $2 order by until limit $3`+tx.s.SkipLocked(),
+		tx.s.Time(after), tx.s.Time(tx.Now), limit)
+	if err != nil {
+		return x, err
+	}
+	for _, l := range x.leases {
+		for _, s := range l.spans {
+			items, err := tx.leased(ctx, l.id, s, limit-len(x.Items), tx.s.SkipLocked())
+			if err != nil {
+				return x, err
+			}
+			if x.Items = append(x.Items, items...); len(x.Items) >= limit {
+				return x, nil
+			}
+		}
+	}
+	return x, nil
+}
+
+// Leased is the query of a lease's items in one lane.
+const Leased = `select organization_id, delivery_id, n, fence, lane, seq, attempt, lost, cancel, deadline from delivery_queue
+	where state = 0 and lane = $1 and seq >= $2 and seq <= $3 and lease = $4 order by seq limit $5`
+
+func (tx *Tx) leased(ctx context.Context, lease int64, s span, limit int, locking string) (items []Claimed, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		c := Claimed{State: queue.Processing}
+		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost, &c.Cancel, Time{&c.Deadline})
+		items = append(items, c)
+		return err
+	}, Leased+locking, s[0], s[1], s[2], lease, limit)
+	return items, err
+}
+
+// DropExpired removes those leases that have no items left. One whose items are locked stays: the next sweep looks again.
+func (tx *Tx) DropExpired(ctx context.Context, x Expired) error {
+	var empty []int64
+	for _, l := range x.leases {
+		left := false
+		for _, s := range l.spans {
+			items, err := tx.leased(ctx, l.id, s, 1, "")
+			if err != nil {
+				return err
+			}
+			if left = len(items) > 0; left {
+				break
+			}
+		}
+		if !left {
+			empty = append(empty, l.id)
+		}
+	}
+	return tx.Drop(ctx, empty)
+}
