@@ -28,6 +28,7 @@ const (
 	CheckFailed         EventKind = "check.failed"    // a scheduled connection test fails that did not before
 	CheckRecovered      EventKind = "check.recovered" // and no longer does
 	DestinationDrift    EventKind = "check.drift"     // a connection test has a warning that it had not before
+	ItemProgress        EventKind = "item.progress"   // of attempts that take longer than a second, at most one a second each
 	SecurityNoted       EventKind = "security"        // see Org.SecurityEvents
 )
 
@@ -37,6 +38,8 @@ type Event struct {
 	Kind         EventKind
 	Organization string
 	Destination  string // its id, where the event is about one
+	Item         string // its id, of ItemProgress
+	Progress     int64  // bytes that the other side has, of ItemProgress
 	Version      int64  // that the destination then had, where it was changed by hand; 0 where that is not known
 	Reason       string // in plain words, for people
 	At           time.Time
@@ -55,12 +58,12 @@ const eventBuffer = 256
 // Subscribe returns the events of all organizations from now on, until ctx ends or the service is closed; then the channel
 // is closed. A subscriber that is 256 events behind misses some, and is told how many: the service never waits for it.
 func (s *DeliveryService) Subscribe(ctx context.Context, f EventFilter) <-chan Event {
-	return s.subscribe(ctx, f, "", true)
+	return s.subscribe(ctx, f, "", nil)
 }
 
 // Subscribe returns the organization's events, as DeliveryService.Subscribe does. For an actor who may not read the
-// organization's destinations the channel is closed at once; one who may not read security events gets none of SecurityNoted.
-// What an actor may do is asked once, at the beginning.
+// organization's destinations the channel is closed at once; one who may not read security events gets none of SecurityNoted,
+// and one who may not read deliveries none of ItemProgress. What an actor may do is asked once, at the beginning.
 func (o *Org) Subscribe(ctx context.Context, f EventFilter) <-chan Event {
 	if err := o.authorize(ctx, access.ReadDestinations); err != nil {
 		ch := make(chan Event)
@@ -68,11 +71,16 @@ func (o *Org) Subscribe(ctx context.Context, f EventFilter) <-chan Event {
 		return ch
 	}
 	actor, person := access.ActorFrom(ctx)
-	security := !person || o.s.settings.Authorizer.Authorize(ctx, actor, o.name, access.ReadSecurity) == nil
-	return o.s.subscribe(ctx, f, o.name, security)
+	var denied []EventKind
+	for kind, right := range map[EventKind]access.Action{SecurityNoted: access.ReadSecurity, ItemProgress: access.ReadDeliveries} {
+		if person && o.s.settings.Authorizer.Authorize(ctx, actor, o.name, right) != nil {
+			denied = append(denied, kind)
+		}
+	}
+	return o.s.subscribe(ctx, f, o.name, denied)
 }
 
-func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organization string, security bool) <-chan Event {
+func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organization string, denied []EventKind) <-chan Event {
 	ch := make(chan Event, eventBuffer)
 	wanted := f.Destination
 	if id, ok := canonicalID(wanted); ok {
@@ -82,14 +90,14 @@ func (s *DeliveryService) subscribe(ctx context.Context, f EventFilter, organiza
 	missed := 0
 	stop := s.engine.Events.Listen(func(e events.Event) {
 		if organization != "" && e.Organization != organization || wanted != "" && e.Destination != wanted ||
-			len(f.Kinds) > 0 && !slices.Contains(f.Kinds, EventKind(e.Kind)) || !security && EventKind(e.Kind) == SecurityNoted {
+			len(f.Kinds) > 0 && !slices.Contains(f.Kinds, EventKind(e.Kind)) || slices.Contains(denied, EventKind(e.Kind)) {
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		select {
-		case ch <- Event{Kind: EventKind(e.Kind), Organization: e.Organization, Destination: e.Destination, Version: e.Version,
-			Reason: e.Reason, At: e.At, Missed: missed}:
+		case ch <- Event{Kind: EventKind(e.Kind), Organization: e.Organization, Destination: e.Destination, Item: e.Item,
+			Progress: e.Progress, Version: e.Version, Reason: e.Reason, At: e.At, Missed: missed}:
 			missed = 0
 		default:
 			missed++

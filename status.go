@@ -40,6 +40,7 @@ type Item struct {
 	State       queue.State
 	Reason      queue.Reason      // why it waits or ended
 	NextAttempt time.Time         // where it waits for one
+	Progress    int64             // bytes that the other side has, while an attempt takes long: of some seconds ago
 	EndedAt     time.Time         // where it has ended
 	Reference   handler.Reference // the other side's own name for it, once delivered
 	Removal     *Removal          // of what it wrote, where the destination keeps that for a time only
@@ -161,7 +162,7 @@ func items(delivery string, now time.Time, pending []sqlstore.Item, attempts []s
 	for _, p := range pending {
 		i := item(p.N)
 		fences[p.N] = p.Fence
-		i.Destination, i.State = p.Destination, p.State
+		i.Destination, i.State, i.Progress = p.Destination, p.State, p.Progress
 		switch {
 		case p.State == queue.Processing:
 		case p.Of.Held(now):
@@ -182,7 +183,7 @@ func items(delivery string, now time.Time, pending []sqlstore.Item, attempts []s
 		fence, waits := fences[a.N]
 		switch {
 		case a.State.Ended() && (!waits || a.Fence >= fence):
-			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt = a.State, a.Reason, a.EndedAt, a.Reference, time.Time{}
+			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt, i.Progress = a.State, a.Reason, a.EndedAt, a.Reference, time.Time{}, 0
 		case !waits: // retried since the queue was read, if nothing later follows
 			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt = a.State, a.Reason, time.Time{}, handler.Reference{}, a.NextAt
 		}

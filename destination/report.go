@@ -4,19 +4,19 @@ import "time"
 
 // TestReport is what a connection test found, step by step.
 type TestReport struct {
-	OK       bool          `json:"ok"`
-	Steps    []TestStep    `json:"steps"`
-	Latency  time.Duration `json:"latency"`
-	Warnings []Warning     `json:"warnings,omitempty"` // what works now and will not for long
+	OK       bool       `json:"ok"`
+	Steps    []TestStep `json:"steps"`
+	Latency  Duration   `json:"latency"`
+	Warnings []Warning  `json:"warnings,omitempty"` // what works now and will not for long
 }
 
 // TestStep is one step of a connection test: resolve, connect, tls, authenticate, write, delete.
 type TestStep struct {
-	Name    string        `json:"name"`
-	OK      bool          `json:"ok"`
-	Skipped bool          `json:"skipped,omitempty"` // not tested; Finding says why
-	Finding string        `json:"finding,omitempty"` // what was seen, or what is wrong and what to do about it
-	Latency time.Duration `json:"latency"`
+	Name    string   `json:"name"`
+	OK      bool     `json:"ok"`
+	Skipped bool     `json:"skipped,omitempty"` // not tested; Finding says why
+	Finding string   `json:"finding,omitempty"` // what was seen, or what is wrong and what to do about it
+	Latency Duration `json:"latency"`
 }
 
 // Warning is a drift: something that is about to change or to expire.

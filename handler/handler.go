@@ -147,7 +147,8 @@ func (p *progress) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Progress reports how many bytes the other side has; calls are coalesced.
+// Progress reports how many bytes the other side has. It may be called often, and by several goroutines: an attempt that takes
+// long shows it in Item.Progress, and as events, at most one a second.
 func (r *Request) Progress(done int64) {
 	if r.Transfer != nil {
 		r.Transfer.Progress(done)

@@ -31,7 +31,7 @@ func (t Target) Test(ctx context.Context, req *handler.TestRequest, now time.Tim
 	if c.report.OK {
 		c.run(ctx, req, now)
 	}
-	c.report.Latency += time.Since(start)
+	c.report.Latency += destination.Duration(time.Since(start))
 	return c.report
 }
 
@@ -47,7 +47,7 @@ func (c *canary) step(ctx context.Context, name string, run func() (string, erro
 		finding = ended(ctx, err).Error()
 	}
 	c.report.OK = c.report.OK && err == nil
-	c.report.Steps = append(c.report.Steps, destination.TestStep{Name: name, OK: err == nil, Finding: finding, Latency: time.Since(start)})
+	c.report.Steps = append(c.report.Steps, destination.TestStep{Name: name, OK: err == nil, Finding: finding, Latency: destination.Duration(time.Since(start))})
 	return err == nil
 }
 

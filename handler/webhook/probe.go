@@ -61,7 +61,7 @@ func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destinat
 	ctx, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
 	p.run(ctx, h)
-	p.report.Latency = time.Since(p.start)
+	p.report.Latency = destination.Duration(time.Since(p.start))
 	return &p.report, nil
 }
 
@@ -98,7 +98,7 @@ type probe struct {
 // step adds what was found, without credentials.
 func (p *probe) step(name string, ok bool, latency time.Duration, finding string, args ...any) {
 	finding = p.attempt.redact.text(fmt.Sprintf(finding, args...))
-	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: latency, Finding: finding})
+	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: destination.Duration(latency), Finding: finding})
 	p.report.OK = ok
 }
 

@@ -11,10 +11,12 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/events"
 	"github.com/deliverykit/delivery/internal/redact"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/wiring"
@@ -170,7 +172,7 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
 		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic, Test: d.Options.Test,
 		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
-		Transfer: &transfer{ctx, e.Store, j.Key},
+		Transfer: newTransfer(ctx, e, j),
 	}
 	returned := false
 	defer func() {
@@ -244,18 +246,37 @@ func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Co
 	}), nil
 }
 
-// transfer keeps the checkpoints of one lease.
+// transfer keeps the checkpoints of one lease, and tells how far its attempt has come.
 type transfer struct {
 	ctx   context.Context //nolint:containedctx // Resume takes none: it is the attempt's
-	store *sqlstore.Store
-	key   sqlstore.Key
+	e     *Engine
+	j     *job
+	told  atomic.Int64 // when it was last told, in nanoseconds since began
+	began time.Time
 }
 
-func (t *transfer) Progress(int64) {}
+// progressEvery is how often it is told how far an attempt has come, first after as much time.
+const progressEvery = time.Second
+
+func newTransfer(ctx context.Context, e *Engine, j *job) *transfer {
+	return &transfer{ctx: ctx, e: e, j: j, began: time.Now()}
+}
+
+func (t *transfer) Progress(done int64) {
+	t.j.progress.Store(done)
+	told, now := t.told.Load(), int64(time.Since(t.began))
+	if now-told < int64(progressEvery) || !t.told.CompareAndSwap(told, now) {
+		return
+	}
+	t.e.Events.Publish(events.Event{
+		Kind: "item.progress", Organization: t.j.Organization, Destination: t.j.destination.ID, Item: ItemID(t.j.Delivery, t.j.N),
+		Progress: done, At: t.e.Now().UTC(),
+	})
+}
 
 func (t *transfer) Resume() (value json.RawMessage, err error) {
-	err = t.store.Read(t.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		value, err = tx.Checkpoint(ctx, t.key)
+	err = t.e.Store.Read(t.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		value, err = tx.Checkpoint(ctx, t.j.Key)
 		return err
 	})
 	return value, err
@@ -263,8 +284,8 @@ func (t *transfer) Resume() (value json.RawMessage, err error) {
 
 func (t *transfer) Checkpoint(ctx context.Context, value json.RawMessage) error {
 	held := false
-	err := t.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		held, err = tx.SaveCheckpoint(ctx, t.key, value)
+	err := t.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		held, err = tx.SaveCheckpoint(ctx, t.j.Key, value)
 		return err
 	}, nil)
 	if err == nil && !held {

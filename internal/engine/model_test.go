@@ -131,7 +131,7 @@ type modelItem struct {
 	Attempt, Lost int
 	Cancel        queue.Reason
 	Gate          sqlstore.Gate
-	Records       int // in its history
+	Records       int   // in its history
 	lease         int64 // 0 unless it is being attempted
 	destination   *modelDestination
 	moved         bool // to the end of its lane

@@ -51,6 +51,8 @@ type job struct {
 	ailing      bool // the destination, as the claim saw it
 	ordered     bool // the next of its destination waits for the outcome
 	outcome     sqlstore.Outcome
+	progress    atomic.Int64 // bytes that the other side has
+	noted       int64        // of them, by the heartbeat
 
 	// Under the pipeline's lock.
 	cancel context.CancelCauseFunc // nil before its attempt starts
@@ -439,6 +441,7 @@ func (p *pipeline) extend(now time.Time) {
 	var ids []int64
 	var stuck []*job
 	var keys []sqlstore.Key // of what is stuck
+	progress := map[*job]int64{}
 	p.mu.Lock()
 	for j := range p.flights {
 		switch {
@@ -454,6 +457,9 @@ func (p *pipeline) extend(now time.Time) {
 			fallthrough
 		default:
 			held[j.lease] = append(held[j.lease], j)
+			if done := j.progress.Load(); done != j.noted {
+				progress[j] = done
+			}
 		}
 	}
 	p.mu.Unlock()
@@ -471,11 +477,19 @@ func (p *pipeline) extend(now time.Time) {
 		if flagged, err = tx.Flagged(ctx, ids); err != nil {
 			return err
 		}
+		for j, done := range progress {
+			if err := tx.NoteProgress(ctx, j.Key, done); err != nil {
+				return err
+			}
+		}
 		return tx.Abandon(ctx, newLease(), keys)
 	})
 	if err != nil {
 		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "leases", len(ids), "error", err)
 		return
+	}
+	for j, done := range progress {
+		j.noted = done
 	}
 	reasons := map[sqlstore.Key]queue.Reason{}
 	for _, c := range flagged {

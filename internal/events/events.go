@@ -1,4 +1,4 @@
-// Package events tells listeners in this process what happens to destinations. What is told is a hint: the database is the
+// Package events tells listeners in this process what happens to destinations and items. What is told is a hint: the database is the
 // truth, and other processes are not heard. It knows no sibling.
 package events
 
@@ -12,6 +12,8 @@ type Event struct {
 	Kind         string
 	Organization string
 	Destination  string // its id, where the event is about one
+	Item         string // its id, where the event is about one
+	Progress     int64  // bytes of the item that the other side has
 	Version      int64  // that the destination then had, where it was changed by hand
 	Reason       string // in plain words, for people; it holds no secret
 	At           time.Time

@@ -111,6 +111,7 @@ func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Deliver
 type Item struct {
 	Claimed
 	Destination string
+	Progress    int64    // bytes that the other side has, as far as is noted
 	Of          LaneInfo // its destination
 }
 
@@ -119,12 +120,12 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i Item
 		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost, &i.Cancel,
-			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination)
+			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
 		items = append(items, i)
 		return err
 	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq,
 		case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.run_at,
-		q.deadline, d.id
+		q.deadline, d.id, coalesce(q.progress, 0)
 		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
 	if err != nil || len(items) == 0 {

@@ -98,6 +98,13 @@ func (tx *Tx) Abandon(ctx context.Context, lease int64, keys []Key) error {
 	return tx.grant(ctx, lease, places, tx.Now)
 }
 
+// NoteProgress notes how many bytes of a leased item the other side has.
+func (tx *Tx) NoteProgress(ctx context.Context, k Key, done int64) error {
+	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5
+		where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`, k.Organization, k.Delivery, k.N, k.Fence, done)
+	return err
+}
+
 // Drop removes leases of which no item is left: a system statement. One that a sweep has locked is left to it.
 func (tx *Tx) Drop(ctx context.Context, leases []int64) error {
 	if len(leases) == 0 {

@@ -243,7 +243,7 @@ func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destinat
 	}
 	start := time.Now()
 	b, err := h.bucket(ctx, config, "", 0)
-	step := destination.TestStep{Name: "credentials", OK: err == nil, Latency: time.Since(start)}
+	step := destination.TestStep{Name: "credentials", OK: err == nil, Latency: destination.Duration(time.Since(start))}
 	if err != nil {
 		step.Finding = err.Error()
 	}
