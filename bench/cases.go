@@ -17,7 +17,7 @@ func contests(n int) []contest {
 	}
 	for _, backlog := range []int{1_000_000, 5_000_000} {
 		all = append(all, contest{name: fmt.Sprintf("no-op, backlog of %d", backlog), long: true, contenders: []contender{
-			{"100,000, lib/pq", oursWork("postgres", 100_000, 100)}, {"the backlog, lib/pq", oursWork("postgres", backlog, 100)},
+			{"100,000, lib/pq", oursBacklog(100_000)}, {"the backlog, lib/pq", oursBacklog(backlog)},
 		}})
 	}
 	return append(all,

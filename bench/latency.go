@@ -104,7 +104,7 @@ func (h *host) running(ctx context.Context, f func() error) error {
 // timedHost has so many no-op lanes, and then one whose arrivals are noted.
 func timedHost(ctx context.Context, e *env, lanes int) (*host, *arrivals, error) {
 	a := &arrivals{at: map[string]time.Time{}}
-	h, err := newHost(ctx, e, "postgres", lanes, few, a.option())
+	h, err := newHost(ctx, e, timed, lanes, few, a.option())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,6 +208,7 @@ func steady(during, held time.Duration) func(ctx context.Context, e *env) ([]tim
 				}
 			}
 		}
+		defer time.AfterFunc(held, e.claims.forget).Stop()
 		err = h.running(ctx, func() error {
 			sent, err := h.send(ctx, 2*time.Millisecond, held+during)
 			if err != nil {
@@ -229,9 +230,18 @@ func steady(during, held time.Duration) func(ctx context.Context, e *env) ([]tim
 	}
 }
 
-// printWaits writes a line of the table.
-func printWaits(name string, took []time.Duration) {
-	slices.Sort(took)
-	at := func(p float64) float64 { return took[min(len(took)-1, int(p*float64(len(took))))].Seconds() * 1000 }
-	fmt.Printf("| %-30s | %8d | %8.1f | %8.1f | %8.1f |\n", name, len(took), at(0.5), at(0.99), at(1))
+// printSeries prints a table.
+func printSeries(title string, all []series) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Printf("\n| %-48s | %8s | %8s | %8s | %8s |\n|%s|%s\n", title, "number", "p50", "p99", "most",
+		strings.Repeat("-", 50), strings.Repeat(strings.Repeat("-", 9)+":|", 4))
+	for _, s := range all {
+		slices.Sort(s.took)
+		at := func(p float64) float64 {
+			return s.took[min(len(s.took)-1, int(p*float64(len(s.took))))].Seconds() * 1000
+		}
+		fmt.Printf("| %-48s | %8d | %8.1f | %8.1f | %8.1f |\n", s.name, len(s.took), at(0.5), at(0.99), at(1))
+	}
 }

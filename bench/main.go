@@ -74,7 +74,10 @@ type measure func(ctx context.Context, e *env) (result, error)
 
 // result is how many of something there were a second, and the processor time that each took here and in the database,
 // in microseconds.
-type result struct{ rate, own, server float64 }
+type result struct {
+	rate, own, server float64
+	claims            []time.Duration // that each took, where that was noted
+}
 
 // timed runs f, which does n of something.
 func (e *env) timed(n int, f func() error) (result, error) {
@@ -84,7 +87,7 @@ func (e *env) timed(n int, f func() error) (result, error) {
 	elapsed := time.Since(start).Seconds()
 	ownAfter, serverAfter := cpuSeconds(e.postmaster)
 	per := 1e6 / float64(n)
-	return result{float64(n) / elapsed, (ownAfter - own) * per, (serverAfter - server) * per}, err
+	return result{rate: float64(n) / elapsed, own: (ownAfter - own) * per, server: (serverAfter - server) * per}, err
 }
 
 // contest is a case: contenders that do the same.
@@ -115,6 +118,7 @@ func run(ctx context.Context, n, rounds int, only, of string, long, statements b
 	fmt.Printf("| %-28s | %-25s | %10s | %6s | %10s | %10s |\n|%s|%s|%s:|%s:|%s:|%s:|\n", "case", "", "per second", "ratio",
 		"µs here", "µs in PG", strings.Repeat("-", 30), strings.Repeat("-", 27), strings.Repeat("-", 11), strings.Repeat("-", 7),
 		strings.Repeat("-", 11), strings.Repeat("-", 11))
+	var claimed []series
 	for _, c := range contests(n) {
 		if !strings.Contains(c.name, only) || c.long && !long {
 			continue
@@ -155,25 +159,40 @@ func run(ctx context.Context, n, rounds int, only, of string, long, statements b
 			}
 			fmt.Printf("| %-28s | %-25s | %10.0f | %6.2f | %10.1f | %10.1f |\n", c.name, contender.name, median.rate,
 				median.rate/base, median.own, median.server)
+			if len(median.claims) > 0 {
+				claimed = append(claimed, series{c.name + ": " + contender.name, median.claims})
+			}
 		}
 	}
-	return waitTable(ctx, server.URL(), n, only, of, long)
+	if err := waitTable(ctx, server.URL(), n, only, of, long, claimed); err != nil {
+		return err
+	}
+	const name = "memory over 10,000,000 items"
+	if !long || !strings.Contains(name, only) || of != "" && !strings.Contains(ours, of) {
+		return nil
+	}
+	e, err := newEnv(ctx, server.URL())
+	if err != nil {
+		return err
+	}
+	return errors.Join(memoryTable(ctx, e, 10_000_000), e.close(ctx))
 }
 
 // ours is the contender of the table of waits.
 const ours = "delivery, lib/pq"
 
-// waitTable prints how long items wait.
-func waitTable(ctx context.Context, server string, n int, only, of string, long bool) error {
-	headed := false
+// series is how long each of something took.
+type series struct {
+	name string
+	took []time.Duration
+}
+
+// waitTable prints how long items wait, and how long claims take.
+func waitTable(ctx context.Context, server string, n int, only, of string, long bool, claimed []series) error {
+	var all []series
 	for _, c := range latencies(n) {
 		if !strings.Contains(c.name, only) || of != "" && !strings.Contains(ours, of) || c.long && !long {
 			continue
-		}
-		if !headed {
-			headed = true
-			fmt.Printf("\n| %-30s | %8s | %8s | %8s | %8s |\n|%s|%s\n", "ms from Deliver to the handler", "items", "p50", "p99", "most",
-				strings.Repeat("-", 32), strings.Repeat(strings.Repeat("-", 9)+":|", 4))
 		}
 		e, err := newEnv(ctx, server)
 		if err != nil {
@@ -183,8 +202,13 @@ func waitTable(ctx context.Context, server string, n int, only, of string, long 
 		if err := errors.Join(err, e.close(ctx)); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		printWaits(c.name, took)
+		all = append(all, series{c.name, took})
+		if len(e.claims.took) > 0 {
+			claimed = append(claimed, series{c.name, e.claims.took})
+		}
 	}
+	printSeries("ms from Deliver to the handler", all)
+	printSeries("ms for a claim", claimed)
 	return nil
 }
 
@@ -195,7 +219,11 @@ type env struct {
 	url        string
 	postmaster int
 	files      string // a folder for databases of SQLite
+	claims     claims // of the driver timed
 }
+
+// timed is lib/pq, with a note of how long claims take.
+const timed = "timed"
 
 func newEnv(ctx context.Context, server string) (*env, error) {
 	admin, err := sql.Open("postgres", server)
@@ -218,6 +246,9 @@ func newEnv(ctx context.Context, server string) (*env, error) {
 
 func (e *env) open(driver string) (*sql.DB, error) {
 	url := e.url
+	if driver == timed {
+		return e.claims.open(url)
+	}
 	if driver == "sqlite" {
 		url = "file:" + filepath.ToSlash(filepath.Join(e.files, "bench.db")) + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
 	}
@@ -225,9 +256,13 @@ func (e *env) open(driver string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	return pooled(db), nil
+}
+
+func pooled(db *sql.DB) *sql.DB {
 	db.SetMaxIdleConns(20)
 	db.SetMaxOpenConns(20)
-	return db, nil
+	return db
 }
 
 func (e *env) close(ctx context.Context) error {

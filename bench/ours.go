@@ -112,6 +112,19 @@ func oursWork(driver string, n, lanes int, opts ...delivery.Option) measure {
 	}
 }
 
+// oursBacklog is oursWork in 100 lanes, with the times of claims.
+func oursBacklog(n int) measure {
+	return func(ctx context.Context, e *env) (result, error) {
+		h, err := newHost(ctx, e, timed, 100, workers)
+		if err != nil {
+			return result{}, err
+		}
+		r, err := h.drain(ctx, e, n)
+		r.claims = e.claims.took
+		return r, errors.Join(err, h.close())
+	}
+}
+
 // drain accepts n items, and measures how fast they are delivered.
 func (h *host) drain(ctx context.Context, e *env, n int) (result, error) {
 	if err := h.fill(ctx, n); err != nil {

@@ -85,3 +85,62 @@ func TestOneDestinationLeavesAQuarter(t *testing.T) {
 		}
 	}
 }
+
+// A destination is stalled as long as none of what waits for it is started, and then it is given nothing more.
+func TestStalledDestinationsAreGivenNothing(t *testing.T) {
+	t.Parallel()
+	d := engine.NewDispatcher(8)
+	look := func(want int, wantStalled bool) {
+		t.Helper()
+		if n, stalled := d.Waits(1); n != want || stalled != wantStalled {
+			t.Errorf("%d wait, stalled is %t, want %d and %t", n, stalled, want, wantStalled)
+		}
+	}
+	look(0, false)
+	d.Put(1, 1, 3)
+	look(3, true)
+	j := d.Take()
+	look(2, false)
+	look(2, true)
+	d.Done(j)
+	look(2, true)
+	d.Take()
+	d.Take()
+	look(0, false)
+
+	for _, c := range []struct {
+		limit, lanes, waiting int
+		stalled               bool
+		want                  int
+	}{
+		{100, 1, 0, false, 75}, {100, 2, 0, false, 43}, {100, 1, 100, false, 50}, {100, 1, 300, false, 0},
+		{100, 1, 1, true, 0}, {100, 10, 1, true, 0},
+	} {
+		if got := engine.Allowance(c.limit, c.lanes, c.waiting, c.stalled); got != c.want {
+			t.Errorf("%+v gives %d", c, got)
+		}
+	}
+}
+
+// Outcomes gather while others are attempted, up to a batch that is worth a transaction, and not where an item in strict order
+// waits for one of them.
+func TestOutcomesGather(t *testing.T) {
+	t.Parallel()
+	plain := make([]bool, 1000)
+	last := make([]bool, 50)
+	last[49] = true
+	for name, c := range map[string]struct {
+		ordered     []bool
+		busy        bool
+		least, most int
+	}{
+		"nothing else is attempted": {[]bool{false}, false, 1, 1},
+		"enough":                    {plain, true, 200, 1000},
+		"in strict order":           {[]bool{true}, true, 1, 1},
+		"in strict order, at last":  {last, true, 50, 50},
+	} {
+		if n := engine.Collect(c.ordered, c.busy); n < c.least || n > c.most {
+			t.Errorf("%s: %d outcomes", name, n)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"math"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
@@ -51,6 +52,41 @@ func (d Dispatcher) Take() Job {
 
 // Done gives a job back.
 func (d Dispatcher) Done(j Job) { d.d.done(j.(*job)) }
+
+// Waits returns how many jobs of a destination wait, and whether none was started since the last call.
+func (d Dispatcher) Waits(destination int64) (n int, stalled bool) { return d.d.waits(destination) }
+
+// Allowance is how many items of a destination may be claimed, as one of so many lanes with room for limit, where so many wait.
+func Allowance(limit, lanes, waiting int, stalled bool) int {
+	b := newBounds(func(int64) (int, bool) { return waiting, stalled })
+	b.begin(limit, lanes)
+	return b.allowance(1)
+}
+
+// Collect returns how many outcomes one transaction takes that are done one after another, of which some end what is in strict
+// order; others are attempted meanwhile, if busy. It waits for ever where it waits.
+func Collect(ordered []bool, busy bool) int {
+	p := &pipeline{jobs: newDispatcher(8), done: make(chan *job)}
+	if busy {
+		p.jobs.put(make([]job, 1))
+	}
+	jobs := make([]*job, len(ordered))
+	for i := range jobs {
+		jobs[i] = &job{ordered: ordered[i]}
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for _, j := range jobs[1:] {
+			select {
+			case p.done <- j:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return len(p.collect(jobs[:1:1], math.MaxInt64))
+}
 
 // Floors are floors.
 type Floors struct{ f floors }
