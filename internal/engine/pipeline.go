@@ -436,34 +436,31 @@ func (p *pipeline) statistics() {
 }
 
 func (p *pipeline) extend(now time.Time) {
-	due := map[int64]*lease{}
 	held := map[*lease][]*job{}
 	var ids []int64
+	progress := map[*job]int64{}
 	var stuck []*job
 	var keys []sqlstore.Key // of what is stuck
-	progress := map[*job]int64{}
 	p.mu.Lock()
 	for j := range p.flights {
-		switch {
-		case j.lease == nil || now.Sub(j.lease.claimed) < p.e.Lease/6:
+		l := j.lease
+		if l == nil || now.Sub(l.claimed) < p.e.Lease/6 {
 			continue
-		case !j.giveUp.IsZero() && now.After(j.giveUp):
+		}
+		if !j.giveUp.IsZero() && now.After(j.giveUp) {
 			stuck, keys = append(stuck, j), append(keys, j.Key)
-		case due[j.lease.id] == nil:
-			due[j.lease.id] = j.lease
-			if !j.lease.lost {
-				ids = append(ids, j.lease.id)
-			}
-			fallthrough
-		default:
-			held[j.lease] = append(held[j.lease], j)
-			if done := j.progress.Load(); done != j.noted {
-				progress[j] = done
-			}
+			continue
+		}
+		if held[l] == nil && !l.lost {
+			ids = append(ids, l.id)
+		}
+		held[l] = append(held[l], j)
+		if done := j.progress.Load(); done != j.noted {
+			progress[j] = done
 		}
 	}
 	p.mu.Unlock()
-	if len(due)+len(stuck) == 0 {
+	if len(held)+len(stuck) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(p.base, p.e.Lease/3)
@@ -495,10 +492,10 @@ func (p *pipeline) extend(now time.Time) {
 	for _, c := range flagged {
 		reasons[c.Key] = c.Cancel
 	}
-	for id, l := range due {
-		for _, j := range held[l] {
+	for l, jobs := range held {
+		for _, j := range jobs {
 			switch reason := reasons[j.Key]; {
-			case !prolonged[id]:
+			case !prolonged[l.id]:
 				p.end(j, handler.ErrLeaseLost)
 			case reason != queue.None:
 				p.end(j, cancellation{reason})

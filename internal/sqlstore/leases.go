@@ -98,10 +98,11 @@ func (tx *Tx) Abandon(ctx context.Context, lease int64, keys []Key) error {
 	return tx.grant(ctx, lease, places, tx.Now)
 }
 
-// NoteProgress notes how many bytes of a leased item the other side has.
+// NoteProgress notes how many bytes of a leased item the other side has, unless it is being finished.
 func (tx *Tx) NoteProgress(ctx context.Context, k Key, done int64) error {
-	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5
-		where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`, k.Organization, k.Delivery, k.N, k.Fence, done)
+	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5 where organization_id = $1 and delivery_id = $2 and n = (
+		select n from delivery_queue where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`+
+		tx.s.SkipLocked()+`)`, k.Organization, k.Delivery, k.N, k.Fence, done)
 	return err
 }
 
