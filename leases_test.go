@@ -1,9 +1,12 @@
 package delivery_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,7 +25,10 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 		var stuck, good atomic.Int64
 		again, end := make(chan struct{}), make(chan struct{})
 		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
-			if r.Topic == "stuck" {
+			switch r.Topic {
+			case "quick":
+				return nil, nil
+			case "stuck":
 				switch stuck.Add(1) {
 				case 1:
 					<-end
@@ -41,17 +47,20 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 		}}
 		svc := service(t, db, f, lease(time.Second))
 		acme := svc.Org("acme")
-		for _, timeout := range []destination.Duration{destination.Duration(50 * time.Millisecond), destination.Hours(1)} {
-			topic := map[bool]string{true: "stuck", false: "good"}[timeout < destination.Hours(1)]
+		var reqs []delivery.Request
+		for _, topic := range []string{"stuck", "good", "quick"} { // one claim takes them all
+			timeout := destination.Hours(1)
+			if topic == "stuck" {
+				timeout = destination.Duration(50 * time.Millisecond)
+			}
 			create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}, Limits: destination.Limits{Timeout: timeout}})
+			reqs = append(reqs, delivery.Request{Topic: topic, Payload: payload.JSON(1)})
 		}
-		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), []delivery.Request{
-			{Topic: "stuck", Payload: payload.JSON(1)}, {Topic: "good", Payload: payload.JSON(2)},
-		}))
+		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
 		run(t, svc)
 		t.Cleanup(func() { close(end) }) // before run waits for it
 		ctx := within(t, time.Minute)
-		for i, want := range []int{2, 1} {
+		for i, want := range []int{2, 1, 1} {
 			s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[i].ID))
 			attempts := s.Items[0].Attempts
 			if s.State != queue.Completed || len(attempts) != want || attempts[0].Reason == queue.LeaseLost != (want == 2) {
@@ -62,6 +71,83 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 			t.Errorf("%d and %d attempts", stuck.Load(), good.Load())
 		}
 		waitFor(ctx, t, func() bool { return count(t, db, "delivery_leases") == 0 })
+	})
+}
+
+// flakyDB is a database that can be away.
+type flakyDB struct {
+	*sql.DB
+	away atomic.Bool
+}
+
+func (f *flakyDB) BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
+	if f.away.Load() {
+		return nil, errors.New("the database is away")
+	}
+	return f.DB.BeginTx(ctx, opts)
+}
+
+// writerFunc is a writer that is a function.
+type writerFunc func(b []byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// An outcome that cannot be recorded for as long as its lease leaves the item to be attempted again, also while others that were
+// claimed with it go on.
+func TestOutcomesThatCannotBeRecorded(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		flaky := &flakyDB{DB: db}
+		given := make(chan struct{}) // up the outcome was
+		told := sync.OnceFunc(func() { close(given) })
+		var first, second atomic.Int64
+		began := make(chan struct{})
+		recorded := make(chan struct{})
+		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+			switch {
+			case r.Topic == "first" && first.Add(1) == 1:
+				<-began
+				flaky.away.Store(true)
+			case r.Topic == "second":
+				if second.Add(1) == 1 {
+					close(began)
+				}
+				select {
+				case <-recorded:
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
+			}
+			return nil, nil
+		}}
+		svc := service(t, flaky, f, lease(time.Second), logTo(writerFunc(func(b []byte) (int, error) {
+			if bytes.Contains(b, []byte("outcomes could not be recorded")) {
+				told()
+			}
+			return len(b), nil
+		})))
+		acme := svc.Org("acme")
+		var reqs []delivery.Request
+		for _, topic := range []string{"first", "second"} { // one claim takes both
+			create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}})
+			reqs = append(reqs, delivery.Request{Topic: topic, Payload: payload.JSON(1)})
+		}
+		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
+		run(t, svc)
+		ctx := within(t, time.Minute)
+		select {
+		case <-given:
+		case <-ctx.Done():
+			t.Fatal("the outcome was recorded")
+		}
+		flaky.away.Store(false)
+		s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[0].ID))
+		if attempts := s.Items[0].Attempts; s.State != queue.Completed || len(attempts) != 2 || attempts[0].Reason != queue.LeaseLost || first.Load() != 2 {
+			t.Errorf("status is %s", show(s))
+		}
+		close(recorded)
+		if s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[1].ID)); s.State != queue.Completed {
+			t.Errorf("status is %s", show(s))
+		}
 	})
 }
 

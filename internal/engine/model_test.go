@@ -109,6 +109,8 @@ type model struct {
 	leases  [][]sqlstore.Claimed // by process: also those that it has lost without having seen that
 	granted map[int64]time.Time  // until when, by lease
 
+	abandoned int64 // the last lease that was made up for what was abandoned
+
 	destinations  []*modelDestination
 	organizations []string
 	paused        map[string]bool // by organization, "" for all
@@ -516,7 +518,7 @@ func (m *model) prolong(t *rapid.T) {
 		}
 	}
 	slices.Sort(ids)
-	gone := int64(1) // a lease that nobody has
+	gone := int64(-1) // a lease that nobody has
 	var held map[int64]bool
 	flagged := map[sqlstore.Key]queue.Reason{}
 	m.write(func(tx *sqlstore.Tx) (err error) {
@@ -554,7 +556,8 @@ func (m *model) holds(p int, k sqlstore.Key) bool {
 func (m *model) abandon(t *rapid.T) {
 	p := rapid.IntRange(0, len(m.engines)-1).Draw(t, "process")
 	c := draw(t, "lease", m.leases[p])
-	id := rapid.Int64Min(2).Draw(t, "new lease")
+	m.abandoned++
+	id := m.abandoned
 	m.write(func(tx *sqlstore.Tx) error { return tx.Abandon(m.ctx, id, []sqlstore.Key{c.Key}) })
 	if it := m.items[place(c.Key)]; it.Key == c.Key && it.lease != 0 {
 		it.lease = id
