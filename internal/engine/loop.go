@@ -5,15 +5,17 @@ import (
 	"time"
 )
 
-// claimUntilIdle claims until nothing is due and nothing is held.
+// claimUntilIdle claims until nothing is due and nothing is held: as long as quick looks find something by these.
 func (p *pipeline) claimUntilIdle(ctx context.Context) error {
+	exact := false
 	for swept := time.Now(); ctx.Err() == nil; {
 		idle := p.held.Load() == 0
-		n, err := p.claim(ctx, true)
+		n, more, err := p.claim(ctx, exact)
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		if n > 0 && time.Since(swept) < busyPoll {
+		exact = exact && n == 0
+		if (n > 0 || more) && time.Since(swept) < busyPoll {
 			continue
 		}
 		moved, _, err := p.e.sweep(ctx, p.counts.add, true)
@@ -21,7 +23,9 @@ func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 		switch {
 		case err != nil:
 			return stopped(ctx, err)
-		case n > 0 || moved > 0:
+		case n > 0 || more || moved > 0:
+		case !exact:
+			exact = true
 		case idle:
 			return nil
 		case p.held.Load() > 0:
@@ -53,6 +57,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 	var failing bool
 	for ctx.Err() == nil {
 		var n, moved int
+		var more bool
 		var err error
 		if now := time.Now(); !now.Before(sweepAt) || !dueAt.IsZero() && !now.Before(dueAt) {
 			var until time.Duration
@@ -63,7 +68,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 			}
 		}
 		if err == nil {
-			n, err = p.claim(ctx, false)
+			n, more, err = p.claim(ctx, false)
 		}
 		var pause time.Duration
 		switch {
@@ -72,7 +77,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 				p.e.Logger.ErrorContext(ctx, "delivery: the queue cannot be read; trying again", "error", err)
 			}
 			failing, pause = true, errorPause
-		case n > 0 || moved > 0:
+		case n > 0 || more || moved > 0:
 			failing, poll = false, busyPoll
 			continue
 		default:

@@ -86,30 +86,26 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	return p
 }
 
-// claim fills the room there is, and returns 0 if it found nothing to do: no items, no destinations to load, and no lanes
-// that it did not look at. It waits until there is
-// room for a large claim; how large is learned, because slow attempts can hold much of the room for long.
-func (p *pipeline) claim(ctx context.Context, exact bool) (int, error) {
+// claim fills the room there is, and returns how many items and destinations to load it found, and whether there are lanes that
+// it did not look at. It waits until there is room for a large claim; how large is learned, because slow attempts can hold
+// much of the room for long.
+func (p *pipeline) claim(ctx context.Context, exact bool) (n int, more bool, err error) {
 	if !p.waitForRoom(ctx) {
-		return 0, nil
+		return 0, false, nil
 	}
 	got, err := p.e.claim(ctx, p.room(), p.jobs.waits, exact)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	p.gateAt = time.Time{}
 	if got.wait > 0 {
 		p.gateAt = p.e.Now().Add(got.wait)
 	}
 	p.start(got.jobs)
-	n := len(got.jobs) + len(got.unknown)
 	if len(got.unknown) > 0 {
 		err = p.e.load(ctx, got.unknown)
 	}
-	if got.more {
-		n++
-	}
-	return n, err
+	return len(got.jobs) + len(got.unknown), got.more, err
 }
 
 const (

@@ -20,22 +20,25 @@ func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, among []int64) ([]
 }
 
 const walk = `
-with recursive known as materialized (select lane from unnest($4::bigint[]) k(lane)),
-walk(lane, n) as (
-  select $1::bigint, 0
+with recursive walk(lane, i, n) as (
+  select $1::bigint, 1, 0
   union all
-  select x.lane, w.n + 1 from walk w cross join lateral (
-    select coalesce(
-      (select q.lane from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane > w.lane and q.lane < coalesce(k.lane, $2::bigint + 1)
-        order by q.lane, q.seq limit 1), k.lane)
-      from (select min(known.lane) from known where known.lane > w.lane and known.lane <= $2::bigint) k(lane)
+  select x.lane, w.i + (x.lane = k.lane)::int, w.n + 1
+    from walk w cross join lateral (select coalesce(($4::bigint[])[w.i], $2::bigint + 1)) k(lane) cross join lateral (
+      select coalesce(
+        case when k.lane > w.lane + 1 then
+          (select q.lane from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane > w.lane and q.lane < k.lane
+            order by q.lane, q.seq limit 1) end,
+        case when k.lane <= $2::bigint then k.lane end)
       offset 0) x(lane) -- offset 0, or it is evaluated twice
-  where x.lane is not null and w.n < $3::int)
+   where x.lane is not null and w.n < $3::int)
 select lane from walk where n > 0`
 
 // Walk implements sqlstore.Dialect.
 func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, known []int64) ([]int64, error) {
-	return lanes(ctx, tx, walk, after, last, limit, ints(known))
+	from, _ := slices.BinarySearch(known, after+1)
+	to, _ := slices.BinarySearch(known, last+1)
+	return lanes(ctx, tx, walk, after, last, limit, ints(known[from:to]))
 }
 
 func ints(all []int64) string {
