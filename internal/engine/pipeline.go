@@ -463,7 +463,7 @@ func (p *pipeline) extend(now time.Time) {
 	defer cancel()
 	var prolonged map[int64]bool
 	var flagged []sqlstore.Changed
-	err := p.e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	beat := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if prolonged, err = tx.Prolong(ctx, ids, tx.Now.Add(p.e.Lease)); err != nil {
 			return err
 		}
@@ -476,7 +476,13 @@ func (p *pipeline) extend(now time.Time) {
 			}
 		}
 		return tx.Abandon(ctx, newLease(), keys)
-	})
+	}
+	var err error
+	if len(stuck) == 0 {
+		err = p.e.Store.Lease(ctx, beat)
+	} else { // which must not be forgotten: the leases that they had are dropped without them
+		err = p.e.Store.Write(ctx, beat, nil)
+	}
 	if err != nil {
 		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "leases", len(ids), "error", err)
 		return

@@ -132,7 +132,7 @@ const (
 	Ordered Gate = 2
 )
 
-// Claimed is a row of the queue. A claim fills in what an attempt needs: not State, Cancel and RunAt, which it has set.
+// Claimed is a row of the queue. A claim fills in what an attempt needs: not State, Cancel and RunAt.
 type Claimed struct {
 	Key
 	Lane, Seq int64

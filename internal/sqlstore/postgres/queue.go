@@ -134,7 +134,7 @@ func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 }
 
 // end deletes and records in one statement, by the position of each item in the arrays. The rows are locked, so that as many
-// are deleted as were found; but one that was changed while it was waited for, such as by a heartbeat, is found in its new
+// are deleted as were found; but one that was changed while it was waited for, such as by a cancellation, is found in its new
 // version and deleted in neither. Then the counts differ, and the transaction is run again. What ends dead becomes a dead
 // letter.
 //
