@@ -103,7 +103,7 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 		Quotas:    wiring.Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
 		Checks:    wiring.Checks{Every: 6 * time.Hour, Failing: 5 * time.Minute, InUse: 24 * time.Hour},
 		Retention: wiring.Retention{Statistics: 32 * 24 * time.Hour},
-		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, SlowLook: 2 * time.Millisecond,
+		Workers:   64, PollInterval: time.Second, ShutdownTimeout: 20 * time.Second, Lease: 30 * time.Second, SlowLook: 5 * time.Millisecond,
 		Authorizer: access.ByRole(),
 		Logger:     slog.Default(), //nolint:forbidigo // until WithLogger names another
 	}
