@@ -74,6 +74,30 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 	})
 }
 
+// However many leases end at once, one pass takes up all that was under them.
+func TestManyLostLeases(t *testing.T) {
+	each(t, func(t *testing.T, db *sql.DB) {
+		const leases = 120
+		c := newClock()
+		svc := service(t, db, &fake{}, c.option())
+		acme := svc.Org("acme")
+		create(t, acme, destination.Spec{Default: true})
+		for _, r := range must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(leases))) {
+			leaseItems(t, db, c.now().Add(30*time.Second), 0, `delivery_id = '`+r.ID+`'`)
+		}
+		if pass := must[delivery.Pass](t)(svc.ProcessDue(t.Context())); pass.Attempts != 0 {
+			t.Errorf("leased items were attempted: %+v", pass)
+		}
+		c.advance(time.Minute)
+		if pass := must[delivery.Pass](t)(svc.ProcessDue(t.Context())); pass.Delivered != leases {
+			t.Errorf("pass is %+v", pass)
+		}
+		if n := count(t, db, "delivery_leases"); n != 0 {
+			t.Errorf("%d leases are left", n)
+		}
+	})
+}
+
 // flakyDB is a database that can be away.
 type flakyDB struct {
 	*sql.DB

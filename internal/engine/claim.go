@@ -310,6 +310,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 		}
 		var now time.Time
 		var looked time.Duration
+		var more bool
 		n := 0
 		var ended []*sqlstore.Outcome
 		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
@@ -331,9 +332,11 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 			if ended, err = e.settle(ctx, tx, expired.Items, overdue); err != nil {
 				return err
 			}
-			if err := tx.DropExpired(ctx, expired); err != nil {
+			dropped, err := tx.DropExpired(ctx, expired)
+			if err != nil {
 				return err
 			}
+			more = n >= sweepBatch || expired.More && len(expired.Items)+dropped > 0
 			next, err := tx.NextDue(ctx, after)
 			if until = next.Sub(tx.Now); next.IsZero() {
 				until = 24 * time.Hour
@@ -349,7 +352,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 		}
 		e.tally.add(ended, nil)
 		e.tell(ended)
-		if n < sweepBatch {
+		if !more {
 			if whole && n < sweepBatch/10 { // else it is what it moves that takes the time
 				s.looks.took(looked, e.SlowLook)
 			}

@@ -119,8 +119,12 @@ func (tx *Tx) Drop(ctx context.Context, leases []int64) error {
 // Expired are leases that have ended, and up to a number of items that they had.
 type Expired struct {
 	Items  []Claimed
+	More   bool // there may be more of such leases
 	leases []expired
 }
+
+// mostExpired leases are looked at in one transaction: each may have had items in hundreds of lanes.
+const mostExpired = 50
 
 type expired struct {
 	id    int64
@@ -142,10 +146,11 @@ func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expire
 		x.leases = append(x.leases, l)
 		return nil
 	}, `select id, spans from delivery_leases where until > $1 and until <= $2 order by until limit $3`+tx.s.SkipLocked(),
-		tx.s.Time(after), tx.s.Time(tx.Now), limit)
+		tx.s.Time(after), tx.s.Time(tx.Now), mostExpired)
 	if err != nil {
 		return x, err
 	}
+	x.More = len(x.leases) == mostExpired
 	for _, l := range x.leases {
 		for _, s := range l.spans {
 			items, err := tx.leased(ctx, l.id, s, limit-len(x.Items), tx.s.SkipLocked())
@@ -174,15 +179,16 @@ func (tx *Tx) leased(ctx context.Context, lease int64, s span, limit int, lockin
 	return items, err
 }
 
-// DropExpired removes those leases that have no items left. One whose items are locked stays: the next sweep looks again.
-func (tx *Tx) DropExpired(ctx context.Context, x Expired) error {
+// DropExpired removes those leases that have no items left, and returns how many. One whose items are locked stays: the next
+// sweep looks again.
+func (tx *Tx) DropExpired(ctx context.Context, x Expired) (int, error) {
 	var empty []int64
 	for _, l := range x.leases {
 		left := false
 		for _, s := range l.spans {
 			items, err := tx.leased(ctx, l.id, s, 1, "")
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if left = len(items) > 0; left {
 				break
@@ -192,5 +198,5 @@ func (tx *Tx) DropExpired(ctx context.Context, x Expired) error {
 			empty = append(empty, l.id)
 		}
 	}
-	return tx.Drop(ctx, empty)
+	return len(empty), tx.Drop(ctx, empty)
 }
