@@ -120,7 +120,9 @@ func oursBacklog(n int) measure {
 			return result{}, err
 		}
 		r, err := h.drain(ctx, e, n)
-		r.claims = e.claims.took
+		if r.claims = e.claims.took; err == nil && len(r.claims) == 0 {
+			err = errors.New("no claim was noticed: has its statement changed?")
+		}
 		return r, errors.Join(err, h.close())
 	}
 }
