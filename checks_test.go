@@ -10,6 +10,7 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 )
 
@@ -22,8 +23,8 @@ func TestScheduledChecks(t *testing.T) {
 		svc, d := openVault(t, db, v, c.option(), checks)
 		second := service(t, db, &fake{}, delivery.WithHandler("vault", v), c.option(), checks)
 		ds := svc.Org("acme").Destinations()
-		events := svc.Subscribe(t.Context(), delivery.EventFilter{Destination: d.ID})
-		step := func(after time.Duration, tested int, want ...delivery.EventKind) {
+		events := svc.Subscribe(t.Context(), event.Filter{Destination: d.ID})
+		step := func(after time.Duration, tested int, want ...event.Kind) {
 			t.Helper()
 			c.advance(after)
 			before := v.tested()
@@ -55,7 +56,7 @@ func TestScheduledChecks(t *testing.T) {
 		c.advance(2 * time.Hour)
 		before := v.tested()
 		must[delivery.Chores](t)(svc.Maintain(t.Context()))
-		if v.tested() != before+1 || !slices.Equal(kinds(heard(events)), []delivery.EventKind{delivery.CheckFailed}) {
+		if v.tested() != before+1 || !slices.Equal(kinds(heard(events)), []event.Kind{event.CheckFailed}) {
 			t.Errorf("tested %d times", v.tested()-before)
 		}
 		if h := must[*destination.HealthReport](t)(ds.Health(t.Context(), d.ID, 0)); h.Check == nil || h.Check.Report.OK || h.NextCheck.After(c.now().Add(10*time.Minute)) {
@@ -64,7 +65,7 @@ func TestScheduledChecks(t *testing.T) {
 		v.set(func() {
 			report = destination.TestReport{OK: true, Warnings: []destination.Warning{{Code: "certificate_expires", Message: "soon", Until: c.now()}}}
 		})
-		step(11*time.Minute, 1, delivery.CheckRecovered, delivery.DestinationDrift)
+		step(11*time.Minute, 1, event.CheckRecovered, event.DestinationDrift)
 		step(2*time.Hour, 1) // the same warning is no news
 	})
 }
@@ -81,8 +82,8 @@ func TestDestinationsInUseAreTestedDaily(t *testing.T) {
 		}
 		svc, d := openVault(t, db, v, c.option())
 		acme := svc.Org("acme")
-		events := svc.Subscribe(t.Context(), delivery.EventFilter{Destination: d.ID})
-		day := func(tests int, want ...delivery.EventKind) {
+		events := svc.Subscribe(t.Context(), event.Filter{Destination: d.ID})
+		day := func(tests int, want ...event.Kind) {
 			t.Helper()
 			before := v.tested()
 			for range 24 {
@@ -96,11 +97,11 @@ func TestDestinationsInUseAreTestedDaily(t *testing.T) {
 			}
 		}
 		day(0)
-		day(1, delivery.DestinationDrift)
+		day(1, event.DestinationDrift)
 		report = destination.TestReport{Steps: []destination.TestStep{{Name: "request", Finding: "takes no tests"}}}
-		day(4, delivery.CheckFailed) // every six hours, not every five minutes
+		day(4, event.CheckFailed) // every six hours, not every five minutes
 		report.OK = true
-		day(1, delivery.CheckRecovered)
+		day(1, event.CheckRecovered)
 	})
 }
 
@@ -207,4 +208,33 @@ func TestUsageOutlivesStatistics(t *testing.T) {
 		expect(d.ID, 0, last, destination.Usage{Delivered: 2, Dead: 2, Attempts: 4, Failed: 2})
 		expect(unused.ID, 0, time.Time{}, destination.Usage{})
 	})
+}
+
+// A destination that never answers, with a timeout of a day, costs a scheduled test 30 s at most.
+func TestScheduledTestsAreBoundedByTheService(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	v := &vault{}
+	svc, d := openVault(t, open(t, "sqlite"), v, c.option(),
+		delivery.WithHealthChecks(delivery.HealthChecks{Every: time.Hour}))
+	must[*destination.Destination](t)(svc.Org("acme").Destinations().Update(t.Context(), d.ID, destination.Patch{
+		Limits: &destination.Limits{Timeout: destination.Hours(24)},
+	}))
+	limit := time.Duration(0)
+	v.set(func() {
+		v.test = func(ctx context.Context, _ *handler.TestRequest) (*destination.TestReport, error) {
+			deadline, _ := ctx.Deadline()
+			limit = time.Until(deadline)
+			return &destination.TestReport{OK: true}, nil
+		}
+	})
+	must[delivery.Chores](t)(svc.Maintain(t.Context()))
+	c.advance(2 * time.Hour)
+	if n := must[delivery.Chores](t)(svc.Maintain(t.Context())).DestinationsChecked; n != 1 || limit <= 0 || limit > 30*time.Second {
+		t.Errorf("%d were tested, with %v to go", n, limit)
+	}
+	must[*destination.TestReport](t)(svc.Org("acme").Destinations().Test(t.Context(), d.ID))
+	if limit < 23*time.Hour {
+		t.Errorf("a test by hand had %v", limit)
+	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -23,7 +23,7 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := open(t, "pgx")
-			local := func(s *wiring.Settings) error {
+			local := func(s *settings.Builder) error {
 				s.Local = func() time.Time { return time.Now().Add(wrong) }
 				return nil
 			}

@@ -2,15 +2,10 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/access"
-	"github.com/deliverykit/delivery/destination"
-	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -53,40 +48,37 @@ const (
 	purgeBatch = 1000
 )
 
-// filter checks f. What changes dead letters demands that it says something.
+// filter checks f. Calls that change dead letters need a filter that says which ones.
 func (d *DeadLetters) filter(ctx context.Context, f DeadFilter, changes bool) (sqlstore.DeadFilter, error) {
 	action := access.ReadDeliveries
 	if changes && !f.DryRun {
 		action = access.OperateDeliveries
 	}
-	if err := d.o.authorize(ctx, action); err != nil {
-		return sqlstore.DeadFilter{}, err
-	}
-	var errs []error
-	invalid := func(path, format string, args ...any) {
-		errs = append(errs, destination.Invalid(path, format, args...))
-	}
 	row := sqlstore.DeadFilter{Topic: f.Topic, Reasons: f.Reasons, From: f.After, Before: f.Before}
+	if err := d.o.authorize(ctx, action); err != nil {
+		return row, err
+	}
+	p := &problems{}
 	if f.Destination != "" {
 		var ok bool
-		if row.Destination, ok = canonicalID(f.Destination); !ok {
-			invalid("destination", "%q is no destination id", f.Destination)
+		if row.Destination, ok = sqlstore.CanonicalID(f.Destination); !ok {
+			p.add("destination", "%q is not a destination id", f.Destination)
 		}
 	}
 	if problem := badText(f.Topic); problem != "" {
-		invalid("topic", "%s", problem)
+		p.add("topic", "%s", problem)
 	}
 	if !f.After.IsZero() && !f.Before.IsZero() && !f.After.Before(f.Before) {
-		invalid("after", "%s is not before %s", f.After.UTC().Format(time.RFC3339), f.Before.UTC().Format(time.RFC3339))
+		p.add("after", "%s is not before %s", stamp(f.After), stamp(f.Before))
 	}
 	empty := f.Destination == "" && f.Topic == "" && len(f.Reasons) == 0 && f.After.IsZero() && f.Before.IsZero()
 	switch {
 	case f.All && !empty:
-		invalid("all", "contradicts the other fields")
+		p.add("all", "contradicts the other fields")
 	case changes && empty && !f.All:
-		invalid("", "selects every dead letter; say so with All")
+		p.add("", "selects every dead letter; say so with All")
 	}
-	if err := destination.NewValidationError("filter", errors.Join(errs...)); err != nil {
+	if err := p.err("filter"); err != nil {
 		return row, err
 	}
 	return row, d.foreign(ctx, action, row.Destination)
@@ -116,83 +108,101 @@ func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Pa
 	if err != nil {
 		return page, err
 	}
-	after, ok := parseItemID(cursor)
+	after, ok := parseCursor(cursor)
 	if !ok {
-		return page, destination.NewValidationError("list", destination.Invalid("cursor", "is not one that List returned"))
+		return page, badCursor("List")
 	}
-	var letters []sqlstore.DeadLetter
-	var attempts []sqlstore.Attempt
-	var destinations []*sqlstore.Destination
-	var deliveries map[string]sqlstore.Delivery
+	var l listing
 	err = d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		letters, err = tx.DeadLetters(ctx, d.o.name, filter, sqlstore.DeadPage{After: after, Descending: true, Limit: pageSize + 1})
-		if err != nil || len(letters) == 0 {
-			return err
-		}
-		if len(letters) > pageSize {
-			letters = letters[:pageSize]
-			page.Next = engine.ItemID(letters[pageSize-1].Delivery, letters[pageSize-1].N)
-		}
-		var ids, of []string
-		for _, l := range letters {
-			ids, of = append(ids, l.Delivery), append(of, l.Destination)
-		}
-		slices.Sort(of)
-		ids, of = slices.Compact(ids), slices.Compact(of)
-		if deliveries, err = tx.Summaries(ctx, d.o.name, ids); err != nil {
-			return err
-		}
-		if attempts, err = tx.Attempts(ctx, d.o.name, ids...); err != nil {
-			return err
-		}
-		destinations, err = tx.DestinationsByID(ctx, d.o.name, of)
+		l, err = d.listing(ctx, tx, filter, after)
 		return err
 	})
 	if err != nil {
-		return Page[DeadLetter]{}, err
+		return page, err
 	}
-	history := map[sqlstore.Key][]sqlstore.Attempt{} // of each letter, up to its end
-	for _, l := range letters {
-		history[item(l.Key)] = nil
-	}
-	for _, a := range attempts {
-		if before, wanted := history[item(a.Key)]; wanted {
-			history[item(a.Key)] = append(before, a)
+	page.Next = l.next
+	past := l.past()
+	for _, letter := range l.letters {
+		of := l.deliveries[letter.Delivery]
+		shown := DeadLetter{
+			Delivery: letter.Delivery, Topic: of.Topic, Priority: Priority(of.Priority), CorrelationID: of.CorrelationID,
+			Payload: of.Payload.Info, CreatedAt: of.CreatedAt, Deadline: of.Deadline, DetailsURL: d.o.detailsURL(letter.Delivery),
 		}
-	}
-	for _, l := range letters {
-		past := slices.DeleteFunc(history[item(l.Key)], func(a sqlstore.Attempt) bool { return a.Fence > l.Fence })
-		of := deliveries[l.Delivery]
-		letter := DeadLetter{
-			Delivery: l.Delivery, Topic: of.Topic, Priority: Priority(of.Priority), CorrelationID: of.CorrelationID,
-			Payload: of.Payload.Info, CreatedAt: of.CreatedAt, Deadline: of.Deadline, DetailsURL: d.o.detailsURL(l.Delivery),
+		if all := items(letter.Delivery, time.Time{}, nil, past[unfenced(letter.Key)], l.destinations); len(all) > 0 {
+			shown.Item = all[0]
 		}
-		if all := items(l.Delivery, time.Time{}, nil, past, destinations); len(all) > 0 {
-			letter.Item = all[0]
-		}
-		page.Items = append(page.Items, letter)
+		page.Items = append(page.Items, shown)
 	}
 	return page, nil
 }
 
-// item is a key without its fence.
-func item(k sqlstore.Key) sqlstore.Key {
+// listing is a page of dead letters with what is shown of their deliveries.
+type listing struct {
+	letters      []sqlstore.DeadLetter
+	next         string // the cursor of the next page
+	deliveries   map[string]sqlstore.Delivery
+	attempts     []sqlstore.Attempt
+	destinations []*sqlstore.Destination
+}
+
+func (d *DeadLetters) listing(
+	ctx context.Context, tx *sqlstore.Tx, f sqlstore.DeadFilter, after *sqlstore.Key,
+) (l listing, err error) {
+	page := sqlstore.DeadPage{After: after, Descending: true, Limit: pageSize + 1}
+	l.letters, err = tx.DeadLetters(ctx, d.o.name, f, page)
+	if err != nil || len(l.letters) == 0 {
+		return l, err
+	}
+	if len(l.letters) > pageSize {
+		l.letters = l.letters[:pageSize]
+		last := l.letters[pageSize-1]
+		l.next = sqlstore.ItemID(last.Delivery, last.N)
+	}
+	var ids, of []string
+	for _, letter := range l.letters {
+		ids, of = append(ids, letter.Delivery), append(of, letter.Destination)
+	}
+	slices.Sort(of)
+	ids, of = slices.Compact(ids), slices.Compact(of)
+	if l.deliveries, err = tx.Summaries(ctx, d.o.name, ids); err != nil {
+		return l, err
+	}
+	if l.attempts, err = tx.Attempts(ctx, d.o.name, ids...); err != nil {
+		return l, err
+	}
+	l.destinations, err = tx.DestinationsByID(ctx, d.o.name, of)
+	return l, err
+}
+
+// past is the history of each letter up to its end, by its key without a fence.
+func (l *listing) past() map[sqlstore.Key][]sqlstore.Attempt {
+	fences := map[sqlstore.Key]int{}
+	for _, letter := range l.letters {
+		fences[unfenced(letter.Key)] = letter.Fence
+	}
+	past := map[sqlstore.Key][]sqlstore.Attempt{}
+	for _, a := range l.attempts {
+		key := unfenced(a.Key)
+		if fence, wanted := fences[key]; wanted && a.Fence <= fence {
+			past[key] = append(past[key], a)
+		}
+	}
+	return past
+}
+
+// unfenced is a key without its fence.
+func unfenced(k sqlstore.Key) sqlstore.Key {
 	k.Fence = 0
 	return k
 }
 
-// parseItemID takes an item's id apart; "" is nil.
-func parseItemID(id string) (*sqlstore.Key, bool) {
-	if id == "" {
+// parseCursor takes a cursor of List apart; "" is nil.
+func parseCursor(cursor string) (*sqlstore.Key, bool) {
+	if cursor == "" {
 		return nil, true
 	}
-	at := strings.LastIndexByte(id, '-')
-	if at < 0 {
-		return nil, false
-	}
-	delivery, ok := canonicalID(id[:at])
-	n, err := strconv.ParseInt(id[at+1:], 10, 16)
-	return &sqlstore.Key{Delivery: delivery, N: int(n)}, ok && err == nil && n > 0
+	delivery, n, ok := sqlstore.ParseItemID(cursor)
+	return &sqlstore.Key{Delivery: delivery, N: n}, ok
 }
 
 // Count counts the dead letters that the filter selects.
@@ -226,41 +236,13 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 	}
 	page := sqlstore.DeadPage{Limit: retryBatch, Lock: !f.DryRun}
 	for {
-		var letters, revive []sqlstore.DeadLetter
-		step := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			if filter.Until.IsZero() {
-				filter.Until = tx.Now
-			}
-			revive = nil
-			if letters, err = tx.DeadLetters(ctx, d.o.name, filter, page); err != nil {
-				return err
-			}
-			for _, l := range letters {
-				if refusal(l, tx.Now) == "" {
-					revive = append(revive, l)
-				}
-			}
-			if f.DryRun {
-				return nil
-			}
-			return tx.Revive(ctx, revive)
-		}
-		if f.DryRun {
-			err = d.o.s.store.Read(ctx, step)
-		} else {
-			err = d.o.s.store.Write(ctx, step, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-				if len(revive) == 0 {
-					return true, nil
-				}
-				return tx.Recorded(ctx, revive[0].Returned())
-			})
-		}
+		letters, revived, err := d.retryPage(ctx, &filter, page, f.DryRun)
 		if err != nil {
 			return total, err
 		}
-		total.Items += len(revive)
-		total.Refused += len(letters) - len(revive)
-		if len(revive) > 0 && !f.DryRun {
+		total.Items += revived
+		total.Refused += len(letters) - revived
+		if revived > 0 && !f.DryRun {
 			d.o.s.engine.Wake()
 		}
 		if len(letters) < page.Limit {
@@ -268,6 +250,45 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 		}
 		page.After = &letters[len(letters)-1].Key
 	}
+}
+
+// retryPage retries a page of dead letters, and returns it with how many of them it retried. It sets
+// filter.Until if that is not set.
+func (d *DeadLetters) retryPage(
+	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage, dry bool,
+) (letters []sqlstore.DeadLetter, revived int, err error) {
+	var revive []sqlstore.DeadLetter
+	choose := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		if filter.Until.IsZero() {
+			filter.Until = tx.Now
+		}
+		if letters, err = tx.DeadLetters(ctx, d.o.name, *filter, page); err != nil {
+			return err
+		}
+		revive = nil
+		for _, l := range letters {
+			if refusal(l, tx.Now) == "" {
+				revive = append(revive, l)
+			}
+		}
+		return nil
+	}
+	if dry {
+		err = d.o.s.store.Read(ctx, choose)
+		return letters, len(revive), err
+	}
+	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		if err := choose(ctx, tx); err != nil {
+			return err
+		}
+		return tx.Revive(ctx, revive)
+	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		if len(revive) == 0 {
+			return true, nil
+		}
+		return tx.Recorded(ctx, revive[0].Returned())
+	})
+	return letters, len(revive), err
 }
 
 // Purge gives the dead letters that the filter selects up, and returns how many, or in a dry run would have been: they are
@@ -285,24 +306,7 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 	}
 	page := sqlstore.DeadPage{Limit: purgeBatch, Lock: true}
 	for total := 0; ; {
-		var letters []sqlstore.DeadLetter
-		purged := 0
-		err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			if filter.Until.IsZero() {
-				filter.Until = tx.Now
-			}
-			if letters, err = tx.DeadLetters(ctx, d.o.name, filter, page); err != nil || len(letters) == 0 {
-				return err
-			}
-			purged, err = tx.PurgeDead(ctx, d.o.name, filter, page.After, letters[len(letters)-1].Key)
-			return err
-		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			if len(letters) == 0 {
-				return true, nil
-			}
-			first, err := tx.DeadLetters(ctx, d.o.name, filter, sqlstore.DeadPage{After: page.After, Limit: 1})
-			return len(first) == 0 || item(first[0].Key) != item(letters[0].Key), err
-		})
+		letters, purged, err := d.purgePage(ctx, &filter, page)
 		if err != nil {
 			return total, err
 		}
@@ -311,4 +315,29 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 		}
 		page.After = &letters[len(letters)-1].Key
 	}
+}
+
+// purgePage purges a page of dead letters, and returns it with how many of them it purged. It sets
+// filter.Until if that is not set.
+func (d *DeadLetters) purgePage(
+	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage,
+) (letters []sqlstore.DeadLetter, purged int, err error) {
+	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		if filter.Until.IsZero() {
+			filter.Until = tx.Now
+		}
+		purged = 0
+		if letters, err = tx.DeadLetters(ctx, d.o.name, *filter, page); err != nil || len(letters) == 0 {
+			return err
+		}
+		purged, err = tx.PurgeDead(ctx, d.o.name, *filter, page.After, letters[len(letters)-1].Key)
+		return err
+	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		if len(letters) == 0 {
+			return true, nil
+		}
+		first, err := tx.DeadLetters(ctx, d.o.name, *filter, sqlstore.DeadPage{After: page.After, Limit: 1})
+		return len(first) == 0 || unfenced(first[0].Key) != unfenced(letters[0].Key), err
+	})
+	return letters, purged, err
 }

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,9 +11,8 @@ import (
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
-	"github.com/deliverykit/delivery/internal/engine"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -26,9 +24,8 @@ type Destinations struct{ o *Org }
 func (o *Org) Destinations() *Destinations { return &Destinations{o} }
 
 const (
-	mostLabel    = 200 // bytes
-	mostConfig   = 256 << 10
-	mostFallback = 100
+	maxLabel    = 200 // bytes
+	maxFallback = 100
 )
 
 // Create stores a new destination. All that is wrong with it is one *destination.ValidationError; secrets without keys
@@ -45,7 +42,7 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 }
 
 func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, config any) (*destination.Destination, error) {
-	if err := d.seal(ctx, row, config); err != nil {
+	if err := d.o.s.configs.Seal(ctx, row, config); err != nil {
 		return nil, err
 	}
 	err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
@@ -58,13 +55,13 @@ func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, co
 		return nil, err
 	}
 	row.Health.Status = destination.Healthy
-	d.changed(row, DestinationCreated, "")
+	d.changed(row, event.DestinationCreated, "")
 	return &row.Destination, nil
 }
 
-// changed tells who listens what was done to a destination.
-func (d *Destinations) changed(row *sqlstore.Destination, kind EventKind, reason string) {
-	d.o.s.publish(Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason})
+// changed publishes what was done to a destination.
+func (d *Destinations) changed(row *sqlstore.Destination, kind event.Kind, reason string) {
+	d.o.s.bus.Publish(event.Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason})
 }
 
 // Duplicate creates a destination like another one, with its credentials, under another label; "" is the label with " (copy)"
@@ -75,13 +72,13 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 	if err != nil {
 		return nil, err
 	}
-	raw, err := engine.RawConfig(ctx, d.o.s.settings.Keys, row)
+	raw, err := d.o.s.configs.Raw(ctx, row)
 	if err != nil {
 		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
 	if label == "" {
 		const suffix = " (copy)"
-		label = strings.ToValidUTF8(row.Label[:min(len(row.Label), mostLabel-len(suffix))], "") + suffix
+		label = strings.ToValidUTF8(row.Label[:min(len(row.Label), maxLabel-len(suffix))], "") + suffix
 	}
 	copied, config, err := d.specify(destination.Spec{
 		Label: label, Description: row.Description, Icon: row.Icon, Instructions: row.Instructions, Config: destination.As(row.Type, raw),
@@ -91,30 +88,6 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 		return nil, err
 	}
 	return d.insert(ctx, copied, config)
-}
-
-func (d *Destinations) typ(name string) *wiring.Type { return d.o.s.settings.Types[name] }
-
-// seal puts the redacted form of a parsed config into row and, if it has secrets, the sealed one.
-func (d *Destinations) seal(ctx context.Context, row *sqlstore.Destination, config any) error {
-	revealed, err := destination.Reveal(config)
-	if err != nil {
-		return err
-	}
-	if row.Config, err = json.Marshal(config); err != nil {
-		return err
-	}
-	row.Sealed = nil
-	if bytes.Equal(revealed, row.Config) {
-		return nil
-	}
-	if d.o.s.settings.Keys == nil {
-		return ErrNoKeys
-	}
-	if row.Sealed, err = d.o.s.settings.Keys.Seal(ctx, revealed, engine.Binding(row)); err != nil {
-		return fmt.Errorf("delivery: sealing the config: %w", err)
-	}
-	return nil
 }
 
 // Get returns a destination; its secrets are redacted.
@@ -131,7 +104,7 @@ func (d *Destinations) get(ctx context.Context, id string, action access.Action)
 		return nil, err
 	}
 	defer d.o.watch(ctx, action, &err)
-	canonical, ok := canonicalID(id)
+	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return nil, notFound("destination", id)
 	}
@@ -192,7 +165,7 @@ func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor str
 	}
 	wrong := f.check()
 	if cursor != "" {
-		canonical, ok := canonicalID(cursor)
+		canonical, ok := sqlstore.CanonicalID(cursor)
 		if !ok {
 			wrong = errors.Join(wrong, badCursor("List"))
 		}
@@ -259,8 +232,12 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 	return d.update(ctx, id, access.WriteDestinations, p, d.apply)
 }
 
-func (d *Destinations) update(ctx context.Context, id string, action access.Action, p destination.Patch,
-	apply func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error,
+// change is what update makes of a row.
+type change func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error
+
+// update applies a change to a destination. If another change overtakes it, it is applied again.
+func (d *Destinations) update(
+	ctx context.Context, id string, action access.Action, p destination.Patch, apply change,
 ) (*destination.Destination, error) {
 	const tries = 10
 	for range tries {
@@ -272,41 +249,53 @@ func (d *Destinations) update(ctx context.Context, id string, action access.Acti
 		if err := apply(ctx, row, p); err != nil {
 			return nil, err
 		}
-		before := row.Version
-		err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-			row.Version = before
-			if toggled { // its health is locked before it, as an attempt that disables it does
-				if err := tx.SetBreaker(ctx, row, retry.Closed, d.o.s.engine.Breaker(row)); err != nil {
-					return err
-				}
-			}
-			updated, err := tx.UpdateDestination(ctx, row)
-			if err == nil && !updated {
-				err = errOvertaken
-			}
-			return err
-		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			stored, err := tx.Destination(ctx, row.Organization, row.ID)
-			return stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
-		})
-		switch {
+		switch err := d.save(ctx, row, toggled); {
 		case errors.Is(err, errOvertaken):
+			continue
 		case err != nil:
 			return nil, err
-		default:
-			d.o.s.engine.Wake()
-			d.changed(row, DestinationUpdated, "")
-			if toggled {
-				d.changed(row, map[bool]EventKind{true: DestinationDisabled, false: DestinationEnabled}[row.Disabled], row.DisabledReason)
-			}
-			return &row.Destination, nil
 		}
+		d.o.s.engine.Wake()
+		d.changed(row, event.DestinationUpdated, "")
+		switch {
+		case toggled && row.Disabled:
+			d.changed(row, event.DestinationDisabled, row.DisabledReason)
+		case toggled:
+			d.changed(row, event.DestinationEnabled, "")
+		}
+		return &row.Destination, nil
 	}
-	return nil, fmt.Errorf("%w: destination %q changes all the time", ErrStale, id)
+	return nil, fmt.Errorf("%w: other changes of destination %q came first %d times in a row", ErrStale, id, tries)
+}
+
+// save stores a changed row. errOvertaken says that the stored one has another version by now.
+func (d *Destinations) save(ctx context.Context, row *sqlstore.Destination, toggled bool) error {
+	before := row.Version
+	return d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		row.Version = before
+		if toggled { // its health is locked first, in the order of an attempt that disables it
+			if err := tx.SetBreaker(ctx, row, retry.Closed, d.breaker(row)); err != nil {
+				return err
+			}
+		}
+		updated, err := tx.UpdateDestination(ctx, row)
+		if err == nil && !updated {
+			err = errOvertaken
+		}
+		return err
+	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		stored, err := tx.Destination(ctx, row.Organization, row.ID)
+		return stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
+	})
+}
+
+// breaker is the destination's breaker over the service's.
+func (d *Destinations) breaker(row *sqlstore.Destination) retry.Breaker {
+	return row.Breaker.Or(d.o.s.settings.Policy().Breaker)
 }
 
 // errOvertaken rolls back an update that another has overtaken.
-var errOvertaken = errors.New("delivery: changed meanwhile")
+var errOvertaken = errors.New("delivery: the destination was changed in the meantime")
 
 // apply puts a patch into row.
 func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
@@ -349,22 +338,24 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 	})
 }
 
-// reconfigure puts into row what change makes of its config. wrong is what is wrong with other fields.
-func (d *Destinations) reconfigure(ctx context.Context, row *sqlstore.Destination, wrong error, change func(stored json.RawMessage) (destination.Config, error)) error {
-	stored, err := engine.RawConfig(ctx, d.o.s.settings.Keys, row)
+// reconfigure replaces the config of row with what change makes of the stored one. wrong is what is
+// wrong with other fields.
+func (d *Destinations) reconfigure(
+	ctx context.Context, row *sqlstore.Destination, wrong error, change func(stored json.RawMessage) (destination.Config, error),
+) error {
+	stored, err := d.o.s.configs.Raw(ctx, row)
 	if err != nil {
 		return fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
 	var parsed any
 	config, err := change(stored)
 	if err == nil {
-		parsed, err = d.parse(row.Type, config, stored)
+		parsed, err = d.o.s.configs.Parse(row.Type, config, stored)
 	}
 	if err := destination.NewValidationError("destination", errors.Join(wrong, err)); err != nil {
 		return err
 	}
-	row.ConfigVersion = row.Version + 1
-	return d.seal(ctx, row, parsed)
+	return d.o.s.configs.Replace(ctx, row, parsed)
 }
 
 func patch[T any](field *T, to *T) {
@@ -384,38 +375,52 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 	if pending < destination.RefusePending || pending > destination.DrainPending {
 		return destination.NewValidationError("deletion", destination.Invalid("pending", "%d is not a destination.Pending", pending))
 	}
-	drained := true
-	for more := true; more; {
-		err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-			more = false
-			drained = true
-			if pending != destination.CancelPending {
-				rows, err := d.o.s.store.Pending(ctx, tx, d.o.name, "", row.No, 1)
-				switch {
-				case err != nil:
-					return err
-				case len(rows) > 0 && pending == destination.RefusePending:
-					return ErrInUse
-				case len(rows) > 0:
-					drained = false
-					return tx.DrainDestination(ctx, d.o.name, row.ID)
-				}
-			} else if waiting, err := tx.CancelPending(ctx, d.o.name, "", row.No, queue.DestinationGone); err != nil {
-				return err
-			} else if more = waiting > 0; more {
-				return nil
-			}
-			return tx.DeleteDestination(ctx, d.o.name, row.ID)
-		}, sqlstore.Again)
-		if err != nil {
-			return err
-		}
+	deleted, err := d.remove(ctx, row, pending)
+	if err != nil {
+		return err
 	}
 	row.Version = 0 // others may have changed it meanwhile
-	if drained {
-		d.changed(row, DestinationDeleted, "")
+	if deleted {
+		d.changed(row, event.DestinationDeleted, "")
 	} else {
-		d.changed(row, DestinationUpdated, "it is deleted once nothing waits for it")
+		d.changed(row, event.DestinationUpdated, "it is deleted once nothing waits for it")
 	}
 	return nil
+}
+
+// remove deletes a destination, or with destination.DrainPending has it drained first.
+func (d *Destinations) remove(ctx context.Context, row *sqlstore.Destination, pending destination.Pending) (deleted bool, err error) {
+	for more := true; more; {
+		err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			deleted, more, err = d.removeIn(ctx, tx, row, pending)
+			return err
+		}, sqlstore.Again)
+		if err != nil {
+			return false, err
+		}
+	}
+	return deleted, nil
+}
+
+// removeIn is one transaction of remove. more: items wait that it has not cancelled yet.
+func (d *Destinations) removeIn(
+	ctx context.Context, tx *sqlstore.Tx, row *sqlstore.Destination, pending destination.Pending,
+) (deleted, more bool, err error) {
+	if pending == destination.CancelPending {
+		waiting, err := tx.CancelPending(ctx, d.o.name, "", row.No, queue.DestinationGone)
+		if err != nil || waiting > 0 {
+			return false, true, err
+		}
+		return true, false, tx.DeleteDestination(ctx, d.o.name, row.ID)
+	}
+	waiting, err := d.o.s.store.Pending(ctx, tx, d.o.name, "", row.No, 1)
+	switch {
+	case err != nil:
+		return false, false, err
+	case len(waiting) == 0:
+		return true, false, tx.DeleteDestination(ctx, d.o.name, row.ID)
+	case pending == destination.RefusePending:
+		return false, false, ErrInUse
+	}
+	return false, false, tx.DrainDestination(ctx, d.o.name, row.ID)
 }

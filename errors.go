@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/deliverykit/delivery/internal/configs"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -26,8 +27,9 @@ var (
 	ErrNotRetryable = errors.New("delivery: cannot be retried")
 	// ErrStageFirst: a payload that is read as a stream was given to DeliverTx.
 	ErrStageFirst = errors.New("delivery: a streamed payload would keep the transaction open; Stage it before DeliverTx")
+
 	// ErrNoKeys: a config holds secrets, and the service has no key to seal them with.
-	ErrNoKeys = errors.New("delivery: the config holds secrets, which are never stored in clear; give the service keys with delivery.WithKeys")
+	ErrNoKeys = configs.ErrNoKeys
 	// ErrRunning: Run is under way already in this service.
 	ErrRunning = errors.New("delivery: Run is already under way")
 	// ErrClosed: the service was closed.
@@ -45,3 +47,14 @@ type ConflictError struct {
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("delivery: the idempotency key %q was used before for another request, delivery %s", e.Key, e.Delivery)
 }
+
+// notFoundError says that an organization has nothing of an id. It is ErrNotFound.
+type notFoundError struct{ path, kind, id string }
+
+func (e *notFoundError) Error() string {
+	return fmt.Sprintf("%v: %s%s %.100q", ErrNotFound, e.path, e.kind, e.id)
+}
+
+func (e *notFoundError) Is(target error) bool { return target == ErrNotFound }
+
+func notFound(kind, id string) error { return &notFoundError{kind: kind, id: id} }

@@ -13,12 +13,13 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/retry"
 )
 
 // heard takes what a subscriber has got so far.
-func heard(ch <-chan delivery.Event) (all []delivery.Event) {
+func heard(ch <-chan event.Event) (all []event.Event) {
 	for {
 		select {
 		case e, ok := <-ch:
@@ -32,7 +33,7 @@ func heard(ch <-chan delivery.Event) (all []delivery.Event) {
 	}
 }
 
-func kinds(events []delivery.Event) (all []delivery.EventKind) {
+func kinds(events []event.Event) (all []event.Kind) {
 	for _, e := range events {
 		all = append(all, e.Kind)
 	}
@@ -46,25 +47,25 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		ctx := t.Context()
-		all, mine := svc.Subscribe(ctx, delivery.EventFilter{}), acme.Subscribe(ctx, delivery.EventFilter{Destination: d.ID})
-		others := svc.Org("other").Subscribe(ctx, delivery.EventFilter{})
-		only := acme.Subscribe(ctx, delivery.EventFilter{Kinds: []delivery.EventKind{delivery.SecretRotated}})
+		all, mine := svc.Subscribe(ctx, event.Filter{}), acme.Subscribe(ctx, event.Filter{Destination: d.ID})
+		others := svc.Org("other").Subscribe(ctx, event.Filter{})
+		only := acme.Subscribe(ctx, event.Filter{Kinds: []event.Kind{event.SecretRotated}})
 		for _, step := range []struct {
 			do   func() error
-			want []delivery.EventKind
+			want []event.Kind
 		}{
 			{func() error {
 				_, err := ds.Update(ctx, d.ID, destination.Patch{Label: destination.Set("x")})
 				return err
-			}, []delivery.EventKind{delivery.DestinationUpdated}},
-			{func() error { _, err := ds.Disable(ctx, d.ID, "broken"); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.DestinationDisabled}},
-			{func() error { _, err := ds.Enable(ctx, d.ID); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.DestinationEnabled}},
-			{func() error { return ds.Pause(ctx, d.ID) }, []delivery.EventKind{delivery.DestinationPaused}},
-			{func() error { return ds.Resume(ctx, d.ID) }, []delivery.EventKind{delivery.DestinationResumed}},
-			{func() error { return ds.OpenBreaker(ctx, d.ID) }, []delivery.EventKind{delivery.BreakerOpened}},
-			{func() error { return ds.CloseBreaker(ctx, d.ID) }, []delivery.EventKind{delivery.BreakerClosed}},
-			{func() error { _, err := ds.RotateSecret(ctx, d.ID, destination.Rotation{}); return err }, []delivery.EventKind{delivery.DestinationUpdated, delivery.SecretRotated}},
-			{func() error { return ds.Delete(ctx, d.ID, destination.RefusePending) }, []delivery.EventKind{delivery.DestinationDeleted}},
+			}, []event.Kind{event.DestinationUpdated}},
+			{func() error { _, err := ds.Disable(ctx, d.ID, "broken"); return err }, []event.Kind{event.DestinationUpdated, event.DestinationDisabled}},
+			{func() error { _, err := ds.Enable(ctx, d.ID); return err }, []event.Kind{event.DestinationUpdated, event.DestinationEnabled}},
+			{func() error { return ds.Pause(ctx, d.ID) }, []event.Kind{event.DestinationPaused}},
+			{func() error { return ds.Resume(ctx, d.ID) }, []event.Kind{event.DestinationResumed}},
+			{func() error { return ds.OpenBreaker(ctx, d.ID) }, []event.Kind{event.BreakerOpened}},
+			{func() error { return ds.CloseBreaker(ctx, d.ID) }, []event.Kind{event.BreakerClosed}},
+			{func() error { _, err := ds.RotateSecret(ctx, d.ID, destination.Rotation{}); return err }, []event.Kind{event.DestinationUpdated, event.SecretRotated}},
+			{func() error { return ds.Delete(ctx, d.ID, destination.RefusePending) }, []event.Kind{event.DestinationDeleted}},
 		} {
 			if err := step.do(); err != nil {
 				t.Fatal(err)
@@ -88,11 +89,11 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 		if _, err := svc.Org("other").Destinations().Get(ctx, d.ID); !errors.Is(err, delivery.ErrNotFound) {
 			t.Error(err)
 		}
-		if got := heard(all); len(got) != 1 || got[0].Kind != delivery.SecurityNoted || got[0].Organization != "acme" {
+		if got := heard(all); len(got) != 1 || got[0].Kind != event.SecurityNoted || got[0].Organization != "acme" {
 			t.Errorf("a security event gave %+v", got)
 		}
 		create(t, acme, destination.Spec{})
-		if got := heard(all); !slices.Equal(kinds(got), []delivery.EventKind{delivery.DestinationCreated}) {
+		if got := heard(all); !slices.Equal(kinds(got), []event.Kind{event.DestinationCreated}) {
 			t.Errorf("got %+v", got)
 		}
 		if got := heard(others); len(got) != 0 {
@@ -105,18 +106,18 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 func TestSecurityEventsAreHeardByThoseWhoMayReadThem(t *testing.T) {
 	t.Parallel()
 	acme := service(t, open(t, "sqlite"), &fake{}, delivery.WithAuthorizer(access.ByRole())).Org("acme")
-	hears := func(role access.Role) <-chan delivery.Event {
-		return acme.Subscribe(access.WithActor(t.Context(), access.Actor{ID: "a", Roles: map[string]access.Role{"acme": role}}), delivery.EventFilter{})
+	hears := func(role access.Role) <-chan event.Event {
+		return acme.Subscribe(access.WithActor(t.Context(), access.Actor{ID: "a", Roles: map[string]access.Role{"acme": role}}), event.Filter{})
 	}
 	admin, viewer := hears(access.Admin), hears(access.Viewer)
 	if _, err := acme.Destinations().Get(access.WithActor(t.Context(), access.Actor{ID: "eve"}), "x"); !errors.Is(err, delivery.ErrNotFound) {
 		t.Fatal(err)
 	}
 	create(t, acme, destination.Spec{})
-	if got := kinds(heard(admin)); !slices.Equal(got, []delivery.EventKind{delivery.SecurityNoted, delivery.DestinationCreated}) {
+	if got := kinds(heard(admin)); !slices.Equal(got, []event.Kind{event.SecurityNoted, event.DestinationCreated}) {
 		t.Errorf("an admin heard %v", got)
 	}
-	if got := kinds(heard(viewer)); !slices.Equal(got, []delivery.EventKind{delivery.DestinationCreated}) {
+	if got := kinds(heard(viewer)); !slices.Equal(got, []event.Kind{event.DestinationCreated}) {
 		t.Errorf("a viewer heard %v", got)
 	}
 }
@@ -137,7 +138,7 @@ func TestHealthChangesAreEvents(t *testing.T) {
 		d := create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{
 			Failures: 2, Cooldown: time.Minute, Probes: 1, DisableFailures: 4, DisableAfter: -1, Recovery: time.Hour,
 		}})
-		ch := acme.Subscribe(t.Context(), delivery.EventFilter{})
+		ch := acme.Subscribe(t.Context(), event.Filter{})
 		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(3)))
 		for range 200 {
 			process(t, svc)
@@ -160,18 +161,18 @@ func TestHealthChangesAreEvents(t *testing.T) {
 				t.Errorf("got %+v", e)
 			}
 		}
-		var reduced []delivery.EventKind
+		var reduced []event.Kind
 		for _, k := range kinds(got) {
 			if len(reduced) == 0 || reduced[len(reduced)-1] != k {
 				reduced = append(reduced, k)
 			}
 		}
-		want := []delivery.EventKind{delivery.BreakerOpened, delivery.DestinationDisabled, delivery.BreakerClosed, delivery.DestinationEnabled}
+		want := []event.Kind{event.BreakerOpened, event.DestinationDisabled, event.BreakerClosed, event.DestinationEnabled}
 		if !slices.Equal(reduced, want) {
 			t.Errorf("got %v, want %v", kinds(got), want)
 		}
 		for _, e := range got {
-			if e.Kind == delivery.DestinationDisabled && e.Reason == "" {
+			if e.Kind == event.DestinationDisabled && e.Reason == "" {
 				t.Error("it was disabled without a reason")
 			}
 		}
@@ -181,15 +182,15 @@ func TestHealthChangesAreEvents(t *testing.T) {
 func TestSlowSubscribersMissEvents(t *testing.T) {
 	t.Parallel()
 	svc := service(t, open(t, "sqlite"), &fake{})
-	ch := svc.Subscribe(t.Context(), delivery.EventFilter{})
+	ch := svc.Subscribe(t.Context(), event.Filter{})
 	const buffer, more = 256, 44
 	for range buffer + more {
-		svc.Publish(delivery.Event{Kind: delivery.DestinationUpdated, Organization: "acme"})
+		svc.Publish(event.Event{Kind: event.DestinationUpdated, Organization: "acme"})
 	}
 	if got := heard(ch); len(got) != buffer {
 		t.Errorf("got %d events, want %d", len(got), buffer)
 	}
-	svc.Publish(delivery.Event{Kind: delivery.DestinationUpdated, Organization: "acme"})
+	svc.Publish(event.Event{Kind: event.DestinationUpdated, Organization: "acme"})
 	if got := heard(ch); len(got) != 1 || got[0].Missed != more {
 		t.Errorf("got %+v, want one that %d were missed before", got, more)
 	}
@@ -199,7 +200,7 @@ func TestSubscriptionsEnd(t *testing.T) {
 	t.Parallel()
 	svc := service(t, open(t, "sqlite"), &fake{})
 	ctx, cancel := context.WithCancel(t.Context())
-	ended, open := svc.Subscribe(ctx, delivery.EventFilter{}), svc.Subscribe(t.Context(), delivery.EventFilter{})
+	ended, open := svc.Subscribe(ctx, event.Filter{}), svc.Subscribe(t.Context(), event.Filter{})
 	cancel()
 	if _, ok := <-ended; ok {
 		t.Error("an event, although nothing happened")
@@ -210,7 +211,7 @@ func TestSubscriptionsEnd(t *testing.T) {
 	if _, ok := <-open; ok {
 		t.Error("an event of a closed service")
 	}
-	if _, ok := <-svc.Subscribe(t.Context(), delivery.EventFilter{}); ok {
+	if _, ok := <-svc.Subscribe(t.Context(), event.Filter{}); ok {
 		t.Error("a closed service can be subscribed to")
 	}
 }
@@ -219,7 +220,7 @@ func TestSubscriptionsEnd(t *testing.T) {
 func ExampleDeliveryService_Subscribe() {
 	index := handler.Func(func(context.Context, *handler.Request, siem) (*handler.Result, error) { return nil, nil })
 	example(index, func(ctx context.Context, _ *sql.DB, svc *delivery.DeliveryService) error {
-		events := svc.Subscribe(ctx, delivery.EventFilter{Kinds: []delivery.EventKind{delivery.DestinationDisabled}})
+		events := svc.Subscribe(ctx, event.Filter{Kinds: []event.Kind{event.DestinationDisabled}})
 		ds := svc.Org("acme").Destinations()
 		d, err := ds.Create(ctx, destination.Spec{Label: "SIEM", Config: siem{Index: "audit"}})
 		if err != nil {

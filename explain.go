@@ -39,7 +39,7 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 		}
 		for i := range pending {
 			p := &pending[i]
-			place, known := at[engine.ItemID(status.ID, p.N)]
+			place, known := at[sqlstore.ItemID(status.ID, p.N)]
 			if !known || all[place].State.Ended() {
 				continue
 			}
@@ -79,35 +79,43 @@ func (o *Org) explain(ctx context.Context, tx *sqlstore.Tx, p *sqlstore.Item, it
 		return err
 	}
 	x.Reason, x.Next = why.Reason, why.Next
+	x.Text = waitsFor(why, d.Type) + ahead(why.Ahead) + lastFailure(item)
+	return nil
+}
+
+// waitsFor says what an item that is ready waits for.
+func waitsFor(why engine.Why, typ string) string {
 	switch why.Reason {
 	case queue.NoHandler:
-		x.Text = fmt.Sprintf("no process that was seen in the last %s attempts items of type %q; is one running that was given "+
-			"delivery.WithHandler(%q, ...)?", engine.Seen, d.Type, d.Type)
+		return fmt.Sprintf("no process that was seen in the last %s attempts items of type %q; "+
+			"is one running that was given delivery.WithHandler(%q, ...)?", engine.Seen, typ, typ)
 	case queue.Probing:
-		x.Text = fmt.Sprintf("the destination has failed and is being tried with %d items at a time", why.Most)
+		return fmt.Sprintf("the destination has failed and is being tried with %d items at a time", why.Most)
 	case queue.InOrder:
-		x.Text = "the destination takes items in strict order, and one before it has not ended"
+		return "the destination takes items in strict order, and an earlier one has not ended"
 	case queue.ConcurrencyLimit:
-		x.Text = fmt.Sprintf("the destination takes %d attempts at a time", why.Most)
+		return fmt.Sprintf("the destination takes %d attempts at a time", why.Most)
 	case queue.OrganizationBusy:
-		x.Text = fmt.Sprintf("the organization may have %d attempts under way, and has", why.Most)
+		return fmt.Sprintf("the organization may have %d attempts under way, and has", why.Most)
 	case queue.RateLimit:
-		x.Text = fmt.Sprintf("the destination takes %v attempts a second", why.Rate)
+		return fmt.Sprintf("the destination takes %v attempts a second", why.Rate)
 	case queue.Draining:
-		x.Text = fmt.Sprintf("what was held for the destination goes out at %v a second", why.Rate)
-	default:
-		x.Text = "it is attempted as soon as a worker is free"
+		return fmt.Sprintf("the destination catches up: what was held goes out at %v a second", why.Rate)
 	}
+	return "it is attempted as soon as a worker is free"
+}
+
+// ahead says how many items are before one.
+func ahead(n int) string {
 	switch {
-	case why.Ahead == engine.MostAhead:
-		x.Text += fmt.Sprintf("; %d items or more are before it", why.Ahead)
-	case why.Ahead == 1:
-		x.Text += "; one item is before it"
-	case why.Ahead > 1:
-		x.Text += fmt.Sprintf("; %d items are before it", why.Ahead)
+	case n == engine.MaxAhead:
+		return fmt.Sprintf("; %d items or more are before it", n)
+	case n == 1:
+		return "; one item is before it"
+	case n > 1:
+		return fmt.Sprintf("; %d items are before it", n)
 	}
-	x.Text += lastFailure(item)
-	return nil
+	return ""
 }
 
 // explainHeld words why all that waits for a destination is held.
@@ -168,5 +176,3 @@ func lastFailure(item *Item) string {
 	}
 	return ""
 }
-
-func stamp(at time.Time) string { return at.UTC().Format(time.RFC3339) }

@@ -1,7 +1,9 @@
 package delivery
 
+import "github.com/deliverykit/delivery/event"
+
 // Items puts together what is pending and what the history says.
 var Items = items
 
-// Publish tells an event to those who subscribed.
-func (s *DeliveryService) Publish(e Event) { s.publish(e) }
+// Publish passes an event on to subscribers.
+func (s *DeliveryService) Publish(e event.Event) { s.bus.Publish(e) }

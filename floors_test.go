@@ -10,12 +10,12 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/payload"
 )
 
 // slow has the service take every look for slow, so that it goes by what it knows of lanes, with a whole look now and then.
-func slow(s *wiring.Settings) error {
+func slow(s *settings.Builder) error {
 	s.SlowLook = 1
 	return nil
 }

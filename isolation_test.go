@@ -17,6 +17,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -107,7 +108,7 @@ var matrix = map[string]method{
 	"Org.Subscribe": {call: func(c called) (any, error) {
 		ctx, cancel := context.WithCancel(c.ctx)
 		defer cancel()
-		ch := c.org.Subscribe(ctx, delivery.EventFilter{})
+		ch := c.org.Subscribe(ctx, event.Filter{})
 		select {
 		case e, open := <-ch:
 			if !open {

@@ -14,6 +14,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -200,9 +201,9 @@ func TestProgressOfLongAttempts(t *testing.T) {
 		acme := svc.Org("acme")
 		d := create(t, acme, destination.Spec{Default: true})
 		ctx := within(t, time.Minute)
-		events := acme.Subscribe(ctx, delivery.EventFilter{Kinds: []delivery.EventKind{delivery.ItemProgress}})
-		others := svc.Org("other").Subscribe(ctx, delivery.EventFilter{})
-		denied := acme.Subscribe(access.WithActor(ctx, access.Actor{ID: "a"}), delivery.EventFilter{})
+		events := acme.Subscribe(ctx, event.Filter{Kinds: []event.Kind{event.ItemProgress}})
+		others := svc.Org("other").Subscribe(ctx, event.Filter{})
+		denied := acme.Subscribe(access.WithActor(ctx, access.Actor{ID: "a"}), event.Filter{})
 		receipt := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1)}))
 		run(t, svc)
 		item := receipt.ID + "-1"

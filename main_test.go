@@ -22,7 +22,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/retry"
 )
 
@@ -222,7 +222,7 @@ func (c *clock) advance(d time.Duration) {
 }
 
 func (c *clock) option() delivery.Option {
-	return func(s *wiring.Settings) error {
+	return func(s *settings.Builder) error {
 		s.Clock = c.now
 		return nil
 	}
@@ -230,7 +230,7 @@ func (c *clock) option() delivery.Option {
 
 // lease makes leases short, and with them the heartbeat.
 func lease(d time.Duration) delivery.Option {
-	return func(s *wiring.Settings) error {
+	return func(s *settings.Builder) error {
 		s.Lease = d
 		return nil
 	}
@@ -238,14 +238,14 @@ func lease(d time.Duration) delivery.Option {
 
 // breaker is WithBreaker over the default, and can be given twice.
 func breaker(b retry.Breaker) delivery.Option {
-	return func(s *wiring.Settings) error {
+	return func(s *settings.Builder) error {
 		s.Breaker = b.Or(retry.DefaultBreaker())
 		return b.Validate()
 	}
 }
 
 func logTo(w io.Writer) delivery.Option {
-	return func(s *wiring.Settings) error {
+	return func(s *settings.Builder) error {
 		s.Logger = slog.New(slog.NewTextHandler(w, nil))
 		return nil
 	}

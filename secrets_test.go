@@ -20,6 +20,7 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/webhook"
 	"github.com/deliverykit/delivery/queue"
@@ -231,7 +232,7 @@ func TestCanariesAreSeenNowhere(t *testing.T) {
 		t.Cleanup(func() { _ = svc.Close() })
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
-		events := svc.Subscribe(t.Context(), delivery.EventFilter{})
+		events := svc.Subscribe(t.Context(), event.Filter{})
 
 		auths := map[string]webhook.Auth{
 			"bearer": webhook.Bearer(secrets["bearer"]), "basic": webhook.Basic("user", secrets["basic"]),

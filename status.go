@@ -6,7 +6,6 @@ import (
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -87,121 +86,156 @@ func (o *Org) Status(ctx context.Context, id string) (_ *Status, err error) {
 		return nil, err
 	}
 	defer o.watch(ctx, access.ReadDeliveries, &err)
-	canonical, ok := canonicalID(id)
+	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return nil, notFound("delivery", id)
 	}
-	var d *sqlstore.Delivery
-	var pending []sqlstore.Item
-	var attempts []sqlstore.Attempt
-	var destinations []*sqlstore.Destination
-	var written []sqlstore.Written
-	var now time.Time
+	var h history
 	err = o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		now = tx.Now
-		if d, err = tx.Delivery(ctx, o.name, canonical); err != nil || d == nil {
-			return err
-		}
-		// Items before attempts: one that ends in between is then seen twice, never not at all.
-		if pending, err = tx.Items(ctx, o.name, canonical); err != nil {
-			return err
-		}
-		if attempts, err = tx.Attempts(ctx, o.name, canonical); err != nil {
-			return err
-		}
-		if destinations, err = tx.DestinationsOf(ctx, o.name, canonical); err != nil {
-			return err
-		}
-		written, err = tx.WrittenOf(ctx, o.name, canonical)
+		h, err = o.history(ctx, tx, canonical)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if d == nil {
+	if h.delivery == nil {
 		return nil, notFound("delivery", id)
 	}
+	return o.status(h), nil
+}
+
+// history is everything that is stored of a delivery.
+type history struct {
+	delivery     *sqlstore.Delivery // nil: there is none
+	pending      []sqlstore.Item
+	attempts     []sqlstore.Attempt
+	destinations []*sqlstore.Destination
+	written      []sqlstore.Written
+	now          time.Time
+}
+
+func (o *Org) history(ctx context.Context, tx *sqlstore.Tx, id string) (h history, err error) {
+	h.now = tx.Now
+	if h.delivery, err = tx.Delivery(ctx, o.name, id); err != nil || h.delivery == nil {
+		return h, err
+	}
+	// Items before attempts: an item that ends in between is then seen twice rather than not at all.
+	if h.pending, err = tx.Items(ctx, o.name, id); err != nil {
+		return h, err
+	}
+	if h.attempts, err = tx.Attempts(ctx, o.name, id); err != nil {
+		return h, err
+	}
+	if h.destinations, err = tx.DestinationsOf(ctx, o.name, id); err != nil {
+		return h, err
+	}
+	h.written, err = tx.WrittenOf(ctx, o.name, id)
+	return h, err
+}
+
+func (o *Org) status(h history) *Status {
+	d := h.delivery
 	s := &Status{
-		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey, CorrelationID: d.CorrelationID,
-		Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info, CreatedAt: d.CreatedAt, Deadline: d.Deadline,
-		Items: items(d.ID, now, pending, attempts, destinations), ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID), Test: d.Options.Test,
-	}
-	for i := range s.Items {
-		s.Items[i].Fallback = d.Fallback
-	}
-	for _, w := range written {
-		for i := range s.Items {
-			if s.Items[i].ID == engine.ItemID(d.ID, w.N) {
-				s.Items[i].Removal = &Removal{Outcome: w.Removal, RemovedAt: w.RemovedAt, TriedAt: w.TriedAt, Problem: w.Problem}
-			}
-		}
+		ID: d.ID, Topic: d.Topic, Priority: Priority(d.Priority), IdempotencyKey: d.IdempotencyKey,
+		CorrelationID: d.CorrelationID, Tags: d.Tags, Metadata: d.Metadata, Payload: d.Payload.Info,
+		CreatedAt: d.CreatedAt, Deadline: d.Deadline, Items: items(d.ID, h.now, h.pending, h.attempts, h.destinations),
+		ReplayOf: d.ReplayOf, DetailsURL: o.detailsURL(d.ID), Test: d.Options.Test,
 	}
 	states := make([]queue.State, len(s.Items))
 	attempted := false
-	for i, item := range s.Items {
+	for i := range s.Items {
+		item := &s.Items[i]
+		item.Fallback = d.Fallback
+		item.Removal = removal(h.written, item.ID)
 		states[i] = item.State
 		attempted = attempted || len(item.Attempts) > 0
 	}
 	s.State = queue.Summarize(states, attempted)
-	return s, nil
+	return s
 }
 
-// items puts together what is pending and what the history says. An item that is pending is not what the ends say that its
-// history has from before a retry, but the one that it came to meanwhile, under the fence it has or a later one.
-func items(delivery string, now time.Time, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination) []Item {
+// removal is what became of what an item wrote, nil if that stays.
+func removal(written []sqlstore.Written, item string) *Removal {
+	for _, w := range written {
+		if item == sqlstore.ItemID(w.Delivery, w.N) {
+			return &Removal{Outcome: w.Removal, RemovedAt: w.RemovedAt, TriedAt: w.TriedAt, Problem: w.Problem}
+		}
+	}
+	return nil
+}
+
+// items puts together what is pending and what the history says. A pending item that was retried by
+// hand has an earlier end in its history, which does not count: only an end under the fence that the
+// item has, or a later one, happened since.
+func items(
+	delivery string, now time.Time, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination,
+) []Item {
 	byNumber := map[int]*Item{}
-	fences := map[int]int{} // of what is pending
-	most := 0
+	fences := map[int]int{} // of pending items
+	last := 0
 	item := func(n int) *Item {
 		if byNumber[n] == nil {
-			byNumber[n] = &Item{ID: engine.ItemID(delivery, n)}
-			most = max(most, n)
+			byNumber[n] = &Item{ID: sqlstore.ItemID(delivery, n)}
+			last = max(last, n)
 		}
 		return byNumber[n]
 	}
-	for _, p := range pending {
-		i := item(p.N)
+	for i := range pending {
+		p := &pending[i]
 		fences[p.N] = p.Fence
-		i.Destination, i.State, i.Progress = p.Destination, p.State, p.Progress
-		switch {
-		case p.State == queue.Processing:
-		case p.Of.Held(now):
-			i.Reason = held(&p.Of)
-		case p.State == queue.Scheduled && p.Attempt > 0:
-			i.Reason = queue.Backoff
-		case p.State == queue.Scheduled:
-			i.Reason = queue.NotBefore
-		}
-		if p.State == queue.Scheduled {
-			i.NextAttempt = p.RunAt
-		}
+		item(p.N).wait(p, now)
 	}
 	for _, a := range attempts {
-		i := item(a.N)
-		i.Destination = a.Destination
-		i.Attempts = append(i.Attempts, attempt(a))
 		fence, waits := fences[a.N]
-		switch {
-		case a.State.Ended() && (!waits || a.Fence >= fence):
-			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt, i.Progress = a.State, a.Reason, a.EndedAt, a.Reference, time.Time{}, 0
-		case !waits: // retried since the queue was read, if nothing later follows
-			i.State, i.Reason, i.EndedAt, i.Reference, i.NextAttempt = a.State, a.Reason, time.Time{}, handler.Reference{}, a.NextAt
-		}
+		item(a.N).record(a, waits, fence)
 	}
 	all := make([]Item, 0, len(byNumber))
-	for n := 1; n <= most; n++ {
-		i := byNumber[n]
-		if i == nil {
-			continue
+	for n := 1; n <= last; n++ {
+		if i := byNumber[n]; i != nil {
+			i.name(destinations)
+			all = append(all, *i)
 		}
-		for _, d := range destinations {
-			if d.ID == i.Destination {
-				i.Label, i.Type = d.Label, d.Type
-			}
-		}
-		all = append(all, *i)
 	}
 	return all
+}
+
+// wait notes that an item is pending.
+func (i *Item) wait(p *sqlstore.Item, now time.Time) {
+	i.Destination, i.State, i.Progress = p.Destination, p.State, p.Progress
+	switch {
+	case p.State == queue.Processing:
+	case p.Of.Held(now):
+		i.Reason = held(&p.Of)
+	case p.State == queue.Scheduled && p.Attempt > 0:
+		i.Reason = queue.Backoff
+	case p.State == queue.Scheduled:
+		i.Reason = queue.NotBefore
+	}
+	if p.State == queue.Scheduled {
+		i.NextAttempt = p.RunAt
+	}
+}
+
+// record adds an attempt; waits and fence are of the item, if it is pending.
+func (i *Item) record(a sqlstore.Attempt, waits bool, fence int) {
+	i.Destination = a.Destination
+	i.Attempts = append(i.Attempts, attempt(a))
+	switch {
+	case a.State.Ended() && (!waits || a.Fence >= fence):
+		i.State, i.Reason, i.EndedAt, i.Reference = a.State, a.Reason, a.EndedAt, a.Reference
+		i.NextAttempt, i.Progress = time.Time{}, 0
+	case !waits: // retried since the queue was read, if nothing later follows
+		i.State, i.Reason, i.EndedAt, i.Reference = a.State, a.Reason, time.Time{}, handler.Reference{}
+		i.NextAttempt = a.NextAt
+	}
+}
+
+func (i *Item) name(destinations []*sqlstore.Destination) {
+	for _, d := range destinations {
+		if d.ID == i.Destination {
+			i.Label, i.Type = d.Label, d.Type
+		}
+	}
 }
 
 // held is why all that waits for a destination is held.
@@ -262,7 +296,7 @@ func (o *Org) Cancel(ctx context.Context, id string) (err error) {
 		return err
 	}
 	defer o.watch(ctx, access.OperateDeliveries, &err)
-	canonical, ok := canonicalID(id)
+	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return notFound("delivery", id)
 	}

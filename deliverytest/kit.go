@@ -12,7 +12,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/internal/netguard"
 	"github.com/deliverykit/delivery/internal/seal"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 )
 
 // Kit is a DeliveryService under a test's control. Drain, Advance, Destination and the Require methods end a test that
@@ -121,7 +121,7 @@ func build(t testing.TB, db delivery.DB, opts []delivery.Option) *Kit {
 const key = "ZGVsaXZlcnl0ZXN0IGtleSwgZm9yIHRlc3RzIG9ubHk="
 
 // defaults comes before the host's options, and sets what they may overrule.
-func (k *Kit) defaults(s *wiring.Settings) error {
+func (k *Kit) defaults(s *settings.Builder) error {
 	wrapper, err := seal.Local("deliverytest", key)
 	if err != nil {
 		return err
@@ -138,19 +138,20 @@ func (k *Kit) defaults(s *wiring.Settings) error {
 		},
 	}))
 	s.Network = netguard.Policy{Loopback: true}
-	s.Retry.Jitter = -1
-	s.Breaker.Failures, s.Breaker.DisableFailures = math.MaxInt32, -1
+	s.Defaults.Retry.Jitter = -1
+	s.Defaults.Breaker.Failures, s.Defaults.Breaker.DisableFailures = math.MaxInt32, -1
+	s.Retry, s.Breaker = s.Defaults.Retry, s.Defaults.Breaker
 	s.Workers = 1
 	s.Clock = k.clock.Now
 	return nil
 }
 
 // own comes after the host's options, and sets what is the kit's alone.
-func (k *Kit) own(s *wiring.Settings) error {
+func (k *Kit) own(s *settings.Builder) error {
 	if s.Types[typ] != nil {
 		return fmt.Errorf("deliverytest: the type %q is the kit's own; register your handler under another name", typ)
 	}
-	s.Types[typ] = wiring.NewType(typ, k.scripts)
+	s.Types[typ] = settings.NewType(typ, k.scripts)
 	return nil
 }
 

@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 )
 
 // RequireAttempts ends the test unless exactly n attempts were made, failed ones included, and returns them.
@@ -81,7 +81,7 @@ func (a Attempt) outcome() string {
 		return "not scripted"
 	case errors.Is(a.Err, errPanicked):
 		return "panicked"
-	case errors.Is(a.Err, wiring.ErrCrash):
+	case errors.Is(a.Err, settings.ErrCrash):
 		return "crashed"
 	}
 	f := handler.Classify(a.Err)

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/wiring"
+	"github.com/deliverykit/delivery/internal/settings"
 )
 
 // Step is what a scripted destination does in one attempt or, by Times and Always, in several.
@@ -53,7 +53,7 @@ func Hang() Step {
 // recorded, and the item stays leased. It is attempted again when the lease runs out, after 30 s, under the same number;
 // the third time it is dead, as one that kills its processes.
 func Crash() Step {
-	return returns("Crash()", fmt.Errorf("deliverytest: %w", wiring.ErrCrash))
+	return returns("Crash()", fmt.Errorf("deliverytest: %w", settings.ErrCrash))
 }
 
 // Panic panics with v in the handler, which is a failed attempt.

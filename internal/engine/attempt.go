@@ -9,17 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/events"
 	"github.com/deliverykit/delivery/internal/redact"
+	"github.com/deliverykit/delivery/internal/settings"
+	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -50,11 +48,11 @@ func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
 		return
 	}
 	option := j.Content.Options.Items[j.N]
-	policy := option.Retry.Or(j.Content.Options.Retry).Or(j.destination.Retry).Or(e.Retry)
+	policy := option.Retry.Or(j.Content.Options.Retry).Or(j.destination.Retry).Or(j.policy.Retry)
 	var result *handler.Result
 	err := errExit
 	defer func() {
-		if errors.Is(err, wiring.ErrCrash) {
+		if errors.Is(err, settings.ErrCrash) {
 			done(true)
 			return
 		}
@@ -69,13 +67,13 @@ func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
 		}
 		done(false)
 	}()
-	result, err = e.deliver(ctx, j, j.destination.Limits.Or(e.Limits), option)
+	result, err = e.deliver(ctx, j, option)
 }
 
 // release is the outcome of a lease that is given back before its attempt.
 func (j *job) release() {
 	o := &j.outcome
-	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.breaker}
+	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.Breaker.Or(j.policy.Breaker)}
 	o.Key, o.Place, o.Destination, o.State, o.Reason, o.Took = j.Key, j.Place, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
 }
 
@@ -109,7 +107,7 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 	case errors.Is(err, handler.ErrShutdown), errors.Is(err, handler.ErrLeaseLost):
 		o.State, o.Reason, o.Number = queue.Ready, queue.Released, 0
 		return
-	case errors.Is(err, payload.ErrCorrupt), errors.Is(err, errNoContent):
+	case errors.Is(err, payload.ErrCorrupt), errors.Is(err, spool.ErrGone):
 		o.State, o.Reason = queue.Dead, queue.Undecodable
 		return
 	}
@@ -133,31 +131,21 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 	}
 }
 
-const mostErrorText = 2000
+const maxErrorText = 2000 // bytes
 
 func failure(err error) *sqlstore.Failure {
 	f := handler.Classify(err)
-	return &sqlstore.Failure{Category: f.Category, StatusCode: f.StatusCode, Code: clean(f.Code), Text: clean(f.Error())}
+	return &sqlstore.Failure{Category: f.Category, StatusCode: f.StatusCode, Code: sqlstore.Excerpt(f.Code, maxErrorText), Text: sqlstore.Excerpt(f.Error(), maxErrorText)}
 }
-
-// Clean makes text storable in every database, and bounds it.
-func Clean(s string, most int) string {
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
-}
-
-func clean(s string) string { return Clean(s, mostErrorText) }
 
 // deliver calls the handler within its time, and turns a panic into an error.
-func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits, option sqlstore.Option) (result *handler.Result, err error) {
-	d := j.Content
+func (e *Engine) deliver(ctx context.Context, j *job, option sqlstore.Option) (result *handler.Result, err error) {
+	d, limits := j.Content, j.destination.Limits.Or(j.policy.Limits)
 	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
 		return nil, handler.Fail(handler.Validation,
 			fmt.Errorf("%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, d.Payload.Size, limits.MaxBytes))
 	}
-	timeout := e.Timeout(limits)
+	timeout := time.Duration(limits.Timeout)
 	if !j.Deadline.IsZero() {
 		timeout = min(timeout, j.Deadline.Sub(e.Now()))
 	}
@@ -167,7 +155,7 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 	if err != nil {
 		return nil, err
 	}
-	item := ItemID(j.Delivery, j.N)
+	item := sqlstore.ItemID(j.Delivery, j.N)
 	req := &handler.Request{
 		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
 		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic, Test: d.Options.Test,
@@ -195,22 +183,6 @@ func (e *Engine) deliver(ctx context.Context, j *job, limits destination.Limits,
 	return result, err
 }
 
-// Timeout is how long one attempt at a destination of these limits may take.
-func (e *Engine) Timeout(l destination.Limits) time.Duration {
-	return time.Duration(l.Or(e.Limits).Timeout)
-}
-
-// Breaker is what protects a destination.
-func (e *Engine) Breaker(d *sqlstore.Destination) retry.Breaker {
-	return d.Breaker.Or(e.Settings.Breaker)
-}
-
-// ItemID names an item of a delivery.
-func ItemID(delivery string, n int) string { return delivery + "-" + strconv.Itoa(n) }
-
-// errNoContent says that what was accepted is not there any more.
-var errNoContent = errors.New("the stored payload is gone")
-
 func undecodable(d *sqlstore.Delivery) error {
 	if d == nil {
 		return errors.New("its delivery is gone")
@@ -236,11 +208,11 @@ func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Co
 		}
 		return c, err
 	case p.ID != "":
-		return Stored(e.Store, e.Payloads, d.Organization, p.ID, p.Info), nil
+		return e.spool.Open(d.Organization, p.ID, p.Info), nil
 	}
 	return payload.NewContent(p.Info, func(_ context.Context, offset int64) (io.ReadCloser, error) {
 		if offset > int64(len(p.Inline)) {
-			return nil, errNoContent
+			return nil, spool.ErrGone
 		}
 		return io.NopCloser(bytes.NewReader(p.Inline[offset:])), nil
 	}), nil
@@ -268,9 +240,9 @@ func (t *transfer) Progress(done int64) {
 	if now-told < int64(progressEvery) || !t.told.CompareAndSwap(told, now) {
 		return
 	}
-	t.e.Events.Publish(events.Event{
-		Kind: "item.progress", Organization: t.j.Organization, Destination: t.j.destination.ID, Item: ItemID(t.j.Delivery, t.j.N),
-		Progress: done, At: t.e.Now().UTC(),
+	t.e.bus.Publish(event.Event{
+		Kind: event.ItemProgress, Organization: t.j.Organization, Destination: t.j.destination.ID,
+		Item: sqlstore.ItemID(t.j.Delivery, t.j.N), Progress: done,
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 const (
 	ringSteps   = 8   // walks over lanes that are blocked or another process's, before a claim takes what it has
 	fromLowest  = 8   // every so many claims start at the lowest priority, so that nothing starves
-	mostLanes   = 500 // in one walk
+	maxLanes    = 500 // in one walk
 	refillTries = 3   // further parts for lanes that gave their whole part
 )
 
@@ -94,13 +94,14 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 	var bounds *bounds
 	var rings [sqlstore.Lowest + 1]ring
 	var id int64
+	policy := e.Policy()
 	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		got, items, l, id = claimed{}, nil, look{}, newLease()
 		if !whole {
 			l.known, l.floor = c.floors.known(), c.floors.lanes
 		}
 		infos = map[int64]*lane{}
-		bounds = newBounds(waits)
+		bounds = newBounds(policy, waits)
 		rings = c.rings
 		ranks, err := e.ranks(ctx, tx, &l)
 		if err != nil || len(ranks) == 0 {
@@ -160,7 +161,7 @@ func (e *Engine) claim(ctx context.Context, limit int, waits func(no int64) (n i
 		no := sqlstore.DestinationOf(item.Lane)
 		info, gate := infos[no], bounds.gates[no]
 		got.jobs[i] = job{
-			Claimed: item, lease: under, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed,
+			Claimed: item, lease: under, policy: policy, destination: info.target, ailing: info.Failures > 0 || info.Breaker != retry.Closed,
 			ordered: gate != nil && gate.kind == sqlstore.Ordered,
 		}
 	}
@@ -183,7 +184,7 @@ func (e *Engine) walk(ctx context.Context, tx *sqlstore.Tx, rank int64, r *ring,
 	if r.cursor < start || r.cursor > end {
 		r.cursor = start
 	}
-	want := min(limit, mostLanes)
+	want := min(limit, maxLanes)
 	from, to := r.cursor, end
 	wrapped := r.cursor == start
 	for range ringSteps {

@@ -12,7 +12,7 @@ import (
 // it always gets, so only as many slow destinations as there are workers can take them all. Fewer than 8 workers are not
 // divided.
 type dispatcher struct {
-	most int // workers
+	workers int
 
 	mu                     sync.Mutex
 	changed                sync.Cond
@@ -36,7 +36,7 @@ const perFree = 3
 const tooFew = 8
 
 func newDispatcher(workers int) *dispatcher {
-	d := &dispatcher{most: workers, queues: map[int64]*queued{}}
+	d := &dispatcher{workers: workers, queues: map[int64]*queued{}}
 	d.changed.L = &d.mu
 	return d
 }
@@ -104,7 +104,7 @@ func (d *dispatcher) next() *job {
 
 // over reports whether a destination has to leave the next worker to others.
 func (d *dispatcher) over(q *queued) bool {
-	return !d.flush && d.most >= tooFew && q.running > 0 && q.running+1 > perFree*(d.most-d.running-1)
+	return !d.flush && d.workers >= tooFew && q.running > 0 && q.running+1 > perFree*(d.workers-d.running-1)
 }
 
 // done gives back a job that take returned.

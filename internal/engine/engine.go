@@ -10,17 +10,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/deliverykit/delivery/event"
+	"github.com/deliverykit/delivery/internal/configs"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/settings"
+	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
 )
 
 // Engine may be used by many goroutines at once; passes that overlap share nothing but the claimer.
 type Engine struct {
-	*wiring.Settings
-	Store  *sqlstore.Store
-	Events events.Bus
+	*settings.Settings
+	Store   *sqlstore.Store
+	bus     *events.Bus
+	configs *configs.Configs
+	spool   *spool.Spool
 
 	claimer  claimer
 	sweeper  sweeper
@@ -32,9 +37,10 @@ type Engine struct {
 }
 
 // New returns an engine that does nothing yet.
-func New(s *wiring.Settings, store *sqlstore.Store) *Engine {
+func New(s *settings.Settings, store *sqlstore.Store, bus *events.Bus) *Engine {
 	return &Engine{
-		Settings: s, Store: store, wake: make(chan struct{}, 1),
+		Settings: s, Store: store, bus: bus, configs: configs.New(&s.Fixed), spool: spool.New(store, s.Payloads),
+		wake:    make(chan struct{}, 1),
 		targets: targets{ready: map[int64]*target{}, resting: map[int64]rest{}},
 	}
 }
@@ -61,23 +67,23 @@ func (e *Engine) tell(outcomes []*sqlstore.Outcome) {
 
 // report tells what became of destinations.
 func (e *Engine) report(changes []sqlstore.HealthChange) {
-	publish := func(c sqlstore.HealthChange, kind, reason string) {
-		e.Events.Publish(events.Event{Kind: kind, Organization: c.Organization, Destination: c.Destination, Reason: reason, At: e.Now().UTC()})
+	publish := func(c sqlstore.HealthChange, kind event.Kind, reason string) {
+		e.bus.Publish(event.Event{Kind: kind, Organization: c.Organization, Destination: c.Destination, Reason: reason})
 	}
 	for _, c := range changes {
 		log := e.Logger.With("organization", c.Organization, "destination", c.Destination)
 		switch c.Verdict {
 		case sqlstore.Opened:
 			log.Warn("delivery: the breaker of a destination opens; its items wait", "failures", c.Failures, "until", c.Until)
-			publish(c, "breaker.opened", fmt.Sprintf("%d failures in a row", c.Failures))
+			publish(c, event.BreakerOpened, fmt.Sprintf("%d failures in a row", c.Failures))
 		case sqlstore.GivenUp:
 			log.Warn("delivery: a destination is disabled; its items are held until it is enabled", "reason", c.Disabled)
-			publish(c, "destination.disabled", c.Disabled)
+			publish(c, event.DestinationDisabled, c.Disabled)
 		case sqlstore.Recovered:
 			log.Info("delivery: the breaker of a destination closes", "enabled", c.Enabled)
-			publish(c, "breaker.closed", "")
+			publish(c, event.BreakerClosed, "")
 			if c.Enabled {
-				publish(c, "destination.enabled", "it was seen to be well again")
+				publish(c, event.DestinationEnabled, "it was seen to be well again")
 			}
 		}
 	}

@@ -13,25 +13,26 @@ import (
 type Why struct {
 	Reason queue.Reason
 	Next   time.Time // when it may go on, as far as that is set
-	Ahead  int       // items of its destination and priority that are before it, at most MostAhead
+	Ahead  int       // items of its destination and priority that are before it, at most MaxAhead
 	Most   int       // of the limit that is used up
 	Rate   float64   // likewise
 }
 
-// MostAhead is as far as items are counted.
-const MostAhead = 10_000
+// MaxAhead is as far as items are counted.
+const MaxAhead = 10_000
 
 // Why tells why an item waits that is ready and not held. handled are the types that processes attempt. It looks at what
 // a claim looks at, without a lock.
 func (e *Engine) Why(ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, d *sqlstore.Destination, handled map[string]bool) (w Why, err error) {
-	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MostAhead); err != nil {
+	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MaxAhead); err != nil {
 		return w, err
 	}
 	if e.Types[d.Type] == nil && !handled[d.Type] {
 		w.Reason = queue.NoHandler
 		return w, nil
 	}
-	limits, breaker := d.Limits.Or(e.Limits), e.Breaker(d)
+	policy := e.Policy()
+	limits, breaker := d.Limits.Or(policy.Limits), d.Breaker.Or(policy.Breaker)
 	inFlight, err := e.Store.InFlight(ctx, tx, map[int64]string{d.No: d.Organization})
 	if err != nil {
 		return w, err
@@ -42,7 +43,7 @@ func (e *Engine) Why(ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, 
 	}
 	g := newGate(limits, breaker, &item.Of, state, inFlight[d.No])
 	busy := 0
-	if e.OrganizationConcurrency > 0 {
+	if policy.OrganizationConcurrency > 0 {
 		if busy, err = e.Store.InFlightOf(ctx, tx, d.Organization); err != nil {
 			return w, err
 		}
@@ -55,8 +56,8 @@ func (e *Engine) Why(ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, 
 		w.Reason = queue.InOrder
 	case limits.Concurrency > 0 && n >= limits.Concurrency:
 		w.Reason, w.Most = queue.ConcurrencyLimit, limits.Concurrency
-	case e.OrganizationConcurrency > 0 && busy >= e.OrganizationConcurrency:
-		w.Reason, w.Most = queue.OrganizationBusy, e.OrganizationConcurrency
+	case policy.OrganizationConcurrency > 0 && busy >= policy.OrganizationConcurrency:
+		w.Reason, w.Most = queue.OrganizationBusy, policy.OrganizationConcurrency
 	case g.rate > 0 && int(g.tokens+tokenDust) <= w.Ahead:
 		w.Reason, w.Rate = queue.RateLimit, g.rate
 		if item.Of.DrainTo > 0 && g.rate != limits.PerSecond {

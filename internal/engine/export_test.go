@@ -58,7 +58,7 @@ func (d Dispatcher) Waits(destination int64) (n int, stalled bool) { return d.d.
 
 // Allowance is how many items of a destination may be claimed, as one of so many lanes with room for limit, where so many wait.
 func Allowance(limit, lanes, waiting int, stalled bool) int {
-	b := newBounds(func(int64) (int, bool) { return waiting, stalled })
+	b := newBounds(nil, func(int64) (int, bool) { return waiting, stalled })
 	b.begin(limit, lanes)
 	return b.allowance(1)
 }

@@ -40,7 +40,7 @@ type floors struct {
 type floor struct{ seq, turn int64 }
 
 const (
-	mostFloors = 256
+	maxFloors  = 256
 	floorTurns = 1000 // claims after which a lane that gave nothing is no longer known
 )
 
@@ -62,7 +62,7 @@ func (f *floors) raise(items []sqlstore.Claimed, open func(no int64) bool) {
 	if f.turn%floorTurns == 0 {
 		maps.DeleteFunc(f.lanes, func(_ int64, l floor) bool { return l.turn <= f.turn-floorTurns })
 	}
-	if excess := len(f.lanes) - mostFloors; excess > 0 {
+	if excess := len(f.lanes) - maxFloors; excess > 0 {
 		lanes := slices.SortedFunc(maps.Keys(f.lanes), func(a, b int64) int { return int(f.lanes[a].turn - f.lanes[b].turn) })
 		for _, lane := range lanes[:excess] {
 			delete(f.lanes, lane)

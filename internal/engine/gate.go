@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -75,6 +76,8 @@ func (g *gate) wait() time.Duration {
 // bounds are what a claim may take of each destination: what this process may hold more of it, and what its gate lets
 // through.
 type bounds struct {
+	policy *settings.Policy
+
 	waits   func(no int64) (n int, stalled bool) // of a destination: what waits for a worker, and whether none of it was started of late
 	waiting map[int64]int                        // the same, as it was when the claim first asked: or a lower rank might find room that a higher had not
 	taken   map[int64]int                        // by this claim
@@ -89,9 +92,9 @@ type bounds struct {
 	left         map[int64]int
 }
 
-func newBounds(waits func(no int64) (int, bool)) *bounds {
+func newBounds(policy *settings.Policy, waits func(no int64) (int, bool)) *bounds {
 	return &bounds{
-		waits: waits, waiting: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{},
+		policy: policy, waits: waits, waiting: map[int64]int{}, taken: map[int64]int{}, gates: map[int64]*gate{},
 		owner: map[int64]string{}, room: map[string]int{},
 	}
 }
@@ -120,7 +123,7 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 	limited := map[int64]string{}
 	for _, l := range lanes {
 		no := sqlstore.DestinationOf(l)
-		if _, seen := b.gates[no]; !seen && e.gated(infos[no]) {
+		if _, seen := b.gates[no]; !seen && b.gated(infos[no]) {
 			limited[no] = infos[no].Organization
 		}
 	}
@@ -158,7 +161,7 @@ func (e *Engine) lock(ctx context.Context, tx *sqlstore.Tx, lanes []int64, infos
 				return err
 			}
 		}
-		b.gates[s.No] = newGate(e.limits(info), info.target.breaker, &info.LaneInfo, s, inFlight[s.No])
+		b.gates[s.No] = newGate(b.limits(info), info.target.Breaker.Or(b.policy.Breaker), &info.LaneInfo, s, inFlight[s.No])
 	}
 	return e.lockOrganizations(ctx, tx, locked, b)
 }
@@ -183,8 +186,8 @@ func lookAgain(ctx context.Context, tx *sqlstore.Tx, locked map[int64]string, in
 }
 
 // gated reports whether claims for a destination need a look at what all processes have in flight.
-func (e *Engine) gated(l *lane) bool {
-	return e.OrganizationConcurrency > 0 || l.Breaker != retry.Closed || l.DrainTo > 0 || e.limits(l).Gated()
+func (b *bounds) gated(l *lane) bool {
+	return b.policy.OrganizationConcurrency > 0 || l.Breaker != retry.Closed || l.DrainTo > 0 || b.limits(l).Gated()
 }
 
 // drained looks whether anything is left of what was held.
@@ -200,7 +203,7 @@ func drained(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
 
 // lockOrganizations reads what room the organizations of destinations have left, if that is limited.
 func (e *Engine) lockOrganizations(ctx context.Context, tx *sqlstore.Tx, owners map[int64]string, b *bounds) error {
-	if e.OrganizationConcurrency == 0 {
+	if b.policy.OrganizationConcurrency == 0 {
 		return nil
 	}
 	var names []string
@@ -220,12 +223,12 @@ func (e *Engine) lockOrganizations(ctx context.Context, tx *sqlstore.Tx, owners 
 		if err != nil {
 			return err
 		}
-		b.room[name] = max(0, e.OrganizationConcurrency-n)
+		b.room[name] = max(0, b.policy.OrganizationConcurrency-n)
 	}
 	return nil
 }
 
-func (e *Engine) limits(l *lane) destination.Limits { return l.target.Limits.Or(e.Limits) }
+func (b *bounds) limits(l *lane) destination.Limits { return l.target.Limits.Or(b.policy.Limits) }
 
 // of returns how many items of a lane may be taken, and through which gate.
 func (b *bounds) of(l int64) (int, sqlstore.Gate) {

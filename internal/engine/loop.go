@@ -82,9 +82,10 @@ func (p *pipeline) claimForever(ctx context.Context) {
 			continue
 		default:
 			failing, pause = false, poll
-			poll = min(poll*5/4, p.e.PollInterval)
+			interval := p.e.Policy().PollInterval
+			poll = min(poll*5/4, interval)
 			if p.held.Load() > 0 {
-				poll = min(busyPoll, p.e.PollInterval)
+				poll = min(busyPoll, interval)
 			}
 			for _, at := range []time.Time{dueAt, p.gateAt} {
 				if !at.IsZero() {

@@ -25,10 +25,11 @@ import (
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
 	"github.com/deliverykit/delivery/internal/engine"
+	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -172,12 +173,14 @@ func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
 // process is a new one, which knows nothing.
 func (m *model) process() *engine.Engine {
 	h := handler.Func(func(context.Context, *handler.Request, struct{}) (*handler.Result, error) { return nil, nil })
-	return engine.New(&wiring.Settings{
-		Dialect: m.store.Dialect, Types: map[string]*wiring.Type{"fake": wiring.NewType("fake", h)}, Retry: retry.Default(),
-		Breaker: retry.Breaker{Off: true}.Or(retry.DefaultBreaker()), OrganizationConcurrency: m.cap, Workers: 8, Lease: modelLease,
-		Logger: slog.New(slog.DiscardHandler), Clock: func() time.Time { return m.now },
-		SlowLook: rapid.SampledFrom([]time.Duration{time.Nanosecond, time.Hour}).Draw(m.t, "slow look"),
-	}, m.store)
+	b := settings.NewBuilder()
+	b.Dialect, b.Types, b.Workers, b.Lease = m.store.Dialect, map[string]*settings.Type{"fake": settings.NewType("fake", h)}, 8, modelLease
+	b.Breaker = retry.Breaker{Off: true}.Or(retry.DefaultBreaker())
+	b.OrganizationConcurrency = m.cap
+	b.Logger = slog.New(slog.DiscardHandler)
+	b.Clock = func() time.Time { return m.now }
+	b.SlowLook = rapid.SampledFrom([]time.Duration{time.Nanosecond, time.Hour}).Draw(m.t, "slow look")
+	return engine.New(b.Build(), m.store, events.NewBus(b.Clock))
 }
 
 func newID(t *rapid.T) string {

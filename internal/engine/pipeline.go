@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -46,7 +47,8 @@ type pipeline struct {
 // job is a claimed item with all that an attempt needs, and what became of it.
 type job struct {
 	sqlstore.Claimed
-	lease       *lease // nil once its item is no longer under it. Under the pipeline's lock
+	lease       *lease           // nil once its item is no longer under it. Under the pipeline's lock
+	policy      *settings.Policy // in force when it was claimed
 	destination *target
 	ailing      bool // the destination, as the claim saw it
 	ordered     bool // the next of its destination waits for the outcome
@@ -77,7 +79,7 @@ func (e *Engine) newPipeline(ctx context.Context) *pipeline {
 	limit := 2 * e.Workers
 	p := &pipeline{
 		e: e, limit: limit, base: context.WithoutCancel(ctx), freed: make(chan struct{}, 1), least: limit / 2,
-		jobs: newDispatcher(e.Workers), done: make(chan *job, mostHeld*limit),
+		jobs: newDispatcher(e.Workers), done: make(chan *job, maxHeld*limit),
 		flights: map[*job]struct{}{}, stopBeat: make(chan struct{}),
 	}
 	p.finish.Go(p.finisher)
@@ -110,14 +112,14 @@ func (p *pipeline) claim(ctx context.Context, exact bool) (n int, more bool, err
 
 const (
 	claimPatience = 5 * time.Millisecond
-	mostHeld      = 2 // times the limit, with what is running and what the finisher has not written yet
+	maxHeld       = 2 // times the limit, with what is running and what the finisher has not written yet
 )
 
 // room is how many more items may be claimed. What runs takes none, so that destinations which never answer do not make
 // claims for others small, nor does what waits to be written, as long as it is not too much.
 func (p *pipeline) room() int {
 	waiting, _ := p.jobs.load()
-	return min(p.limit-waiting, mostHeld*p.limit-int(p.held.Load()))
+	return min(p.limit-waiting, maxHeld*p.limit-int(p.held.Load()))
 }
 
 // waitForRoom returns false if ctx ended first.
@@ -243,7 +245,7 @@ func (p *pipeline) serve(j *job) {
 	defer cancel(nil)
 	p.mu.Lock()
 	j.cancel = cancel
-	j.giveUp = time.Now().Add(p.e.Timeout(j.destination.Limits) + p.e.Lease)
+	j.giveUp = time.Now().Add(j.policy.Timeout(j.destination.Limits) + p.e.Lease)
 	if j.cause != nil {
 		cancel(j.cause)
 	}
@@ -256,18 +258,18 @@ func (p *pipeline) serve(j *job) {
 }
 
 const (
-	mostFinished = 2000
-	enough       = 200 // outcomes in one transaction, for which the finisher does not wait
-	mostLinger   = 5 * time.Millisecond
+	maxFinished = 2000
+	enough      = 200 // outcomes in one transaction, for which the finisher does not wait
+	maxLinger   = 5 * time.Millisecond
 )
 
 // finisher writes outcomes. What accumulates while one batch is committed is the next; and while others are being attempted,
 // it lets as much time pass between two small batches as the last took, so that writing takes half of the time at most.
 func (p *pipeline) finisher() {
-	batch := make([]*job, 0, min(p.limit, mostFinished))
+	batch := make([]*job, 0, min(p.limit, maxFinished))
 	var took time.Duration
 	for j := range p.done {
-		batch = p.collect(append(batch[:0], j), min(took, mostLinger))
+		batch = p.collect(append(batch[:0], j), min(took, maxLinger))
 		began := time.Now()
 		p.write(batch)
 		took = time.Since(began)
@@ -279,7 +281,7 @@ func (p *pipeline) finisher() {
 func (p *pipeline) collect(batch []*job, linger time.Duration) []*job {
 	var timer *time.Timer
 	ordered := batch[0].ordered
-	for len(batch) < mostFinished {
+	for len(batch) < maxFinished {
 		select {
 		case j, ok := <-p.done:
 			if !ok {
@@ -567,7 +569,7 @@ func (p *pipeline) drain(release bool) {
 
 // endAll waits for what is in flight, then ends it.
 func (p *pipeline) endAll(done <-chan struct{}) {
-	timeout := time.NewTimer(p.e.ShutdownTimeout)
+	timeout := time.NewTimer(p.e.Policy().ShutdownTimeout)
 	defer timeout.Stop()
 	select {
 	case <-done:

@@ -2,25 +2,19 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
-	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/queue"
-	"github.com/deliverykit/delivery/retry"
 )
 
 // target is a destination ready for use: its config opened and parsed, once per version.
 type target struct {
 	*sqlstore.Destination
-	typ     *wiring.Type
-	config  any
-	breaker retry.Breaker // with the service's
+	typ    *settings.Type
+	config any
 }
 
 // targets caches what claims need. Destinations that cannot be made ready rest for a while, in this process: their items
@@ -37,8 +31,8 @@ type rest struct {
 }
 
 const (
-	mostTargets = 20_000
-	restTime    = 30 * time.Second
+	maxTargets = 20_000
+	restTime   = 30 * time.Second
 )
 
 func (t *targets) get(no, version int64) *target {
@@ -73,7 +67,7 @@ func (t *targets) put(d *target) (gone []*target) {
 	}
 	t.ready[d.No] = d
 	for no, old := range t.ready {
-		if len(t.ready) <= mostTargets {
+		if len(t.ready) <= maxTargets {
 			break
 		}
 		if no != d.No {
@@ -111,7 +105,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 			}
 			continue
 		}
-		config, err := OpenConfig(ctx, e.Keys, typ, row)
+		config, err := e.configs.Open(ctx, typ, row)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -121,7 +115,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 				"organization", row.Organization, "destination", row.ID, "type", row.Type, "error", err)
 			continue
 		}
-		for _, gone := range e.targets.put(&target{row, typ, config, e.Breaker(row)}) {
+		for _, gone := range e.targets.put(&target{row, typ, config}) {
 			if gone.typ.Forgetter != nil {
 				gone.typ.Forgetter.Forget(gone.ID)
 			}
@@ -141,42 +135,4 @@ func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.Destination) error {
 		}
 	}
 	return nil
-}
-
-// Binding is what a destination's sealed config is bound to.
-func Binding(d *sqlstore.Destination) seal.AD {
-	return seal.AD{Organization: d.Organization, Subject: d.ID, Version: d.ConfigVersion}
-}
-
-// RawConfig returns a stored config with its secrets in clear.
-func RawConfig(ctx context.Context, keys *seal.Keyring, d *sqlstore.Destination) (json.RawMessage, error) {
-	if d.Sealed == nil {
-		return d.Config, nil
-	}
-	if keys == nil {
-		return nil, errors.New("its config is sealed, and the service has no keys; give it delivery.WithKeys")
-	}
-	return keys.Open(ctx, d.Sealed, Binding(d))
-}
-
-// OpenConfig returns a stored config as the handler's type.
-func OpenConfig(ctx context.Context, keys *seal.Keyring, typ *wiring.Type, d *sqlstore.Destination) (config any, err error) {
-	raw, err := RawConfig(ctx, keys, d)
-	if err != nil {
-		return nil, err
-	}
-	if typ.Parser == nil {
-		return raw, nil
-	}
-	return ParseConfig(typ, raw)
-}
-
-// ParseConfig calls the handler's parser, whose panic is an error.
-func ParseConfig(typ *wiring.Type, raw json.RawMessage) (config any, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("parsing the config panicked: %v", r)
-		}
-	}()
-	return typ.Parser.ParseConfig(raw)
 }

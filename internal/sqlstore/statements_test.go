@@ -225,7 +225,10 @@ func inFile(t *testing.T, path string, constants map[string]ast.Expr) (all []sta
 				if p, ok := of.(*ast.StarExpr); ok {
 					of = p.X
 				}
-				if generic, ok := of.(*ast.IndexExpr); ok {
+				switch generic := of.(type) {
+				case *ast.IndexExpr:
+					of = generic.X
+				case *ast.IndexListExpr:
 					of = generic.X
 				}
 				unit = of.(*ast.Ident).Name + "." + unit

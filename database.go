@@ -3,17 +3,87 @@ package delivery
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io/fs"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 
+	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
+	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
 )
+
+// DB is the host's connection pool: *sql.DB and *sqlx.DB are. The service never closes it, and needs no more than one
+// connection of it at a time per goroutine.
+type DB interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+	Conn(ctx context.Context) (*sql.Conn, error)
+	Driver() driver.Driver // tells the dialect
+	PingContext(ctx context.Context) error
+}
+
+// Tx is the host's transaction: *sql.Tx and *sqlx.Tx are. *sql.DB and *sql.Conn are not, on purpose.
+type Tx interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	Commit() error   // never called: it stays the host's
+	Rollback() error // likewise
+}
+
+// Dialect names a kind of database.
+type Dialect string
+
+// The dialects.
+const (
+	Postgres Dialect = "postgres" // PostgreSQL 13 and later
+	SQLite   Dialect = "sqlite"   // SQLite 3.38 and later
+)
+
+func (d Dialect) implementation() (sqlstore.Dialect, error) {
+	switch d {
+	case Postgres:
+		return postgres.Dialect{}, nil
+	case SQLite:
+		return sqlite.Dialect{}, nil
+	}
+	return nil, fmt.Errorf("delivery: unknown dialect %q; it is delivery.Postgres or delivery.SQLite", string(d))
+}
+
+// Migrations returns the migrations of a dialect, as files in the format of pressly/goose, for hosts that migrate by
+// other means than DeliveryService.Migrate. It is nil for an unknown dialect.
+func Migrations(d Dialect) fs.FS {
+	impl, err := d.implementation()
+	if err != nil {
+		return nil
+	}
+	return impl.Migrations()
+}
+
+// detect tells the dialect by the package that the driver is of.
+func detect(db DB) (sqlstore.Dialect, error) {
+	d := db.Driver()
+	path := fmt.Sprintf("%T", d)
+	if t := reflect.TypeOf(d); t != nil {
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		path = t.PkgPath()
+	}
+	switch {
+	case strings.HasSuffix(path, "lib/pq"), strings.Contains(path, "jackc/pgx"):
+		return postgres.Dialect{}, nil
+	case strings.Contains(path, "sqlite"):
+		return sqlite.Dialect{}, nil
+	}
+	return nil, fmt.Errorf("delivery: the dialect of the driver %T is not known; name it with delivery.WithDialect", d)
+}
 
 // migrationsTable holds the versions, apart from those of a host that uses goose itself.
 const migrationsTable = "delivery_migrations"

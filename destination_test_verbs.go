@@ -2,16 +2,13 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/wiring"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -23,15 +20,15 @@ func (d *Destinations) Test(ctx context.Context, id string) (*destination.TestRe
 	if err != nil {
 		return nil, err
 	}
-	t := d.typ(row.Type)
-	if t == nil {
-		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
+	t, err := d.o.s.configs.Type(row.Type)
+	if err != nil {
+		return nil, destination.NewValidationError("destination", err)
 	}
-	config, err := engine.OpenConfig(ctx, d.o.s.settings.Keys, t, row)
+	config, err := d.o.s.configs.Open(ctx, t, row)
 	if err != nil {
 		return nil, fmt.Errorf("delivery: destination %q: %w", row.ID, err)
 	}
-	return d.o.s.test(ctx, t, row, config, row.ID)
+	return d.test(ctx, row, config, row.ID)
 }
 
 // TestSpec is Test for a destination before it is created. What is wrong with the spec is a *destination.ValidationError, and
@@ -44,7 +41,7 @@ func (d *Destinations) TestSpec(ctx context.Context, spec destination.Spec) (*de
 	if err != nil {
 		return nil, err
 	}
-	return d.o.s.test(ctx, d.typ(row.Type), row, config, "")
+	return d.test(ctx, row, config, "")
 }
 
 // TestPatch is Test for a destination as Update would make it: before new credentials are saved.
@@ -53,26 +50,19 @@ func (d *Destinations) TestPatch(ctx context.Context, id string, p destination.P
 	if err != nil {
 		return nil, err
 	}
-	t := d.typ(row.Type)
-	if t == nil {
-		return nil, destination.NewValidationError("destination", d.unknownType(row.Type))
-	}
-	return d.o.s.test(ctx, t, row, config, "")
+	return d.test(ctx, row, config, "")
 }
 
-// test has the handler test a connection. id is "" of what is not saved.
-func (s *DeliveryService) test(ctx context.Context, t *wiring.Type, row *sqlstore.Destination, config any, id string) (report *destination.TestReport, err error) {
-	if t.Tester == nil {
-		return nil, fmt.Errorf("delivery: connections of type %q cannot be tested: %w", t.Name, errors.ErrUnsupported)
+// test has the handler of row's type test a connection. id is "" for a destination that is not saved.
+func (d *Destinations) test(
+	ctx context.Context, row *sqlstore.Destination, config any, id string,
+) (*destination.TestReport, error) {
+	t, err := d.o.s.configs.Type(row.Type)
+	if err != nil {
+		return nil, destination.NewValidationError("destination", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.engine.Timeout(row.Limits))
-	defer cancel()
-	defer func() {
-		if r := recover(); r != nil {
-			report, err = nil, fmt.Errorf("delivery: the connection test panicked: %v", r)
-		}
-	}()
-	return t.Tester.Test(ctx, &handler.TestRequest{Organization: row.Organization, DestinationID: id, Config: config})
+	return t.Test(ctx, d.o.s.settings.Policy().Timeout(row.Limits),
+		&handler.TestRequest{Organization: row.Organization, DestinationID: id, Config: config})
 }
 
 const sampleLifetime = time.Hour
@@ -86,17 +76,18 @@ func (d *Destinations) Sample(ctx context.Context, id, topic string) (*Receipt, 
 		return nil, err
 	}
 	now := d.o.s.settings.Now().UTC()
-	batch, err := d.o.prepareAll([]Request{{
-		Topic: topic, Destinations: []string{row.ID}, Tags: []string{"test"}, Deadline: now.Add(sampleLifetime), Retry: retry.Policy{Retries: retry.None},
+	drafts, err := d.o.drafts([]Request{{
+		Topic: topic, Destinations: []string{row.ID}, Tags: []string{"test"},
+		Deadline: now.Add(sampleLifetime), Retry: retry.Policy{Retries: retry.None},
 		Payload: payload.JSON(map[string]any{
-			"test": true, "topic": topic, "message": "This is a test. Nothing has happened.", "sent_at": now.Format(time.RFC3339),
+			"test": true, "topic": topic, "message": "This is a test. Nothing has happened.", "sent_at": stamp(now),
 		}),
 	}}, "")
 	if err != nil {
 		return nil, err
 	}
-	batch[0].Options.Test = true
-	receipts, err := d.o.storeAll(ctx, batch, d.o.accept)
+	drafts[0].row.Options.Test = true
+	receipts, err := d.o.acceptAll(ctx, drafts)
 	if err != nil {
 		return nil, err
 	}

@@ -2,94 +2,12 @@ package delivery
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/retry"
 )
-
-// Enable has what is held for a destination delivered again, at a bounded rate; its failures count from zero.
-func (d *Destinations) Enable(ctx context.Context, id string) (*destination.Destination, error) {
-	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(false)}, d.apply)
-}
-
-// Disable holds what waits for a destination, and what is accepted for it, until Enable. reason is for people, up to 200
-// bytes.
-func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destination.Destination, error) {
-	problem := badText(reason)
-	if len(reason) > mostReason {
-		problem = fmt.Sprintf("has %d bytes, at most %d are allowed", len(reason), mostReason)
-	}
-	if problem != "" {
-		return nil, destination.NewValidationError("disabling", destination.Invalid("reason", "%s", problem))
-	}
-	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(true)},
-		func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
-			err := d.apply(ctx, row, p)
-			row.DisabledReason = reason
-			return err
-		})
-}
-
-const mostReason = 200
-
-// Pause holds what waits for a destination, until Resume: nothing more is attempted. Attempts under way go on.
-func (d *Destinations) Pause(ctx context.Context, id string) error { return d.pause(ctx, id, true) }
-
-// Resume ends a Pause.
-func (d *Destinations) Resume(ctx context.Context, id string) error { return d.pause(ctx, id, false) }
-
-func (d *Destinations) pause(ctx context.Context, id string, paused bool) error {
-	row, err := d.get(ctx, id, access.OperateDestination)
-	if err != nil {
-		return err
-	}
-	found := false
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		found, err = tx.PauseDestination(ctx, d.o.name, row.ID, paused)
-		return err
-	}, sqlstore.Again)
-	if err == nil && !found {
-		err = notFound("destination", id)
-	}
-	if err == nil {
-		d.o.s.engine.Wake()
-		d.changed(row, map[bool]EventKind{true: DestinationPaused, false: DestinationResumed}[paused], "")
-	}
-	return err
-}
-
-// OpenBreaker opens a destination's breaker until CloseBreaker: what waits for it is held, and no probe is let through.
-func (d *Destinations) OpenBreaker(ctx context.Context, id string) error {
-	return d.setBreaker(ctx, id, retry.Open)
-}
-
-// CloseBreaker closes a destination's breaker and counts its failures from zero. It opens again for new failures, unless
-// retry.Breaker.Off is set. Of a disabled destination it is an error.
-func (d *Destinations) CloseBreaker(ctx context.Context, id string) error {
-	return d.setBreaker(ctx, id, retry.Closed)
-}
-
-func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.BreakerState) error {
-	row, err := d.get(ctx, id, access.OperateDestination)
-	if err != nil {
-		return err
-	}
-	if row.Disabled {
-		return fmt.Errorf("delivery: destination %q is disabled; enable it instead, which also resets its breaker", id)
-	}
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.SetBreaker(ctx, row, state, d.o.s.engine.Breaker(row))
-	}, sqlstore.Again)
-	if err == nil {
-		d.o.s.engine.Wake()
-		d.changed(row, map[bool]EventKind{true: BreakerClosed, false: BreakerOpened}[state == retry.Closed], "by hand")
-	}
-	return err
-}
 
 // DefaultRoute is where requests that name no destination go.
 type DefaultRoute struct {

@@ -1,0 +1,50 @@
+package maintenance
+
+import (
+	"context"
+
+	"github.com/deliverykit/delivery/event"
+	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// deleteDrained deletes destinations that were to be deleted once nothing waits for them.
+func deleteDrained(bus *events.Bus) Chore {
+	return Chore{Name: "draining", Every: every / 2, Do: func(ctx context.Context, r *Run) error {
+		after := int64(0)
+		var gone []*sqlstore.Destination
+		err := r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+			rows, err := tx.DrainingDestinations(ctx, after, pageSize)
+			if err != nil {
+				return false, err
+			}
+			for _, d := range rows {
+				after = d.No
+				deleted, err := deleteIfDrained(ctx, tx, d)
+				if err != nil {
+					return false, err
+				}
+				if deleted {
+					gone = append(gone, d)
+				}
+			}
+			return len(rows) < pageSize, nil
+		})
+		r.Count(&r.Report.DestinationsDrained, len(gone))
+		for _, d := range gone {
+			bus.Publish(event.Event{
+				Kind: event.DestinationDeleted, Organization: d.Organization, Destination: d.ID,
+				Reason: "nothing waits for it any more",
+			})
+		}
+		return err
+	}}
+}
+
+func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destination) (bool, error) {
+	waits, err := tx.Waits(ctx, d.Organization, d.No)
+	if err != nil || waits {
+		return false, err
+	}
+	return true, tx.DeleteDestination(ctx, d.Organization, d.ID)
+}

@@ -1,0 +1,43 @@
+package maintenance
+
+import (
+	"context"
+	"time"
+
+	"github.com/deliverykit/delivery/internal/configs"
+	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// reseal seals configs that an older key has sealed again, with the primary key. It changes no
+// version, so it overtakes nobody; a config that is changed meanwhile is sealed with the primary key
+// by that change.
+func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
+	return Chore{Name: "keys", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
+		primary := seal.Prefix(keys.IDs()[0])
+		return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error) {
+			return tx.SealedByOthers(ctx, after, primary, pageSize)
+		}, func(ctx context.Context, d *sqlstore.Destination) {
+			if err := resealOne(ctx, r, c, d); err != nil {
+				r.logger.WarnContext(ctx, "delivery: a config could not be sealed with the primary key; it is tried again later",
+					"organization", d.Organization, "destination", d.ID, "error", err)
+			}
+		})
+	}}
+}
+
+func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.Destination) error {
+	sealed, changed, err := c.Rewrap(ctx, d)
+	if err != nil || !changed {
+		return err
+	}
+	done := false
+	err = r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		done, err = tx.Reseal(ctx, d, sealed)
+		return err
+	}, sqlstore.Again)
+	if done {
+		r.Count(&r.Report.ConfigsResealed, 1)
+	}
+	return err
+}

@@ -1,0 +1,65 @@
+package delivery
+
+import (
+	"context"
+
+	"github.com/deliverykit/delivery/internal/seal"
+	"github.com/deliverykit/delivery/internal/sqlstore"
+)
+
+// KeyWrapper seals and opens the keys that destinations' credentials are sealed with: LocalKey, or a host's key
+// management service. It may be called by many goroutines at once.
+type KeyWrapper interface {
+	ID() string
+	Wrap(ctx context.Context, dek, associatedData []byte) ([]byte, error)
+	Unwrap(ctx context.Context, wrapped, associatedData []byte) ([]byte, error)
+}
+
+// LocalKey is a KeyWrapper of a key of 32 random bytes, given in base64 or hex. The id is stored with what the key seals,
+// and must not be used for another key later. A bad key is an error of New.
+func LocalKey(id, key string) KeyWrapper {
+	k, err := seal.Local(id, key)
+	if err != nil {
+		return badKey{id, err}
+	}
+	return k
+}
+
+// badKey keeps the error of LocalKey for New.
+type badKey struct {
+	id  string
+	err error
+}
+
+func (k badKey) ID() string                                             { return k.id }
+func (k badKey) Wrap(context.Context, []byte, []byte) ([]byte, error)   { return nil, k.err }
+func (k badKey) Unwrap(context.Context, []byte, []byte) ([]byte, error) { return nil, k.err }
+
+// KeysInUse counts the configs that each of the service's keys has sealed; those of keys that it was not given are under "".
+// A key whose count is 0 in the service where it is no longer the primary one can be left out of WithKeys, once no process
+// seals with it.
+func (s *DeliveryService) KeysInUse(ctx context.Context) (map[string]int, error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	counts := map[string]int{}
+	err := s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		unknown, err := tx.CountSealed(ctx, nil)
+		if err != nil || s.settings.Keys == nil {
+			counts[""] = unknown
+			return err
+		}
+		for _, id := range s.settings.Keys.IDs() {
+			if counts[id], err = tx.CountSealed(ctx, seal.Prefix(id)); err != nil {
+				return err
+			}
+			unknown -= counts[id]
+		}
+		counts[""] = unknown
+		return nil
+	})
+	if counts[""] <= 0 {
+		delete(counts, "")
+	}
+	return counts, err
+}
