@@ -53,13 +53,13 @@ func (d *Destinations) RotateSecret(ctx context.Context, id string, r destinatio
 	updated, err := d.update(ctx, id, access.WriteDestinations, destination.Patch{},
 		func(ctx context.Context, row *sqlstore.Destination, _ destination.Patch) error {
 			t := d.o.s.settings.Types[row.Type]
-			if t == nil || t.Rotator == nil || t.Signer == nil {
+			if t == nil || t.Signer == nil {
 				return fmt.Errorf("delivery: destinations of type %q have no signing secrets: %w", row.Type, errors.ErrUnsupported)
 			}
 			return d.reconfigure(ctx, row, nil, func(stored json.RawMessage) (destination.Config, error) {
 				config, err := t.ParseConfig(stored)
 				if err == nil {
-					config, err = t.Rotator.Rotate(config, handler.Rotation{Secret: r.Secret, Now: now, Until: now.Add(overlap)})
+					config, err = t.Signer.Rotate(config, handler.Rotation{Secret: r.Secret, Now: now, Until: now.Add(overlap)})
 				}
 				if err != nil {
 					return nil, destination.Within("config", err)

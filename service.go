@@ -156,7 +156,7 @@ func (s *DeliveryService) Close() error {
 	s.calls.Wait()
 	var errs []error
 	for _, name := range s.settings.TypeNames() {
-		if c, ok := s.settings.Types[name].Handler.(io.Closer); ok {
+		if c, ok := handler.As[io.Closer](s.settings.Types[name].Handler); ok {
 			if err := c.Close(); err != nil {
 				errs = append(errs, fmt.Errorf("delivery: closing handler %q: %w", name, err))
 			}

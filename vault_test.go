@@ -53,6 +53,8 @@ func (v *vault) set(change func()) {
 	change()
 }
 
+func (*vault) Complete(config, _ any) (any, error) { return config, nil }
+
 func (*vault) SigningSecrets(config any) []destination.Secret { return config.(locked).Secrets }
 
 func (*vault) Rotate(config any, r handler.Rotation) (any, error) {

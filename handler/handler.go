@@ -24,11 +24,29 @@ import (
 //
 // Delivery is at least once: after a crash the same item comes again with the same MessageID, so an attempt should have
 // no effect the second time wherever the other side allows that.
+//
+// A host may wrap a Handler, for example to log or to measure. Such a wrapper is a Handler with a method
+// Unwrap() Handler, which returns the inner one: the service then finds the optional interfaces of the inner Handler,
+// and its io.Closer, through As. An interface that the wrapper implements itself replaces the inner one's, so the
+// wrapper has to pass the call on:
+//
+//	type logged struct {
+//		handler.Handler
+//		log *slog.Logger
+//	}
+//
+//	func (l logged) Unwrap() handler.Handler { return l.Handler }
+//
+//	func (l logged) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
+//		result, err := l.Handler.Deliver(ctx, req)
+//		l.log.InfoContext(ctx, "attempt", "item", req.ItemID, "error", err)
+//		return result, err
+//	}
 type Handler interface {
 	Deliver(ctx context.Context, req *Request) (*Result, error)
 }
 
-// The optional interfaces of a Handler. Each is looked for once, by delivery.New.
+// The optional interfaces of a Handler. delivery.New looks for each of them once, with As.
 type (
 	// ConfigParser parses and validates a destination's config when it is saved, and once per version before it is
 	// used. What it returns is Request.Config; encoded as JSON it must give the stored form, defaults included or not.
@@ -37,12 +55,6 @@ type (
 	// are.
 	ConfigParser interface {
 		ParseConfig(raw json.RawMessage) (any, error)
-	}
-	// Completer fills in what a config lacks and the service is to generate once, such as a signing secret. It is given
-	// what ParseConfig returned when a destination is created or its config changed, and the config stored so far, nil at
-	// the creation: what was generated before is kept.
-	Completer interface {
-		Complete(config, stored any) (any, error)
 	}
 	// ParamsParser checks what a request may override per destination. Without it, overrides are refused.
 	ParamsParser interface {
@@ -57,13 +69,16 @@ type (
 	Describer interface {
 		Describe() destination.TypeInfo
 	}
-	// Signer lists the secrets that a config signs with, the newest first, for the destination's owner to pass on.
+	// Signer manages the secrets that a config signs with. Its errors are reported like those of ParseConfig. It never
+	// changes the config that it is given.
 	Signer interface {
+		// Complete returns config with what the service is to generate once, such as a signing secret. It is called
+		// with the result of ParseConfig when a destination is created or its config changes. stored is the current
+		// config, nil on create: what was generated before is kept.
+		Complete(config, stored any) (any, error)
+		// SigningSecrets returns the secrets that receivers verify with, newest first.
 		SigningSecrets(config any) []destination.Secret
-	}
-	// Rotator replaces the secret that a config signs with, and lets the ones so far be used for a time beside it. What is
-	// wrong with a secret that is brought is an error as of ParseConfig.
-	Rotator interface {
+		// Rotate returns config with a new signing secret. The previous secrets stay valid until r.Until.
 		Rotate(config any, r Rotation) (any, error)
 	}
 	// Warner tells what a valid config has that is perhaps not meant, with paths relative to the config.

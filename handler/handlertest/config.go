@@ -17,14 +17,9 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-type parsingHandler interface {
-	handler.Handler
-	handler.ConfigParser
-}
-
-func (s *suite) parser(t *testing.T) parsingHandler {
+func (s *suite) parser(t *testing.T) handler.ConfigParser {
 	t.Helper()
-	p, ok := s.handler(t, t.Output()).(parsingHandler)
+	p, ok := handler.As[handler.ConfigParser](s.handler(t, t.Output()))
 	if !ok {
 		t.Skip("has no ParseConfig, as the Harness says") // complete has checked
 	}
@@ -34,7 +29,8 @@ func (s *suite) parser(t *testing.T) parsingHandler {
 // roundTrip: what is stored is read as the same config, forever.
 func (s *suite) roundTrip(t *testing.T) {
 	parser := s.parser(t)
-	parsed, _ := Parse(t, parser, s.peer(t, s.Peer).Config)
+	h := s.handler(t, t.Output())
+	parsed, _ := Parse(t, h, s.peer(t, s.Peer).Config)
 	first, err := destination.Reveal(parsed)
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +46,8 @@ func (s *suite) roundTrip(t *testing.T) {
 	if !bytes.Equal(first, second) {
 		t.Errorf("the stored form changes when it is read again:\n%s\n%s", first, second)
 	}
-	if c, ok := parser.(handler.Completer); ok {
-		completed, err := c.Complete(again, nil)
+	if signer, ok := handler.As[handler.Signer](h); ok {
+		completed, err := signer.Complete(again, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,14 +172,13 @@ func (s *suite) hidden(t *testing.T) {
 // stored.
 func (s *suite) rotate(t *testing.T) {
 	h := s.handler(t, t.Output())
-	rotator, rotates := h.(handler.Rotator)
-	signer, signs := h.(handler.Signer)
-	parser, parses := h.(handler.ConfigParser)
-	if !rotates {
+	signer, signs := handler.As[handler.Signer](h)
+	parser, parses := handler.As[handler.ConfigParser](h)
+	if !signs {
 		return // it does not sign, or its secrets are replaced by an update
 	}
-	if !signs || !parses {
-		t.Fatal("has Rotate, but no SigningSecrets or no ParseConfig")
+	if !parses {
+		t.Fatal("is a Signer, but has no ParseConfig")
 	}
 	p := s.peer(t, s.Peer)
 	config, _ := Parse(t, h, p.Config)
@@ -194,7 +189,7 @@ func (s *suite) rotate(t *testing.T) {
 	before := signer.SigningSecrets(config)
 	now := time.Now()
 	for overlap, want := range map[time.Duration][]destination.Secret{time.Hour: before, 0: nil} {
-		rotated, err := rotator.Rotate(config, handler.Rotation{Now: now, Until: now.Add(overlap)})
+		rotated, err := signer.Rotate(config, handler.Rotation{Now: now, Until: now.Add(overlap)})
 		if err != nil {
 			t.Fatalf("Rotate: %v", err)
 		}
@@ -211,7 +206,7 @@ func (s *suite) rotate(t *testing.T) {
 			t.Errorf("%d secrets after a rotation with an overlap of %s, want a new one and then %d", len(after), overlap, len(want))
 		}
 	}
-	if _, err := rotator.Rotate(config, handler.Rotation{Secret: destination.NewSecret(destination.Redacted), Now: now}); err == nil {
+	if _, err := signer.Rotate(config, handler.Rotation{Secret: destination.NewSecret(destination.Redacted), Now: now}); err == nil {
 		t.Error("Rotate takes the placeholder for a secret")
 	}
 	if unchanged, err := destination.Reveal(config); err != nil || !bytes.Equal(unchanged, stored) {
@@ -222,7 +217,7 @@ func (s *suite) rotate(t *testing.T) {
 // warn: what is warned of is named, and no secret with it.
 func (s *suite) warn(t *testing.T) {
 	h := s.handler(t, t.Output())
-	warner, ok := h.(handler.Warner)
+	warner, ok := handler.As[handler.Warner](h)
 	if !ok {
 		return
 	}
@@ -240,7 +235,7 @@ func (s *suite) warn(t *testing.T) {
 // describe: the description is complete, and its schema knows the fields of a working config.
 func (s *suite) describe(t *testing.T) {
 	h := s.handler(t, t.Output())
-	d, ok := h.(handler.Describer)
+	d, ok := handler.As[handler.Describer](h)
 	if !ok {
 		return // delivery shows the type's name alone
 	}

@@ -120,7 +120,7 @@ func (s *suite) tester(t *testing.T) {
 		parsed, _ := Parse(t, h, p.Config)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		tester, ok := h.(handler.Tester)
+		tester, ok := handler.As[handler.Tester](h)
 		if !ok {
 			t.Fatal("is no Tester") // complete has checked
 		}

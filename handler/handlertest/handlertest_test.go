@@ -77,6 +77,8 @@ func (h *shelfHandler) ParseConfig(raw json.RawMessage) (any, error) {
 	return h.Parser.ParseConfig(raw)
 }
 
+func (h *shelfHandler) Complete(config, _ any) (any, error) { return config, nil }
+
 func (h *shelfHandler) SigningSecrets(config any) []destination.Secret {
 	c := config.(shelfConfig)
 	return append([]destination.Secret{c.Token}, c.Former...)
@@ -250,4 +252,17 @@ type plain struct{}
 func (plain) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
 	_, err := req.Payload.ReadAll(ctx, 10)
 	return nil, err
+}
+
+// wrapped is a host's wrapper: the suite checks the optional interfaces of what it wraps.
+type wrapped struct{ handler.Handler }
+
+func (w wrapped) Unwrap() handler.Handler { return w.Handler }
+
+func TestWrappedHandler(t *testing.T) {
+	t.Parallel()
+	h := harness("")
+	inner := h.New
+	h.New = func() handler.Handler { return wrapped{inner()} }
+	handlertest.Run(t, h)
 }

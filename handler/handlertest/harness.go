@@ -135,9 +135,9 @@ func (h *Harness) complete(t *testing.T) bool {
 	missing(!several && !h.Unvalidated, "Invalid with two faulty fields, and does not say Unvalidated")
 	if h.New != nil {
 		handled := h.New()
-		_, testable := handled.(handler.Tester)
+		_, testable := handler.As[handler.Tester](handled)
 		missing(!testable && !h.Untestable, "Untestable, though the handler has no Test")
-		_, parses := handled.(handler.ConfigParser)
+		_, parses := handler.As[handler.ConfigParser](handled)
 		missing(!parses && (!h.NoSecrets || !h.Unvalidated), "NoSecrets and Unvalidated, though the handler has no ParseConfig")
 	}
 	if h.Patience == 0 {

@@ -47,12 +47,12 @@ func Open(t testing.TB, h handler.Handler) {
 
 func open(t testing.TB, h handler.Handler, env handler.Env) {
 	t.Helper()
-	if o, ok := h.(handler.Opener); ok {
+	if o, ok := handler.As[handler.Opener](h); ok {
 		if err := o.Open(env); err != nil {
 			t.Fatalf("Open: %v", err)
 		}
 	}
-	if c, ok := h.(io.Closer); ok {
+	if c, ok := handler.As[io.Closer](h); ok {
 		t.Cleanup(func() {
 			if err := c.Close(); err != nil {
 				t.Errorf("Close: %v", err)
@@ -69,7 +69,7 @@ func Parse(t testing.TB, h handler.Handler, config destination.Config) (parsed a
 	if err != nil {
 		t.Fatalf("the config: %v", err)
 	}
-	parser, ok := h.(handler.ConfigParser)
+	parser, ok := handler.As[handler.ConfigParser](h)
 	if !ok {
 		return raw, raw
 	}
@@ -77,7 +77,7 @@ func Parse(t testing.TB, h handler.Handler, config destination.Config) (parsed a
 	if err != nil {
 		t.Fatalf("ParseConfig: %v", err)
 	}
-	if c, ok := h.(handler.Completer); ok {
+	if c, ok := handler.As[handler.Signer](h); ok {
 		if parsed, err = c.Complete(parsed, nil); err != nil {
 			t.Fatalf("Complete: %v", err)
 		}

@@ -28,9 +28,7 @@ type Handler struct {
 var (
 	_ handler.Handler      = (*Handler)(nil)
 	_ handler.ConfigParser = (*Handler)(nil)
-	_ handler.Completer    = (*Handler)(nil)
 	_ handler.Signer       = (*Handler)(nil)
-	_ handler.Rotator      = (*Handler)(nil)
 	_ handler.Warner       = (*Handler)(nil)
 	_ handler.Forgetter    = (*Handler)(nil)
 	_ handler.Opener       = (*Handler)(nil)

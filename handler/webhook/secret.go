@@ -318,7 +318,7 @@ func (c Config) generate() destination.Secret {
 	return GenerateSecret()
 }
 
-// Complete implements handler.Completer: a config without signing secrets that is not Unsigned keeps those it had, or
+// Complete implements handler.Signer: a config without signing secrets that is not Unsigned keeps those it had, or
 // else gets one. It refuses a client certificate that has expired.
 func (h *Handler) Complete(config, stored any) (any, error) {
 	c, ok := config.(Config)
@@ -354,7 +354,7 @@ func (h *Handler) SigningSecrets(config any) []destination.Secret {
 	return secrets
 }
 
-// Rotate implements handler.Rotator. The secrets so far sign until r.Until, or until their own end if that comes first;
+// Rotate implements handler.Signer. The secrets so far sign until r.Until, or until their own end if that comes first;
 // those that have ended are dropped. A secret is generated for Config.Signature; without that, for the scheme of the
 // newest secret so far. More than 8 secrets at once are refused.
 func (h *Handler) Rotate(config any, r handler.Rotation) (any, error) {

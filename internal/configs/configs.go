@@ -61,12 +61,12 @@ func (c *Configs) Parse(typ string, config destination.Config, stored json.RawMe
 		return nil, destination.Within("config", err)
 	}
 	parsed, err := t.ParseConfig(raw)
-	if err == nil && t.Completer != nil {
+	if err == nil && t.Signer != nil {
 		var before any
 		if stored != nil {
 			before, _ = t.ParseConfig(stored) // one that is no longer valid has nothing to keep
 		}
-		parsed, err = t.Completer.Complete(parsed, before)
+		parsed, err = t.Signer.Complete(parsed, before)
 	}
 	if err == nil {
 		_, err = destination.Reveal(parsed) // no placeholder is left

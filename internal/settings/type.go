@@ -17,12 +17,10 @@ type Type struct {
 	Name      string
 	Handler   handler.Handler
 	Parser    handler.ConfigParser
-	Completer handler.Completer
 	Params    handler.ParamsParser
 	Tester    handler.Tester
 	Signer    handler.Signer
 	Describer handler.Describer
-	Rotator   handler.Rotator
 	Warner    handler.Warner
 	Opener    handler.Opener
 	Forgetter handler.Forgetter
@@ -30,21 +28,19 @@ type Type struct {
 	Remover   handler.Remover
 }
 
-// NewType looks for the optional interfaces of h.
+// NewType looks for the optional interfaces of h, through wrappers too.
 func NewType(name string, h handler.Handler) *Type {
 	t := &Type{Name: name, Handler: h}
-	t.Parser, _ = h.(handler.ConfigParser)
-	t.Completer, _ = h.(handler.Completer)
-	t.Params, _ = h.(handler.ParamsParser)
-	t.Tester, _ = h.(handler.Tester)
-	t.Signer, _ = h.(handler.Signer)
-	t.Rotator, _ = h.(handler.Rotator)
-	t.Warner, _ = h.(handler.Warner)
-	t.Describer, _ = h.(handler.Describer)
-	t.Opener, _ = h.(handler.Opener)
-	t.Forgetter, _ = h.(handler.Forgetter)
-	t.Upkeep, _ = h.(handler.Maintainer)
-	t.Remover, _ = h.(handler.Remover)
+	t.Parser, _ = handler.As[handler.ConfigParser](h)
+	t.Params, _ = handler.As[handler.ParamsParser](h)
+	t.Tester, _ = handler.As[handler.Tester](h)
+	t.Signer, _ = handler.As[handler.Signer](h)
+	t.Warner, _ = handler.As[handler.Warner](h)
+	t.Describer, _ = handler.As[handler.Describer](h)
+	t.Opener, _ = handler.As[handler.Opener](h)
+	t.Forgetter, _ = handler.As[handler.Forgetter](h)
+	t.Upkeep, _ = handler.As[handler.Maintainer](h)
+	t.Remover, _ = handler.As[handler.Remover](h)
 	return t
 }
 
