@@ -52,10 +52,12 @@ func TestDependencies(t *testing.T) {
 }
 
 // mayLink reports whether a package of ours may link another: the root no handler's, a handler none beside those above and
-// below it, and none but the root what is internal to all.
+// below it and what all handlers share, and none but the root what is internal to all.
 func mayLink(pkg, dep string) bool {
 	if strings.HasPrefix(dep, "./handler/") {
-		return strings.HasPrefix(dep, pkg) && pkg != "." || strings.HasPrefix(pkg, dep+"/") || dep == "./handler/storage/internal/cloud" && strings.HasPrefix(pkg, "./handler/storage/")
+		return strings.HasPrefix(dep, pkg) && pkg != "." || strings.HasPrefix(pkg, dep+"/") ||
+			strings.HasPrefix(dep, "./handler/internal/") && strings.HasPrefix(pkg, "./handler/") ||
+			dep == "./handler/storage/internal/cloud" && strings.HasPrefix(pkg, "./handler/storage/")
 	}
 	return pkg == "." || !strings.HasPrefix(dep, "./internal/")
 }

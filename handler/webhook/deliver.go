@@ -101,7 +101,7 @@ func (a *attempt) deliver(ctx context.Context, h *Handler) (*handler.Result, err
 		header.Set(headerSignature, signature)
 		a.redact.add(signature)
 	}
-	transport, release, err := h.transport(a.config.TLS, a.id())
+	transport, release, err := h.transport(ctx, a.config.TLS, a.id())
 	if err != nil {
 		return nil, err
 	}

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/perdest"
 )
 
 // Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in memory, and of those with TLS
@@ -21,8 +23,8 @@ type Handler struct {
 	userAgent string
 	httpsOnly bool
 	errs      []error
-	tokens    kept[*tokens]
-	links     kept[*link]
+	tokens    *perdest.Cache[*tokens]
+	links     *perdest.Cache[*http.Transport]
 }
 
 var (
@@ -62,7 +64,11 @@ func WithHTTPSOnly() Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{userAgent: "deliverykit", tokens: kept[*tokens]{most: mostTokens}, links: kept[*link]{most: mostTransports, drop: (*link).drop}}
+	h := &Handler{
+		userAgent: "deliverykit",
+		tokens:    perdest.New[*tokens](maxTokens, nil),
+		links:     perdest.New(maxTransports, (*http.Transport).CloseIdleConnections),
+	}
 	for _, o := range opts {
 		if o == nil {
 			h.errs = append(h.errs, errors.New("webhook: an option is nil"))
@@ -135,14 +141,14 @@ func (h *Handler) now() time.Time {
 
 // Forget implements handler.Forgetter: access tokens and connections of the destination go.
 func (h *Handler) Forget(destinationID string) {
-	h.tokens.forget(destinationID)
-	h.links.forget(destinationID)
+	h.tokens.Forget(destinationID)
+	h.links.Forget(destinationID)
 }
 
 // Close drops all access tokens and connections of single destinations.
 func (h *Handler) Close() error {
-	h.tokens.forgetAll()
-	h.links.forgetAll()
+	h.tokens.Close()
+	h.links.Close()
 	return nil
 }
 

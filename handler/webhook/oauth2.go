@@ -17,13 +17,14 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/perdest"
 )
 
 const (
 	maxScopes   = 50
 	maxParams   = 20
 	maxToken    = 16 << 10
-	mostTokens  = 4096 // destinations whose token is kept
+	maxTokens   = 4096 // destinations whose token is kept
 	tokenTime   = 20 * time.Second
 	tokenMargin = 30 * time.Second // before its end, a token is renewed
 	tokenLength = time.Hour        // of one whose end the endpoint does not tell
@@ -155,10 +156,17 @@ func (a *attempt) authorize(ctx context.Context, h *Handler, refused string) err
 	if a.config.Auth.Type != AuthOAuth2 || a.authorization != "" && a.authorization != refused {
 		return nil
 	}
-	var err error
 	if a.tokens == nil {
-		a.tokens, _ = h.tokens.get(a.id(), fingerprint(a.config.Auth.OAuth2), func() (*tokens, error) { return newTokens(), nil }, func(*tokens) {})
+		kept, release, err := h.tokens.Get(ctx, a.id(), perdest.Fingerprint(a.config.Auth.OAuth2), func() (*tokens, error) {
+			return newTokens(), nil
+		})
+		if err != nil {
+			return a.noToken(ctx, err)
+		}
+		release() // there is nothing to close
+		a.tokens = kept
 	}
+	var err error
 	a.authorization, a.fresh, err = a.tokens.get(ctx, h.now, refused, func(ctx context.Context) (*oauth2.Token, error) {
 		return a.fetchToken(ctx, h.env.Client)
 	})

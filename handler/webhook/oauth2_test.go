@@ -448,22 +448,3 @@ func TestProbeGetsAToken(t *testing.T) {
 	}
 	i.wantCounts(t, 2, 3) // and kept
 }
-
-func TestKeptPerDestination(t *testing.T) {
-	t.Parallel()
-	get, forget, dropped := webhook.Keeping(2)
-	for _, step := range []struct{ id, config, want string }{
-		{"1", "x", "1/x/a"}, {"1", "x", "1/x/a"}, {"2", "x", "2/x/b"}, {"1", "x", "1/x/a"},
-		{"3", "x", "3/x/c"}, // 2 was used longest ago
-		{"1", "x", "1/x/a"}, {"2", "x", "2/x/d"}, {"1", "y", "1/y/e"}, {"", "x", "/x/f"}, {"", "x", "/x/g"},
-	} {
-		if got := get(step.id, step.config); got != step.want {
-			t.Errorf("%s with %s: %s, want %s", step.id, step.config, got, step.want)
-		}
-	}
-	forget("2")
-	forget("2")
-	if want := []string{"2/x/b", "3/x/c", "1/x/a", "2/x/d"}; !slices.Equal(*dropped, want) {
-		t.Errorf("dropped %q, want %q", *dropped, want)
-	}
-}

@@ -136,7 +136,7 @@ func (p *probe) authenticate(ctx context.Context, h *Handler) bool {
 		return true
 	}
 	start := time.Now()
-	h.tokens.forget(a.id())
+	h.tokens.Forget(a.id())
 	err := a.authorize(ctx, h, "")
 	took := time.Since(start)
 	if err != nil {
@@ -225,7 +225,7 @@ func (p *probe) connect(ctx context.Context, h *Handler, u *url.URL) (net.Conn, 
 }
 
 func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
-	transport, release, err := h.transport(p.attempt.config.TLS, p.attempt.id())
+	transport, release, err := h.transport(ctx, p.attempt.config.TLS, p.attempt.id())
 	if err != nil {
 		p.step("tls", false, 0, "%s", finding(err))
 		return false

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"context"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,18 +10,18 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/perdest"
 )
 
 const (
-	maxPEM         = 64 << 10
-	mostTransports = 256              // destinations with TLS settings of their own, whose connections are kept
-	idleTransport  = 30 * time.Second // how long their connections are kept
-	clientSoon     = 30 * 24 * time.Hour
+	maxPEM        = 64 << 10
+	maxTransports = 256              // destinations with TLS settings of their own, whose connections are kept
+	idleTransport = 30 * time.Second // how long their connections are kept
+	clientSoon    = 30 * 24 * time.Hour
 )
 
 // TLS is how connections to the URL are made; those to the token endpoint of OAuth2 are not. The zero TLS is that of the
@@ -176,38 +177,9 @@ func (t TLS) settings(base *tls.Config) (*tls.Config, error) {
 	return c, nil
 }
 
-// link is the transport of one destination. It is closed when it is no longer kept, nor used.
-type link struct {
-	*http.Transport
-	mu    sync.Mutex
-	users int
-	gone  bool
-}
-
-func (l *link) use() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.users++
-}
-
-func (l *link) release() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.users--; l.gone && l.users == 0 {
-		l.CloseIdleConnections()
-	}
-}
-
-func (l *link) drop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.gone = true
-	l.CloseIdleConnections()
-}
-
 // transport returns what requests to a destination go through: the service's own, unless t has settings of its own.
 // release is called after the request.
-func (h *Handler) transport(t TLS, id string) (rt http.RoundTripper, release func(), err error) {
+func (h *Handler) transport(ctx context.Context, t TLS, id string) (rt http.RoundTripper, release func(), err error) {
 	if t == (TLS{}) {
 		return h.env.Client.Transport, func() {}, nil
 	}
@@ -215,17 +187,14 @@ func (h *Handler) transport(t TLS, id string) (rt http.RoundTripper, release fun
 		return nil, nil, &handler.Error{Category: handler.Authentication, Verdict: handler.Retry, // it is mended while the payload waits
 			Err: fmt.Errorf("webhook: the client certificate of this destination: %w", destination.Within("tls", err))}
 	}
-	l, err := h.links.get(id, fingerprint(t), func() (*link, error) { return h.newLink(t) }, (*link).use)
+	own, release, err := h.links.Get(ctx, id, perdest.Fingerprint(t), func() (*http.Transport, error) { return h.newTransport(t) })
 	if err != nil {
 		return nil, nil, err
 	}
-	if id == "" {
-		l.gone = true // nobody else has it yet
-	}
-	return l.Transport, l.release, nil
+	return own, release, nil
 }
 
-func (h *Handler) newLink(t TLS) (*link, error) {
+func (h *Handler) newTransport(t TLS) (*http.Transport, error) {
 	base, ok := h.env.Client.Transport.(*http.Transport)
 	if !ok {
 		return nil, handler.Fail(handler.Internal, fmt.Errorf("webhook: TLS settings need an *http.Transport, not a %T", h.env.Client.Transport))
@@ -236,5 +205,5 @@ func (h *Handler) newLink(t TLS) (*link, error) {
 		return nil, handler.Fail(handler.Configuration, err)
 	}
 	own.TLSClientConfig, own.IdleConnTimeout = settings, idleTransport
-	return &link{Transport: own}, nil
+	return own, nil
 }
