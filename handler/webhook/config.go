@@ -5,12 +5,11 @@ import (
 	"errors"
 	"mime"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
 // The names of the headers that a Config can rename.
@@ -74,7 +73,7 @@ func (Config) DestinationType() string { return "webhook" }
 // service's network policy.
 func (c Config) Validate() error {
 	errs := []error{
-		validateURL("url", c.URL, c.AllowHTTP),
+		validateURL("url", c.URL, c.AllowHTTP, "set allow_http"),
 		destination.Within("auth", c.Auth.validate()),
 		destination.Within("tls", c.TLS.validate()),
 		c.validateSecrets(),
@@ -100,55 +99,15 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// validateURL checks a URL of the config. No message quotes it: it may hold a credential where none belongs.
-func validateURL(path, raw string, allowHTTP bool) error {
-	if err := destination.Require(path, raw); err != nil {
-		return err
+// validateURL checks a URL that requests go to. httpHint is as in remote.URL.
+func validateURL(path, raw string, allowHTTP bool, httpHint string) error {
+	if raw == "" {
+		return destination.Require(path, raw)
 	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Opaque != "" {
-		return destination.Invalid(path, `is no URL such as "https://example.com/hook"`)
-	}
-	var errs []error
-	invalid := func(format string, args ...any) { errs = append(errs, destination.Invalid(path, format, args...)) }
-	if len(raw) > maxURL {
-		invalid("is longer than %d characters", maxURL)
-	}
-	switch {
-	case u.Scheme == "https":
-	case u.Scheme != "http":
-		invalid("does not start with https://")
-	case !allowHTTP && !loopback(u.Hostname()):
-		hint := ", or set allow_http"
-		if path != "url" {
-			hint = ""
-		}
-		invalid("is plain http, where everyone on the way can read it; use https%s", hint)
-	}
-	if u.Hostname() == "" {
-		invalid("names no host")
-	}
-	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			invalid("has a port that is not between 1 and 65535")
-		}
-	}
-	if u.User != nil {
-		invalid("holds a user or a password; put them into auth")
-	}
-	if u.Fragment != "" || strings.Contains(raw, "#") {
-		invalid("has a fragment (#...), which no server is sent")
-	}
-	return errors.Join(errs...)
-}
-
-// loopback recognises what never leaves the machine. Whether that may be reached is up to the network policy.
-func loopback(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return addr.Unmap().IsLoopback()
-	}
-	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+	return remote.URL{
+		Example: "https://example.com/hook", AllowHTTP: allowHTTP, HTTPHint: httpHint, Login: "auth",
+		Path: true, Query: true, MaxLength: maxURL,
+	}.Check(path, raw)
 }
 
 func (c Config) method() string { return cmp.Or(c.Method, http.MethodPost) }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // answerTime is how long the body of an answer may take once its header has come: the status has decided by then.
@@ -31,7 +32,7 @@ type attempt struct {
 	config Config
 	req    *handler.Request
 	url    *url.URL
-	redact redactor
+	redact *redact.Redactor
 	start  time.Time
 	body   *body
 
@@ -99,7 +100,7 @@ func (a *attempt) deliver(ctx context.Context, h *Handler) (*handler.Result, err
 	if sign != nil {
 		signature := sign.signature()
 		header.Set(headerSignature, signature)
-		a.redact.add(signature)
+		a.redact.Add(signature)
 	}
 	transport, release, err := h.transport(ctx, a.config.TLS, a.id())
 	if err != nil {
@@ -132,7 +133,7 @@ func (a *attempt) exchange(outer context.Context, transport http.RoundTripper, h
 	if a.authorization != "" {
 		hr.Header.Set("Authorization", a.authorization)
 	}
-	record := &handler.Exchange{Method: hr.Method, URL: redactURL(a.url), RequestHeaders: a.redact.request(hr.Header, a.config)}
+	record := &handler.Exchange{Method: hr.Method, URL: redact.URL(a.url), RequestHeaders: a.redact.Request(hr.Header, a.config.credentialHeaders()...)}
 	result := &handler.Result{Exchange: record}
 
 	// Without the client around it, which would read cookies, and the Location of a redirect.
@@ -230,19 +231,19 @@ func (a *attempt) headers(h http.Header, userAgent string, at time.Time) {
 func (a *attempt) answer(resp *http.Response, exchange *handler.Exchange) {
 	defer resp.Body.Close()
 	exchange.StatusCode = resp.StatusCode
-	exchange.ResponseHeaders = a.redact.response(resp.Header)
+	exchange.ResponseHeaders = a.redact.Response(resp.Header)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return // its body is the bare connection, which does not end with the context
 	}
 	limit := a.config.maxResponse()
 	// With what a secret at the end may need to be recognised.
-	b, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit+a.redact.longest)))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit+a.redact.Longest())))
 	rest := int64(0)
 	if err == nil {
 		rest, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
 	}
-	text := a.redact.excerpt(b, err == nil && rest == 0)
-	exchange.ResponseBody = cut(text, limit)
+	text := a.redact.Excerpt(b, err == nil && rest == 0)
+	exchange.ResponseBody = redact.Cut(text, limit)
 	exchange.Truncated = len(exchange.ResponseBody) < len(text) || err != nil || rest > 0
 }
 
@@ -251,12 +252,12 @@ func (a *attempt) reference(resp *http.Response) handler.Reference {
 	var ref handler.Reference
 	for _, name := range []string{"X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid"} {
 		if id := resp.Header.Get(name); id != "" && ref.ID == "" {
-			ref.ID = cut(a.redact.text(id), maxReference)
+			ref.ID = redact.Cut(a.redact.Text(id), maxReference)
 		}
 	}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode == http.StatusCreated {
 		if u, err := a.url.Parse(location); err == nil {
-			ref.URL = cut(a.redact.text(redactURL(u)), maxURL)
+			ref.URL = redact.Cut(a.redact.Text(redact.URL(u)), maxURL)
 		}
 	}
 	return ref

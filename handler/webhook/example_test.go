@@ -76,7 +76,7 @@ func ExampleConfig() {
 	fmt.Println(config.Validate())
 	// Output:
 	// {"url":"https://example.com/hooks/reports","headers":{"X-Tenant":"acme"},"auth":{"type":"bearer","token":"[redacted]"},"signing_secrets":["[redacted]"]}
-	// url: is plain http, where everyone on the way can read it; use https, or set allow_http
+	// url: is plain http, which everyone on the way can read; use https, or set allow_http
 	// method: is not POST, PUT or PATCH
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 func wrongConfig(config any) error {
@@ -21,7 +22,7 @@ func wrongConfig(config any) error {
 func (a *attempt) target() string {
 	u := *a.url
 	u.RawQuery, u.ForceQuery = "", false
-	return a.config.method() + " " + a.redact.text(u.Redacted())
+	return a.config.method() + " " + a.redact.Text(u.Redacted())
 }
 
 // refused classifies an answer that is no success; it returns nil for 2xx.
@@ -35,10 +36,10 @@ func (a *attempt) refused(resp *http.Response, excerpt string) error {
 		text += ", a redirect, which is not followed"
 		if u, err := a.url.Parse(location); err == nil {
 			u.User, u.RawQuery, u.ForceQuery, u.Fragment = nil, "", false, ""
-			text += fmt.Sprintf("; it leads to %s: if that is right, make it the destination's URL", a.redact.text(cut(u.String(), maxURL)))
+			text += fmt.Sprintf("; it leads to %s: if that is right, make it the destination's URL", a.redact.Text(redact.Cut(u.String(), maxURL)))
 		}
 	case excerpt != "":
-		text += ": " + line(excerpt)
+		text += ": " + redact.Line(excerpt, maxErrorExcerpt)
 	}
 	return handler.FromHTTP(resp.StatusCode, resp.Header, errors.New(text))
 }
@@ -72,11 +73,7 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
 		hint = "; the other side speaks plain http on this port"
 	}
-	if text := err.Error(); a.redact.text(text) != text {
-		e.Err = fmt.Errorf("webhook: %s: %s%s", a.target(), a.redact.text(text), hint)
-		return e
-	}
-	e.Err = fmt.Errorf("webhook: %s: %w%s", a.target(), err, hint)
+	e.Err = fmt.Errorf("webhook: %s: %w%s", a.target(), a.redact.Wrap(err), hint)
 	return e
 }
 

@@ -7,12 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
 // Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in memory, and of those with TLS
@@ -107,28 +107,17 @@ func (h *Handler) ParseConfig(raw json.RawMessage) (any, error) {
 
 func (h *Handler) checkHost(c Config) error {
 	u, _ := url.Parse(c.URL)
-	if u == nil || u.Hostname() == "" {
-		return nil // said by Validate
+	if u == nil {
+		return nil // Validate reports it
 	}
-	if h.httpsOnly && u.Scheme == "http" && c.AllowHTTP && !loopback(u.Hostname()) {
+	if h.httpsOnly && u.Scheme == "http" && c.AllowHTTP && !remote.Loopback(u.Hostname()) {
 		return destination.Invalid("url", "is plain http, which this service does not permit")
 	}
-	errs := []error{h.checkReachable("url", u)}
+	errs := []error{remote.CheckHost(h.env, "url", c.URL)}
 	if c.Auth.Type == AuthOAuth2 {
-		token, _ := url.Parse(c.Auth.OAuth2.TokenURL)
-		errs = append(errs, h.checkReachable("auth.oauth2.token_url", token))
+		errs = append(errs, remote.CheckHost(h.env, "auth.oauth2.token_url", c.Auth.OAuth2.TokenURL))
 	}
 	return errors.Join(errs...)
-}
-
-func (h *Handler) checkReachable(path string, u *url.URL) error {
-	if h.env.CheckHost == nil || u == nil || u.Hostname() == "" {
-		return nil
-	}
-	if err := h.env.CheckHost(u.Hostname()); err != nil {
-		return destination.Invalid(path, "%s", strings.TrimPrefix(err.Error(), "netguard: "))
-	}
-	return nil
 }
 
 // now is the service's clock.

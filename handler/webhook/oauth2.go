@@ -18,6 +18,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 const (
@@ -64,7 +65,7 @@ func (o OAuth2) isZero() bool {
 
 func (o OAuth2) validate() error {
 	errs := []error{
-		validateURL("token_url", o.TokenURL, false),
+		validateURL("token_url", o.TokenURL, false, ""),
 		destination.Require("client_id", o.ClientID),
 		validateSecretValue("client_secret", o.ClientSecret),
 	}
@@ -173,7 +174,7 @@ func (a *attempt) authorize(ctx context.Context, h *Handler, refused string) err
 	if err != nil {
 		return a.noToken(ctx, err)
 	}
-	a.redact.add(strings.TrimPrefix(a.authorization, "Bearer "))
+	a.redact.Add(strings.TrimPrefix(a.authorization, "Bearer "))
 	return nil
 }
 
@@ -221,7 +222,7 @@ func (a *attempt) noToken(ctx context.Context, err error) error {
 	endpoint := "the token endpoint"
 	if u, err := url.Parse(a.config.Auth.OAuth2.TokenURL); err == nil {
 		u.RawQuery, u.ForceQuery = "", false
-		endpoint += " " + a.redact.text(u.Redacted())
+		endpoint += " " + a.redact.Text(u.Redacted())
 	}
 	var answer *oauth2.RetrieveError
 	if errors.As(err, &answer) && answer.Response != nil {
@@ -241,7 +242,7 @@ func (a *attempt) noToken(ctx context.Context, err error) error {
 	if outward != nil || errors.As(err, &outward) {
 		err = outward.Err // without the URL, whose query may hold a credential
 	}
-	e.Err = fmt.Errorf("webhook: %s gives no token: %s", endpoint, line(a.redact.text(err.Error())))
+	e.Err = fmt.Errorf("webhook: %s gives no token: %s", endpoint, redact.Line(a.redact.Text(err.Error()), maxErrorExcerpt))
 	return e
 }
 
@@ -250,7 +251,7 @@ func (a *attempt) tokenRefused(endpoint string, answer *oauth2.RetrieveError) er
 	status := answer.Response.StatusCode
 	text := fmt.Sprintf("webhook: %s answered %d", endpoint, status)
 	said := strings.Trim(answer.ErrorCode+": "+answer.ErrorDescription, ": ")
-	if said = line(a.redact.text(said)); said != "" {
+	if said = redact.Line(a.redact.Text(said), maxErrorExcerpt); said != "" {
 		text += ": " + said
 	}
 	hint, category := "", handler.Uncategorized
@@ -274,7 +275,7 @@ func (a *attempt) tokenRefused(endpoint string, answer *oauth2.RetrieveError) er
 		hint = "; check auth.oauth2.token_url"
 	}
 	// What a token endpoint says of itself, such as 410, is not said of the destination.
-	e.Verdict, e.StatusCode, e.Code = handler.ByCategory, status, cmp.Or(line(a.redact.text(answer.ErrorCode)), e.Code)
+	e.Verdict, e.StatusCode, e.Code = handler.ByCategory, status, cmp.Or(redact.Line(a.redact.Text(answer.ErrorCode), maxErrorExcerpt), e.Code)
 	e.Err = errors.New(text + hint)
 	return e
 }

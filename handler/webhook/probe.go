@@ -97,7 +97,7 @@ type probe struct {
 
 // step adds what was found, without credentials.
 func (p *probe) step(name string, ok bool, latency time.Duration, finding string, args ...any) {
-	finding = p.attempt.redact.text(fmt.Sprintf(finding, args...))
+	finding = p.attempt.redact.Text(fmt.Sprintf(finding, args...))
 	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: destination.Duration(latency), Finding: finding})
 	p.report.OK = ok
 }

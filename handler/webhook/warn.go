@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
 // Warn implements handler.Warner.
@@ -26,7 +27,7 @@ func (h *Handler) Warn(config any) []*destination.FieldError {
 	if err != nil {
 		u = &url.URL{}
 	}
-	if u.Scheme == "http" && !loopback(u.Hostname()) {
+	if u.Scheme == "http" && !remote.Loopback(u.Hostname()) {
 		if proven {
 			warn("url", "insecure", "is plain http: everyone on the way can read the payload and the credentials, and use them; use https")
 		} else {

@@ -1,4 +1,4 @@
-package cloud
+package remote
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ type Body struct {
 	r  *bytes.Reader // nil once it is sealed
 }
 
-var errSealed = errors.New("storage: the request has ended")
+var errSealed = errors.New("remote: the request has ended")
 
 // NewBody returns a body of b, which is not copied.
 func NewBody(b []byte) *Body { return &Body{r: bytes.NewReader(b)} }

@@ -1,18 +1,18 @@
-package cloud_test
+package remote_test
 
 import (
 	"errors"
 	"io"
 	"testing"
 
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
 // After a request has ended, nothing reads the memory that it was sent from.
 func TestSealedBody(t *testing.T) {
 	t.Parallel()
 	memory := []byte("ours")
-	r := cloud.NewBody(memory)
+	r := remote.NewBody(memory)
 	b := make([]byte, 2)
 	if n, err := r.Read(b); n != 2 || err != nil {
 		t.Error(n, err)

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -107,7 +107,7 @@ func (u *blocks) read(ctx context.Context, content io.Reader, start func(id stri
 }
 
 func (u *blocks) stage(ctx context.Context, id string, b []byte, sum uint64) error {
-	body := cloud.NewBody(b)
+	body := remote.NewBody(b)
 	defer body.Seal()
 	_, err := u.client.StageBlock(ctx, id, body, &blockblob.StageBlockOptions{
 		CPKScopeInfo: u.bucket.scope(), TransactionalValidation: blob.TransferValidationTypeCRC64(sum),

@@ -13,8 +13,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Config is the configuration of an azure destination. Account, Container and Credentials are required.
@@ -122,7 +122,7 @@ func (c Config) Validate() error {
 		invalid("cloud", "is not public, government or china")
 	}
 	if c.Endpoint != "" {
-		errs = append(errs, cloud.CheckEndpoint("endpoint", c.Endpoint, c.AllowHTTP, true))
+		errs = append(errs, checkEndpoint("endpoint", c.Endpoint, c.AllowHTTP))
 	}
 	for name := range c.Metadata { // https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
 		if name != "" && name[0] >= '0' && name[0] <= '9' {
@@ -239,4 +239,10 @@ func (c Config) blockSize(size int64) int64 {
 	const unit = 1 << 20
 	needed := (size + maxBlocks - 1) / maxBlocks
 	return max(chosen, (needed+unit-1)/unit*unit)
+}
+
+// checkEndpoint checks a URL of the service.
+func checkEndpoint(field, endpoint string, allowHTTP bool) error {
+	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials", Path: true}
+	return rules.Check(field, endpoint)
 }

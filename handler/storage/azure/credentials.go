@@ -19,7 +19,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
@@ -54,13 +54,13 @@ func (h *Handler) bucket(ctx context.Context, c Config, id string, version int64
 	return b, nil
 }
 
-func redactor(c Credentials) cloud.Redactor {
+func redactor(c Credentials) *redact.Redactor {
 	secrets := []destination.Secret{c.AccountKey, c.ClientSecret, c.Certificate, c.CertificatePassword}
 	if q, err := c.signature(); err == nil && q.Get("sig") != "" {
 		sig := q.Get("sig") // the SDK sorts the signature's fields anew
 		secrets = append(secrets, c.SAS, destination.NewSecret(url.QueryEscape(sig)), destination.NewSecret(sig))
 	}
-	return cloud.NewRedactor(secrets...)
+	return redact.New(secrets...)
 }
 
 func (h *Handler) client(c Config, id string, version int64) (*client, error) {

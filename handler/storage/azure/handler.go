@@ -16,8 +16,8 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Handler delivers to azure destinations. It keeps a client and its tokens for each destination until that changes, and is
@@ -28,7 +28,7 @@ type Handler struct {
 	lent      map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error) // the host's
 	endpoints []string                                                                       // that may get the host's tokens
 	authority string                                                                         // where service principals get theirs; "" for the cloud's own
-	memory    *cloud.Memory
+	memory    *remote.Memory
 
 	mu      sync.Mutex
 	clients map[string]*client // by destination
@@ -113,7 +113,7 @@ func once(create func(azcore.ClientOptions) (azcore.TokenCredential, error)) fun
 // proxy of the host's. Who gets such a token can use it for everything that it is good for.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
-		if cloud.CheckEndpoint("endpoint", endpoint, false, true) != nil {
+		if checkEndpoint("endpoint", endpoint, false) != nil {
 			return errors.New("azure: the trusted endpoint is no https URL")
 		}
 		h.endpoints = append(h.endpoints, strings.TrimSuffix(endpoint, "/"))
@@ -140,7 +140,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("azure: the memory is less than 16 MiB")
 		}
-		h.memory = cloud.NewMemory(bytes, defaultBlock)
+		h.memory = remote.NewMemory(bytes, defaultBlock)
 		return nil
 	}
 }
@@ -149,7 +149,7 @@ func WithMemory(bytes int64) Option {
 // delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{
-		memory: cloud.NewMemory(128<<20, defaultBlock), clients: map[string]*client{},
+		memory: remote.NewMemory(128<<20, defaultBlock), clients: map[string]*client{},
 		lent: map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error){},
 	}
 	for _, o := range opts {

@@ -14,8 +14,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -75,7 +75,7 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, blockSize int
 
 func (b *bucket) putBlob(ctx context.Context, up *storage.Upload, content []byte) (storage.Object, error) {
 	sum := crc64.Checksum(content, table)
-	body := cloud.NewBody(content)
+	body := remote.NewBody(content)
 	defer body.Seal()
 	a := b.attributes(up)
 	out, err := b.client.NewBlockBlobClient(up.Name).Upload(ctx, body, &blockblob.UploadOptions{

@@ -17,7 +17,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 type bucket struct {
@@ -25,7 +25,7 @@ type bucket struct {
 	config  Config
 	client  *gcstorage.BucketHandle
 	http    *http.Client // for what the SDK does not do
-	redact  cloud.Redactor
+	redact  *redact.Redactor
 	id      string // of the destination
 }
 

@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Config is the configuration of a gcs destination. Bucket and Credentials are required.
@@ -105,7 +105,7 @@ func (c Config) Validate() error {
 		invalid("bucket", "is no name of a bucket: 3 to 222 lower-case letters, digits, hyphens, underscores and dots")
 	}
 	if c.Endpoint != "" {
-		errs = append(errs, cloud.CheckEndpoint("endpoint", c.Endpoint, c.AllowHTTP, false))
+		errs = append(errs, checkEndpoint("endpoint", c.Endpoint, c.AllowHTTP))
 	}
 	if len(c.Tags) > 0 {
 		invalid("tags", "is not empty, and Google Cloud Storage knows no tags of objects; use metadata")
@@ -187,7 +187,7 @@ func (c Credentials) key() (account, error) {
 	if a.Universe != "" && a.Universe != "googleapis.com" {
 		return invalid("is of another universe than googleapis.com")
 	}
-	if a.TokenURI != "" && cloud.CheckEndpoint("service_account", a.TokenURI, false, true) != nil {
+	if a.TokenURI != "" && (remote.URL{Path: true}).Check("service_account", a.TokenURI) != nil {
 		return invalid("has a token_uri that is no https URL")
 	}
 	return a, nil
@@ -208,4 +208,10 @@ func (c Config) secrets() []destination.Secret {
 		all = append(all, destination.NewSecret(a.PrivateKey))
 	}
 	return slices.DeleteFunc(all, func(s destination.Secret) bool { return !s.IsSet() })
+}
+
+// checkEndpoint checks a URL of the service.
+func checkEndpoint(field, endpoint string, allowHTTP bool) error {
+	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials"}
+	return rules.Check(field, endpoint)
 }

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/api/option"
 
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
@@ -46,7 +46,7 @@ func (h *Handler) bucket(ctx context.Context, c Config, organization, id string,
 	if h.env.Client == nil {
 		return nil, handler.Fail(handler.Internal, errors.New("gcs: the handler was not opened"))
 	}
-	b := &bucket{handler: h, config: c, redact: cloud.NewRedactor(c.secrets()...), id: id}
+	b := &bucket{handler: h, config: c, redact: redact.New(c.secrets()...), id: id}
 	known, err := h.client(ctx, c, organization, id, version)
 	if err != nil {
 		return nil, err

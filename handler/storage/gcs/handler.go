@@ -16,8 +16,8 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Handler delivers to gcs destinations. It keeps a client and its tokens for each destination until that changes, and is
@@ -28,7 +28,7 @@ type Handler struct {
 	lent          func(scope string) (auth.TokenProvider, error) // the host's; nil where they are not lent
 	impersonation func(organization, serviceAccount string) bool
 	endpoints     []string // that may get the host's tokens
-	memory        *cloud.Memory
+	memory        *remote.Memory
 
 	mu      sync.Mutex
 	clients map[string]*client // by destination
@@ -103,7 +103,7 @@ func WithImpersonation(allowed func(organization, serviceAccount string) bool) O
 // host's. Who gets such a token can use it for everything that it is good for.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
-		if cloud.CheckEndpoint("endpoint", endpoint, false, false) != nil {
+		if checkEndpoint("endpoint", endpoint, false) != nil {
 			return errors.New("gcs: the trusted endpoint is no https URL")
 		}
 		h.endpoints = append(h.endpoints, strings.TrimSuffix(endpoint, "/"))
@@ -118,7 +118,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("gcs: the memory is less than 16 MiB")
 		}
-		h.memory = cloud.NewMemory(bytes, defaultChunk)
+		h.memory = remote.NewMemory(bytes, defaultChunk)
 		return nil
 	}
 }
@@ -126,7 +126,7 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: cloud.NewMemory(128<<20, defaultChunk), clients: map[string]*client{}}
+	h := &Handler{memory: remote.NewMemory(128<<20, defaultChunk), clients: map[string]*client{}}
 	for _, o := range opts {
 		if o == nil {
 			h.errs = append(h.errs, errors.New("gcs: an option is nil"))

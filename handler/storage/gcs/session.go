@@ -19,8 +19,8 @@ import (
 	"google.golang.org/api/googleapi"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -341,7 +341,7 @@ func (s *session) put(ctx context.Context, b []byte, end bool, sum func() uint32
 	} else {
 		header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%s", first, last, total))
 	}
-	body := cloud.NewBody(b)
+	body := remote.NewBody(b)
 	defer body.Seal()
 	out, err := s.call(ctx, http.MethodPut, s.state.Session, header, body, int64(len(b)))
 	if err != nil {

@@ -19,14 +19,14 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 type bucket struct {
 	handler *Handler
 	config  Config
 	client  *awss3.Client
-	redact  cloud.Redactor
+	redact  *redact.Redactor
 	id      string // of the destination
 	prefix  string // of what Sweep looks through
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Config is the configuration of an s3 destination. Bucket, Credentials, and Region or Endpoint are required.
@@ -229,7 +229,7 @@ func (c Config) validateEndpoint() error {
 	if c.Endpoint == "" {
 		return nil
 	}
-	return cloud.CheckEndpoint("endpoint", c.Endpoint, c.AllowHTTP, false)
+	return checkEndpoint("endpoint", c.Endpoint, c.AllowHTTP)
 }
 
 func (c Credentials) kind() CredentialsType { return cmp.Or(c.Type, AccessKey) }
@@ -245,4 +245,10 @@ func (c Config) partSize(size int64) int64 {
 	const unit = 1 << 20
 	needed := (size + maxParts - 1) / maxParts
 	return max(cmp.Or(c.PartSize, defaultPart), (needed+unit-1)/unit*unit)
+}
+
+// checkEndpoint checks a URL of the service.
+func checkEndpoint(field, endpoint string, allowHTTP bool) error {
+	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials"}
+	return rules.Check(field, endpoint)
 }

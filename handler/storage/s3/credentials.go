@@ -25,7 +25,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/deliverykit/delivery/handler"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
+	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
@@ -50,7 +50,7 @@ func (h *Handler) bucket(ctx context.Context, c Config, organization, id string,
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{handler: h, config: c, client: known.s3, redact: cloud.NewRedactor(c.Credentials.SecretAccessKey, c.Credentials.SessionToken), id: id}
+	b := &bucket{handler: h, config: c, client: known.s3, redact: redact.New(c.Credentials.SecretAccessKey, c.Credentials.SessionToken), id: id}
 	if _, err := known.credentials.Retrieve(ctx); err != nil {
 		return nil, b.noCredentials(ctx, err)
 	}

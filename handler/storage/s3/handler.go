@@ -15,8 +15,8 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 )
 
 // Handler delivers to s3 destinations. It keeps a client and its temporary credentials for each destination until that
@@ -28,7 +28,7 @@ type Handler struct {
 	token       func() ([]byte, error)
 	externalID  func(organization string) string
 	sts         string // endpoint
-	memory      *cloud.Memory
+	memory      *remote.Memory
 
 	mu      sync.Mutex
 	clients map[string]*client // by destination
@@ -110,7 +110,7 @@ func WithExternalID(id func(organization string) string) Option {
 func WithSTSEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		u, err := url.Parse(endpoint)
-		if err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !cloud.Loopback(u.Hostname())) {
+		if err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !remote.Loopback(u.Hostname())) {
 			return errors.New("s3: the STS endpoint is no https URL")
 		}
 		h.sts = endpoint
@@ -125,7 +125,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("s3: the memory is less than 16 MiB")
 		}
-		h.memory = cloud.NewMemory(bytes, defaultPart)
+		h.memory = remote.NewMemory(bytes, defaultPart)
 		return nil
 	}
 }
@@ -133,7 +133,7 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: cloud.NewMemory(128<<20, defaultPart), clients: map[string]*client{}}
+	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: map[string]*client{}}
 	for _, o := range opts {
 		if o == nil {
 			h.errs = append(h.errs, errors.New("s3: an option is nil"))

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -92,7 +92,7 @@ func (m *multipart) read(ctx context.Context, content io.Reader, start func(part
 }
 
 func (m *multipart) sendPart(ctx context.Context, part int32, b []byte, sum *string) error {
-	body := cloud.NewBody(b)
+	body := remote.NewBody(b)
 	defer body.Seal()
 	in := &awss3.UploadPartInput{
 		Bucket: &m.state.Bucket, Key: &m.state.Name, UploadId: &m.state.Upload, PartNumber: &part,

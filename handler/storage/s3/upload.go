@@ -14,8 +14,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
-	"github.com/deliverykit/delivery/handler/storage/internal/cloud"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -85,7 +85,7 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int6
 func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []byte) (storage.Object, error) {
 	algorithm := b.config.algorithm()
 	sum := algorithm.of(content)
-	body := cloud.NewBody(content)
+	body := remote.NewBody(content)
 	defer body.Seal()
 	in := &awss3.PutObjectInput{
 		Bucket: &b.config.Bucket, Key: &up.Name, Body: body, ContentLength: aws.Int64(int64(len(content))),
