@@ -48,8 +48,9 @@ type Remover interface {
 
 // Sweeper is a Bucket whose attempts can leave something behind when their process dies.
 type Sweeper interface {
-	// Sweep removes what was left behind before a time by uploads of objects whose names ours accepts, and says how many.
-	Sweep(ctx context.Context, before time.Time, ours func(name string) bool) (removed int, err error)
+	// Sweep removes what uploads left behind that is older than age, by the clock that stamped it, and returns how many. It
+	// leaves alone what need not be ours: names is the template of the destination's names.
+	Sweep(ctx context.Context, age time.Duration, names *Template) (removed int, err error)
 }
 
 // Checkpoints keeps the state of one item between attempts; *handler.Request is one.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/option"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
 )
@@ -69,13 +70,7 @@ func New(opts ...Option) *Handler {
 		tokens:    perdest.New[*tokens](maxTokens, nil),
 		links:     perdest.New(maxTransports, (*http.Transport).CloseIdleConnections),
 	}
-	for _, o := range opts {
-		if o == nil {
-			h.errs = append(h.errs, errors.New("webhook: an option is nil"))
-		} else if err := o(h); err != nil {
-			h.errs = append(h.errs, err)
-		}
-	}
+	h.errs = option.Apply("webhook", h, opts)
 	return h
 }
 

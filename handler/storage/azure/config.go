@@ -146,6 +146,11 @@ func (c Config) Validate() error {
 
 var tiers = []blob.AccessTier{blob.AccessTierHot, blob.AccessTierCool, blob.AccessTierCold, blob.AccessTierArchive}
 
+// Layout implements storage.Config.
+func (c Config) Layout() storage.Layout {
+	return storage.Layout{Naming: c.Naming, Expiry: c.Expiry, Attributes: c.Attributes}
+}
+
 func (c Config) unique() bool {
 	t, err := c.Template()
 	return err == nil && t.Unique()

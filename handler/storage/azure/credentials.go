@@ -19,35 +19,32 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/storage"
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
 type client struct {
-	version   int64
 	container *container.Client
 	token     azcore.TokenCredential // nil for keys and signatures
 }
 
-// mostClients bounds what is kept.
-const mostClients = 4096
+// maxClients bounds what is kept.
+const maxClients = 4096
 
 // scope is what tokens are for: https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory
 const scope = "https://storage.azure.com/.default"
 
-// bucket returns the destination's container, with credentials that hold.
-func (h *Handler) bucket(ctx context.Context, c Config, id string, version int64) (*bucket, error) {
-	if h.env.Client == nil {
-		return nil, handler.Fail(handler.Internal, errors.New("azure: the handler was not opened"))
-	}
-	b := &bucket{handler: h, config: c, redact: redactor(c.Credentials), id: id}
-	known, err := h.client(c, id, version)
+// open returns the destination's container, with credentials that hold.
+func (h *Handler) open(ctx context.Context, env handler.Env, at storage.Place, c Config) (storage.Bucket, error) {
+	kept, release, err := h.clients.Get(ctx, at.Destination, at.Key(), func() (*client, error) { return h.newClient(env, c) })
 	if err != nil {
 		return nil, err
 	}
-	b.client = known.container
-	if known.token != nil {
-		if _, err := known.token.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}, EnableCAE: true}); err != nil {
+	release() // there is nothing to close
+	b := &bucket{handler: h, config: c, client: kept.container, redact: redactor(c.Credentials), id: at.Destination}
+	if kept.token != nil {
+		if _, err := kept.token.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}, EnableCAE: true}); err != nil {
 			return nil, b.noToken(ctx, err)
 		}
 	}
@@ -63,34 +60,9 @@ func redactor(c Credentials) *redact.Redactor {
 	return redact.New(secrets...)
 }
 
-func (h *Handler) client(c Config, id string, version int64) (*client, error) {
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		known := h.clients[id]
-		h.mu.Unlock()
-		if known != nil && known.version == version {
-			return known, nil
-		}
-	}
-	made, err := h.newClient(c)
-	if err != nil {
-		return nil, err
-	}
-	made.version = version
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if len(h.clients) >= mostClients {
-			clear(h.clients)
-		}
-		h.clients[id] = made
-	}
-	return made, nil
-}
-
-func (h *Handler) newClient(c Config) (made *client, err error) {
+func (h *Handler) newClient(env handler.Env, c Config) (made *client, err error) {
 	where := c.service() + "/" + c.Container
-	options := &container.ClientOptions{ClientOptions: h.options(c)}
+	options := &container.ClientOptions{ClientOptions: h.options(env, c)}
 	made = &client{}
 	switch c.Credentials.Type {
 	case SharedKey:
@@ -172,9 +144,9 @@ func (h *Handler) trusted(c Config) bool {
 	})
 }
 
-func (h *Handler) options(c Config) azcore.ClientOptions {
+func (h *Handler) options(env handler.Env, c Config) azcore.ClientOptions {
 	o := azcore.ClientOptions{
-		Transport: h.env.Client,
+		Transport: env.Client,
 		Telemetry: policy.TelemetryOptions{ApplicationID: "deliverykit"},
 		// What may pass in a moment is tried again within the attempt. Longer waits are the queue's.
 		Retry: policy.RetryOptions{MaxRetries: 2, RetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Second, ShouldRetry: again},

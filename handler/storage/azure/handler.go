@@ -9,29 +9,27 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/option"
+	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to azure destinations. It keeps a client and its tokens for each destination until that changes, and is
-// safe for concurrent use once it is open.
+// Handler delivers to azure destinations. It keeps a client and its tokens per destination, until the destination changes,
+// and is safe for concurrent use once it is open.
 type Handler struct {
-	env       handler.Env
-	errs      []error
+	*storage.Handler[Config]
 	lent      map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error) // the host's
 	endpoints []string                                                                       // that may get the host's tokens
-	authority string                                                                         // where service principals get theirs; "" for the cloud's own
+	authority string                                                                         // of service principals' tokens; "" for the cloud's own
 	memory    *remote.Memory
-
-	mu      sync.Mutex
-	clients map[string]*client // by destination
+	clients   *perdest.Cache[*client]
 }
 
 var (
@@ -149,147 +147,39 @@ func WithMemory(bytes int64) Option {
 // delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{
-		memory: remote.NewMemory(128<<20, defaultBlock), clients: map[string]*client{},
+		memory: remote.NewMemory(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),
 		lent: map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error){},
 	}
-	for _, o := range opts {
-		if o == nil {
-			h.errs = append(h.errs, errors.New("azure: an option is nil"))
-		} else if err := o(h); err != nil {
-			h.errs = append(h.errs, err)
-		}
-	}
+	faults := option.Apply("azure", h, opts)
+	h.Handler = storage.NewHandler(storage.Driver[Config]{
+		Type: destination.TypeInfo{
+			Type:        Config{}.DestinationType(),
+			Title:       "Azure Blob Storage",
+			Description: "Stores each payload as a blob in a container of Azure Blob Storage.",
+			Schema:      json.RawMessage(schema),
+		},
+		Open: h.open, Remote: true, Permit: h.permit, Forget: h.clients.Forget, Faults: faults,
+	})
 	return h
-}
-
-// Open implements handler.Opener.
-func (h *Handler) Open(env handler.Env) error {
-	errs := h.errs
-	if env.Client == nil {
-		errs = append(errs, errors.New("azure: the environment has no Client"))
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	if env.Now == nil {
-		env.Now = time.Now
-	}
-	h.env = env
-	return nil
-}
-
-// ParseConfig implements handler.ConfigParser; it returns a Config. The endpoint's host is checked against the network
-// policy, and the credentials against what the host lends.
-func (h *Handler) ParseConfig(raw json.RawMessage) (any, error) {
-	var c Config
-	if err := handler.Decode(raw, &c); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(c.Validate(), h.permitted(c)); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-func (h *Handler) permitted(c Config) error {
-	var errs []error
-	if t := c.Credentials.Type; t == ManagedIdentity || t == Default {
-		if h.lent[t] == nil {
-			errs = append(errs, destination.Invalid("credentials.type", "is %s, and this service does not lend its own identity", t))
-		} else if !h.trusted(c) {
-			errs = append(errs, destination.Invalid("endpoint", "is not Microsoft's, and the service's own identity is not sent there"))
-		}
-	}
-	if u, _ := url.Parse(c.Endpoint); u != nil && u.Hostname() != "" && h.env.CheckHost != nil {
-		if err := h.env.CheckHost(u.Hostname()); err != nil {
-			errs = append(errs, destination.Invalid("endpoint", "%v", err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Deliver implements handler.Handler.
-func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	var id string
-	var version int64
-	if req.Destination != nil {
-		id, version = req.Destination.ID, req.Destination.Version
-	}
-	b, err := h.bucket(ctx, config, id, version)
-	if err != nil {
-		return nil, err
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming, Attributes: config.Attributes}.Deliver(ctx, req)
-}
-
-// Bucket returns the container of a Config for other uses than a delivery, such as a store of payloads. Its credentials
-// hold for as long as those of the Config can be renewed; there is nothing to close.
-func (h *Handler) Bucket(ctx context.Context, c Config) (storage.Bucket, error) {
-	if err := errors.Join(c.Validate(), h.permitted(c)); err != nil {
-		return nil, handler.Fail(handler.Configuration, fmt.Errorf("azure: %w", err))
-	}
-	return h.bucket(ctx, c, "", 0)
-}
-
-// Test implements handler.Tester: it gets the credentials, and writes, reads and deletes a blob.
-func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	start := time.Now()
-	b, err := h.bucket(ctx, config, "", 0)
-	step := destination.TestStep{Name: "credentials", OK: err == nil, Latency: destination.Duration(time.Since(start))}
-	if err != nil {
-		step.Finding = err.Error()
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming, Attributes: config.Attributes}.Test(ctx, req, h.env.Now(), step), nil
-}
-
-// Forget implements handler.Forgetter.
-func (h *Handler) Forget(destinationID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.clients, destinationID)
-}
-
-// Retention implements handler.Remover.
-func (h *Handler) Retention(config any) time.Duration {
-	c, _ := config.(Config)
-	return c.Expiry.Retention()
-}
-
-// Remove implements handler.Remover.
-func (h *Handler) Remove(ctx context.Context, req *handler.RemoveRequest) (handler.Removal, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return handler.NotRemoved, wrongConfig(req.Config)
-	}
-	b, err := h.bucket(ctx, config, req.DestinationID, 0)
-	if err != nil {
-		return handler.NotRemoved, err
-	}
-	return storage.Remove(ctx, b, req)
 }
 
 //go:embed schema.json
 var schema string
 
-// Describe implements handler.Describer.
-func (h *Handler) Describe() destination.TypeInfo {
-	return destination.TypeInfo{
-		Type:        Config{}.DestinationType(),
-		Family:      "storage",
-		Title:       "Azure Blob Storage",
-		Description: "Stores each payload as a blob in a container of Azure Blob Storage.",
-		Schema:      json.RawMessage(schema),
+func (h *Handler) permit(env handler.Env, c Config) error {
+	errs := []error{remote.CheckHost(env, "endpoint", c.Endpoint)}
+	switch t := c.Credentials.Type; {
+	case t != ManagedIdentity && t != Default:
+	case h.lent[t] == nil:
+		errs = append(errs, destination.Invalid("credentials.type", "is %s, and this service does not lend its own identity", t))
+	case !h.trusted(c):
+		errs = append(errs, destination.Invalid("endpoint", "is not Microsoft's, and the service's own identity is not sent there"))
 	}
+	return errors.Join(errs...)
 }
 
-func wrongConfig(config any) error {
-	return handler.Fail(handler.Configuration, fmt.Errorf("azure: the config is a %T, not a %T", config, Config{}))
+// Bucket returns the container of a Config for other uses than a delivery, such as a store of payloads. Its credentials
+// hold for as long as those of the Config can be renewed; there is nothing to close.
+func (h *Handler) Bucket(ctx context.Context, c Config) (storage.Bucket, error) {
+	return h.Handler.Bucket(ctx, "", c)
 }

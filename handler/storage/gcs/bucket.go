@@ -22,6 +22,7 @@ import (
 
 type bucket struct {
 	handler *Handler
+	env     handler.Env
 	config  Config
 	client  *gcstorage.BucketHandle
 	http    *http.Client // for what the SDK does not do

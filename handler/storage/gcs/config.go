@@ -116,6 +116,11 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Layout implements storage.Config.
+func (c Config) Layout() storage.Layout {
+	return storage.Layout{Naming: c.Naming, Expiry: c.Expiry, Attributes: c.Attributes}
+}
+
 func (r Retention) validate() error {
 	var errs []error
 	if r.Mode != "" && r.Mode != "Locked" && r.Mode != "Unlocked" {

@@ -21,19 +21,19 @@ import (
 	"google.golang.org/api/option"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/storage"
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
 type client struct {
-	version int64
-	sdk     *gcstorage.Client
-	http    *http.Client // with the destination's tokens
-	tokens  auth.TokenProvider
+	sdk    *gcstorage.Client
+	http   *http.Client // with the destination's tokens
+	tokens auth.TokenProvider
 }
 
-// mostClients bounds what is kept.
-const mostClients = 4096
+// maxClients bounds what is kept.
+const maxClients = 4096
 
 // scopes are what the tokens are for. Impersonating needs the second, of the credentials that do it.
 const (
@@ -41,54 +41,31 @@ const (
 	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
 )
 
-// bucket returns the destination's bucket, with credentials that hold.
-func (h *Handler) bucket(ctx context.Context, c Config, organization, id string, version int64) (*bucket, error) {
-	if h.env.Client == nil {
-		return nil, handler.Fail(handler.Internal, errors.New("gcs: the handler was not opened"))
-	}
-	b := &bucket{handler: h, config: c, redact: redact.New(c.secrets()...), id: id}
-	known, err := h.client(ctx, c, organization, id, version)
+// open returns the destination's bucket, with credentials that hold.
+func (h *Handler) open(ctx context.Context, env handler.Env, at storage.Place, c Config) (storage.Bucket, error) {
+	kept, release, err := h.clients.Get(ctx, at.Destination, at.Key(), func() (*client, error) {
+		return h.newClient(ctx, env, at.Organization, c)
+	})
 	if err != nil {
 		return nil, err
 	}
-	b.client, b.http = known.sdk.Bucket(c.Bucket), known.http
-	if _, err := known.tokens.Token(ctx); err != nil {
+	release() // there is nothing to close
+	b := &bucket{
+		handler: h, env: env, config: c, client: kept.sdk.Bucket(c.Bucket), http: kept.http,
+		redact: redact.New(c.secrets()...), id: at.Destination,
+	}
+	if _, err := kept.tokens.Token(ctx); err != nil {
 		return nil, b.noToken(ctx, err)
 	}
 	return b, nil
 }
 
-func (h *Handler) client(ctx context.Context, c Config, organization, id string, version int64) (*client, error) {
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		known := h.clients[id]
-		h.mu.Unlock()
-		if known != nil && known.version == version {
-			return known, nil
-		}
-	}
-	made, err := h.newClient(ctx, c, organization)
+func (h *Handler) newClient(ctx context.Context, env handler.Env, organization string, c Config) (*client, error) {
+	tokens, err := h.tokens(env, organization, c)
 	if err != nil {
 		return nil, err
 	}
-	made.version = version
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if len(h.clients) >= mostClients {
-			clear(h.clients)
-		}
-		h.clients[id] = made
-	}
-	return made, nil
-}
-
-func (h *Handler) newClient(ctx context.Context, c Config, organization string) (*client, error) {
-	tokens, err := h.tokens(c, organization)
-	if err != nil {
-		return nil, err
-	}
-	made := &client{tokens: tokens, http: h.authorized(tokens)}
+	made := &client{tokens: tokens, http: authorized(env, tokens)}
 	made.sdk, err = gcstorage.NewClient(context.WithoutCancel(ctx), option.WithHTTPClient(made.http),
 		option.WithEndpoint(c.service()+"/storage/v1/"), gcstorage.WithJSONReads())
 	if err != nil {
@@ -106,9 +83,9 @@ const (
 )
 
 // authorized is the guarded client, with tokens.
-func (h *Handler) authorized(tokens auth.TokenProvider) *http.Client {
-	guarded := *h.env.Client
-	guarded.Transport = bearer{base: h.env.Client.Transport, tokens: tokens}
+func authorized(env handler.Env, tokens auth.TokenProvider) *http.Client {
+	guarded := *env.Client
+	guarded.Transport = bearer{base: env.Client.Transport, tokens: tokens}
 	return &guarded
 }
 
@@ -138,7 +115,7 @@ type tokenError struct{ err error }
 func (e *tokenError) Error() string { return e.err.Error() }
 func (e *tokenError) Unwrap() error { return e.err }
 
-func (h *Handler) tokens(c Config, organization string) (auth.TokenProvider, error) {
+func (h *Handler) tokens(env handler.Env, organization string, c Config) (auth.TokenProvider, error) {
 	scope := readWrite
 	if c.Credentials.Impersonate != "" {
 		scope = cloudPlatform
@@ -147,7 +124,7 @@ func (h *Handler) tokens(c Config, organization string) (auth.TokenProvider, err
 	switch c.Credentials.kind() {
 	case ServiceAccount:
 		made, err := credentials.NewCredentialsFromJSON(credentials.ServiceAccount, []byte(c.Credentials.ServiceAccount.Reveal()),
-			&credentials.DetectOptions{Scopes: []string{scope}, Client: h.env.Client, DisableAsyncRefresh: true})
+			&credentials.DetectOptions{Scopes: []string{scope}, Client: env.Client, DisableAsyncRefresh: true})
 		if err != nil { // it may quote the key
 			return nil, handler.Fail(handler.Configuration, errors.New("gcs: the key file of the service account cannot be used: its private key is damaged"))
 		}
@@ -171,7 +148,7 @@ func (h *Handler) tokens(c Config, organization string) (auth.TokenProvider, err
 	if c.Credentials.Impersonate == "" {
 		return base, nil
 	}
-	asking := h.authorized(base)
+	asking := authorized(env, base)
 	asking.Transport = answering{asking.Transport}
 	made, err := impersonate.NewCredentials(&impersonate.CredentialsOptions{
 		TargetPrincipal: c.Credentials.Impersonate, Delegates: c.Credentials.Delegates, Scopes: []string{readWrite}, Client: asking,

@@ -120,7 +120,7 @@ func (b *bucket) retainUntil() time.Time {
 	if b.config.Retention.Mode == "" {
 		return time.Time{}
 	}
-	return b.handler.env.Now().UTC().AddDate(0, 0, b.config.Retention.Days)
+	return b.env.Now().UTC().AddDate(0, 0, b.config.Retention.Days)
 }
 
 // wait pauses before the tries after the first, and says whether there is time for one.

@@ -15,6 +15,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage"
@@ -30,6 +31,7 @@ const chunk = 32 << 10
 // bucket is a destination's folder.
 type bucket struct {
 	handler              *Handler
+	now                  func() time.Time
 	organization         string
 	folder               []string // from the host's directory
 	fileMode, folderMode fs.FileMode

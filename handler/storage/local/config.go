@@ -46,6 +46,9 @@ func (c Config) Validate() error {
 	return errors.Join(append(errs, fileErr, folderErr)...)
 }
 
+// Layout implements storage.Config.
+func (c Config) Layout() storage.Layout { return storage.Layout{Naming: c.Naming, Expiry: c.Expiry} }
+
 func mode(path, text string, otherwise, needed fs.FileMode) (fs.FileMode, error) {
 	if text == "" {
 		return otherwise, nil

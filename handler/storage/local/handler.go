@@ -14,16 +14,15 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/option"
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
 // Handler delivers to local destinations. It keeps no file open between attempts, and is safe for concurrent use.
 type Handler struct {
-	handler.Parser[Config]
+	storage.Sweeping[Config]
 	dir   string
 	quota int64
-	errs  []error
-	now   func() time.Time
 
 	mu    sync.Mutex
 	used  map[string]*usage    // by organization, where there is a quota
@@ -59,123 +58,40 @@ func WithQuota(bytes int64) Option {
 // file system which is not mounted is noticed. What is wrong with the arguments is reported by Open, which delivery.New
 // calls.
 func New(dir string, opts ...Option) *Handler {
-	h := &Handler{dir: dir, now: time.Now, used: map[string]*usage{}, swept: map[string]time.Time{}}
+	h := &Handler{dir: dir, used: map[string]*usage{}, swept: map[string]time.Time{}}
+	faults := option.Apply("local", h, opts)
 	if !filepath.IsAbs(dir) {
-		h.errs = append(h.errs, fmt.Errorf("local: the directory %q is not an absolute path", dir))
+		faults = append(faults, fmt.Errorf("local: the directory %q is not an absolute path", dir))
 	}
-	for _, o := range opts {
-		if o == nil {
-			h.errs = append(h.errs, errors.New("local: an option is nil"))
-		} else if err := o(h); err != nil {
-			h.errs = append(h.errs, err)
-		}
-	}
+	h.Sweeping = storage.Sweeping[Config]{Handler: storage.NewHandler(storage.Driver[Config]{
+		Type: destination.TypeInfo{
+			Type:        Config{}.DestinationType(),
+			Title:       "Local folder",
+			Description: "Stores each payload as a file in a folder of this service's machine.",
+			Schema:      json.RawMessage(schema),
+		},
+		Open: h.open, Step: "folder", Abandoned: func(Config) time.Duration { return abandoned }, Faults: faults,
+	})}
 	return h
-}
-
-// Open implements handler.Opener.
-func (h *Handler) Open(env handler.Env) error {
-	if env.Now != nil {
-		h.now = env.Now
-	}
-	return errors.Join(h.errs...)
-}
-
-// Deliver implements handler.Handler.
-func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	b, err := h.bucket(req.Organization, config)
-	if err != nil {
-		return nil, err
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming}.Deliver(ctx, req)
-}
-
-// Bucket returns the folder of a Config for other uses than a delivery, such as a store of payloads. There is nothing to
-// close.
-func (h *Handler) Bucket(organization string, c Config) (storage.Bucket, error) {
-	if err := c.Validate(); err != nil {
-		return nil, handler.Fail(handler.Configuration, fmt.Errorf("local: %w", err))
-	}
-	return h.bucket(organization, c)
-}
-
-// Test implements handler.Tester: it writes, reads and deletes a file.
-func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	b, err := h.bucket(req.Organization, config)
-	if err != nil {
-		return &destination.TestReport{Steps: []destination.TestStep{{Name: "folder", Finding: err.Error()}}}, nil //nolint:nilerr // it is the finding
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming}.Test(ctx, req, h.now()), nil
-}
-
-// Maintain implements handler.Maintainer: it removes what killed processes left behind more than a day ago.
-func (h *Handler) Maintain(ctx context.Context, req *handler.MaintainRequest) error {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return wrongConfig(req.Config)
-	}
-	b, err := h.bucket(req.Organization, config)
-	if err != nil {
-		return err
-	}
-	_, err = b.Sweep(ctx, staleBefore(), func(string) bool { return true })
-	return err
-}
-
-// Retention implements handler.Remover.
-func (h *Handler) Retention(config any) time.Duration {
-	c, _ := config.(Config)
-	return c.Expiry.Retention()
-}
-
-// Remove implements handler.Remover.
-func (h *Handler) Remove(ctx context.Context, req *handler.RemoveRequest) (handler.Removal, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return handler.NotRemoved, wrongConfig(req.Config)
-	}
-	b, err := h.bucket(req.Organization, config)
-	if err != nil {
-		return handler.NotRemoved, err
-	}
-	return storage.Remove(ctx, b, req)
 }
 
 //go:embed schema.json
 var schema string
 
-// Describe implements handler.Describer.
-func (h *Handler) Describe() destination.TypeInfo {
-	return destination.TypeInfo{
-		Type:        Config{}.DestinationType(),
-		Family:      "storage",
-		Title:       "Local folder",
-		Description: "Stores each payload as a file in a folder of this service's machine.",
-		Schema:      json.RawMessage(schema),
-	}
+// Bucket returns the folder of a Config for other uses than a delivery, such as a store of payloads. There is nothing to
+// close.
+func (h *Handler) Bucket(organization string, c Config) (storage.Bucket, error) {
+	return h.Sweeping.Bucket(context.Background(), organization, c)
 }
 
-func wrongConfig(config any) error {
-	return handler.Fail(handler.Configuration, fmt.Errorf("local: the config is a %T, not a %T", config, Config{}))
-}
-
-// bucket is the destination's folder. It opens nothing yet.
-func (h *Handler) bucket(organization string, c Config) (*bucket, error) {
-	if len(h.errs) > 0 {
-		return nil, handler.Fail(handler.Internal, errors.Join(h.errs...))
-	}
-	if err := storage.CheckName(organization); err != nil || strings.Contains(organization, "/") || strings.HasPrefix(organization, temporary) {
+// open returns the destination's folder. It opens no file yet.
+func (h *Handler) open(_ context.Context, env handler.Env, at storage.Place, c Config) (storage.Bucket, error) {
+	organization := at.Organization
+	if err := storage.CheckName(organization); err != nil ||
+		strings.Contains(organization, "/") || strings.HasPrefix(organization, temporary) {
 		return nil, handler.Fail(handler.Configuration, errors.New("local: the organization's name cannot be that of a folder"))
 	}
-	b := &bucket{handler: h, organization: organization, folder: []string{organization}}
+	b := &bucket{handler: h, now: env.Now, organization: organization, folder: []string{organization}}
 	if c.Folder != "" {
 		if err := storage.CheckName(c.Folder); err != nil {
 			return nil, handler.Fail(handler.Configuration, fmt.Errorf("local: the folder %w", err))

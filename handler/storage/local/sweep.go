@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/storage"
 )
 
 const (
@@ -84,7 +85,8 @@ func isTemporary(name string) bool {
 }
 
 // Sweep implements storage.Sweeper. A temporary name does not tell of which object it was to be.
-func (b *bucket) Sweep(ctx context.Context, before time.Time, _ func(string) bool) (removed int, err error) {
+func (b *bucket) Sweep(ctx context.Context, age time.Duration, _ *storage.Template) (removed int, err error) {
+	before := stampedBefore(age)
 	root, err := b.handler.root()
 	if err != nil {
 		return 0, err
@@ -111,14 +113,14 @@ func (b *bucket) Sweep(ctx context.Context, before time.Time, _ func(string) boo
 	return removed, err
 }
 
-// staleBefore is what a temporary file was last written before to be swept: by the clock that files are stamped with, which a
-// handler's own need not agree with.
-func staleBefore() time.Time { return time.Now().Add(-abandoned) }
+// stampedBefore is when a file of that age was last written, by the clock that files are stamped with: the handler's own
+// clock need not agree with it.
+func stampedBefore(age time.Duration) time.Time { return time.Now().Add(-age) }
 
 // sweepFolder removes what is stale in one folder, at most once an hour. It is on the way of a delivery, so it fails
 // silently.
 func (b *bucket) sweepFolder(ctx context.Context, folder *os.Root, where string) {
-	h, now := b.handler, b.handler.now()
+	h, now := b.handler, b.now()
 	h.mu.Lock()
 	due := now.Sub(h.swept[where]) >= sweepEvery
 	if due {
@@ -136,7 +138,7 @@ func (b *bucket) sweepFolder(ctx context.Context, folder *os.Root, where string)
 			return nil
 		}
 		info, err := folder.Lstat(entry.Name())
-		if err == nil && info.Mode().IsRegular() && info.ModTime().Before(staleBefore()) {
+		if err == nil && info.Mode().IsRegular() && info.ModTime().Before(stampedBefore(abandoned)) {
 			_ = folder.Remove(entry.Name())
 		}
 		return nil
@@ -163,7 +165,7 @@ func (h *Handler) reserve(b *bucket, size int64) (*reservation, error) {
 	}
 	h.mu.Lock()
 	u := h.used[b.organization]
-	stale := u == nil || h.now().Sub(u.at) >= counted
+	stale := u == nil || b.now().Sub(u.at) >= counted
 	h.mu.Unlock()
 	if stale {
 		bytes, err := b.measure()
@@ -175,7 +177,7 @@ func (h *Handler) reserve(b *bucket, size int64) (*reservation, error) {
 			u = &usage{}
 			h.used[b.organization] = u
 		}
-		u.bytes, u.at = bytes, h.now()
+		u.bytes, u.at = bytes, b.now()
 		h.mu.Unlock()
 	}
 	return r, r.grow(max(0, size))

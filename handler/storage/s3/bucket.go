@@ -24,11 +24,11 @@ import (
 
 type bucket struct {
 	handler *Handler
+	env     handler.Env
 	config  Config
 	client  *awss3.Client
 	redact  *redact.Redactor
 	id      string // of the destination
-	prefix  string // of what Sweep looks through
 }
 
 var (
@@ -171,9 +171,10 @@ func (b *bucket) List(ctx context.Context, prefix string, yield func(storage.Obj
 }
 
 // Sweep implements storage.Sweeper: it aborts unfinished uploads.
-func (b *bucket) Sweep(ctx context.Context, before time.Time, ours func(string) bool) (removed int, err error) {
+func (b *bucket) Sweep(ctx context.Context, age time.Duration, names *storage.Template) (removed int, err error) {
+	before, ours := b.env.Now().Add(-age), names.Matcher()
 	pages := awss3.NewListMultipartUploadsPaginator(b.client, &awss3.ListMultipartUploadsInput{
-		Bucket: &b.config.Bucket, Prefix: optional(b.prefix), ExpectedBucketOwner: b.owner(),
+		Bucket: &b.config.Bucket, Prefix: optional(names.Prefix()), ExpectedBucketOwner: b.owner(),
 	})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler/internal/remote"
@@ -153,6 +154,19 @@ func (c Config) Validate() error {
 		invalid("abandon_after", "is less than 25h: an attempt may take 24")
 	}
 	return errors.Join(errs...)
+}
+
+// Layout implements storage.Config.
+func (c Config) Layout() storage.Layout {
+	return storage.Layout{Naming: c.Naming, Expiry: c.Expiry, Attributes: c.Attributes}
+}
+
+// abandoned is AbandonAfter, or 0 where uploads cannot be known as ours by their names.
+func (c Config) abandoned() time.Duration {
+	if template, err := c.Template(); err != nil || !template.Unique() {
+		return 0
+	}
+	return time.Duration(cmp.Or(c.AbandonAfter, destination.Hours(7*24)))
 }
 
 func (c Config) validateLock() error {

@@ -25,53 +25,48 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/storage"
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
 // client is what is kept for a destination.
 type client struct {
-	version     int64
 	s3          *awss3.Client
 	credentials aws.CredentialsProvider
 }
 
-// mostClients bounds what is kept.
-const mostClients = 4096
+// maxClients bounds what is kept.
+const maxClients = 4096
 
 // roleTime is how long assumed roles last: the longest that a role which is assumed by a role may have.
 const roleTime = time.Hour
 
-// bucket returns the destination's bucket, with credentials that hold.
-func (h *Handler) bucket(ctx context.Context, c Config, organization, id string, version int64) (*bucket, error) {
-	if h.env.Client == nil {
-		return nil, handler.Fail(handler.Internal, errors.New("s3: the handler was not opened"))
-	}
-	known, err := h.client(ctx, c, organization, id, version)
+// open returns the destination's bucket, with credentials that hold.
+func (h *Handler) open(ctx context.Context, env handler.Env, at storage.Place, c Config) (storage.Bucket, error) {
+	kept, release, err := h.clients.Get(ctx, at.Destination, at.Key(), func() (*client, error) {
+		return h.newClient(ctx, env, at, c)
+	})
 	if err != nil {
 		return nil, err
 	}
-	b := &bucket{handler: h, config: c, client: known.s3, redact: redact.New(c.Credentials.SecretAccessKey, c.Credentials.SessionToken), id: id}
-	if _, err := known.credentials.Retrieve(ctx); err != nil {
+	release() // there is nothing to close
+	b := &bucket{
+		handler: h, env: env, config: c, client: kept.s3, id: at.Destination,
+		redact: redact.New(c.Credentials.SecretAccessKey, c.Credentials.SessionToken),
+	}
+	if _, err := kept.credentials.Retrieve(ctx); err != nil {
 		return nil, b.noCredentials(ctx, err)
 	}
 	return b, nil
 }
 
-func (h *Handler) client(ctx context.Context, c Config, organization, id string, version int64) (*client, error) {
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		known := h.clients[id]
-		h.mu.Unlock()
-		if known != nil && known.version == version {
-			return known, nil
-		}
-	}
-	provider, err := h.provider(ctx, c, organization, id)
+func (h *Handler) newClient(ctx context.Context, env handler.Env, at storage.Place, c Config) (*client, error) {
+	provider, err := h.provider(ctx, env, at, c)
 	if err != nil {
 		return nil, err
 	}
-	made := &client{version: version, credentials: provider, s3: awss3.New(awss3.Options{
-		Region: c.region(), Credentials: provider, HTTPClient: h.env.Client, Retryer: retryer(), UsePathStyle: c.PathStyle,
+	return &client{credentials: provider, s3: awss3.New(awss3.Options{
+		Region: c.region(), Credentials: provider, HTTPClient: env.Client, Retryer: retryer(), UsePathStyle: c.PathStyle,
 		// Nothing but what this package asks for: other services know fewer checksums than Amazon's.
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
@@ -84,16 +79,7 @@ func (h *Handler) client(ctx context.Context, c Config, organization, id string,
 			// all the rest.
 			o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 		}
-	})}
-	if id != "" && version != 0 {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if len(h.clients) >= mostClients {
-			clear(h.clients)
-		}
-		h.clients[id] = made
-	}
-	return made, nil
+	})}, nil
 }
 
 // retryer tries what may pass in a moment again within the attempt. Longer waits are the queue's.
@@ -117,46 +103,52 @@ func forbidden(err error) aws.Ternary {
 	return aws.UnknownTernary
 }
 
-func (h *Handler) provider(ctx context.Context, c Config, organization, id string) (aws.CredentialsProvider, error) {
+func (h *Handler) provider(ctx context.Context, env handler.Env, at storage.Place, c Config) (aws.CredentialsProvider, error) {
 	var base aws.CredentialsProvider
 	switch c.Credentials.kind() {
 	case AccessKey:
-		base = credentials.NewStaticCredentialsProvider(c.Credentials.AccessKeyID, c.Credentials.SecretAccessKey.Reveal(), c.Credentials.SessionToken.Reveal())
+		base = credentials.NewStaticCredentialsProvider(
+			c.Credentials.AccessKeyID, c.Credentials.SecretAccessKey.Reveal(), c.Credentials.SessionToken.Reveal())
 	case Default:
-		if h.credentials == nil {
-			return nil, handler.Fail(handler.Configuration, errors.New("s3: the destination asks for the service's own credentials, which this process does not lend"))
+		if h.lent == nil {
+			return nil, handler.Fail(handler.Configuration,
+				errors.New("s3: the destination asks for the service's own credentials, which this process does not lend"))
 		}
 		var err error
-		if base, err = h.credentials(ctx); err != nil {
+		if base, err = h.lent(ctx, env); err != nil {
 			return nil, handler.Fail(handler.Internal, fmt.Errorf("s3: the service's own credentials cannot be loaded: %w", err))
 		}
 	case WebIdentity:
 		if h.token == nil {
-			return nil, handler.Fail(handler.Configuration, errors.New("s3: the destination asks for the service's own identity, which this process does not lend"))
+			return nil, handler.Fail(handler.Configuration,
+				errors.New("s3: the destination asks for the service's own identity, which this process does not lend"))
 		}
-		return aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(h.stsClient(c, nil), c.Credentials.RoleARN, token(h.token),
-			func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = sessionName(id) }), early), nil
+		return aws.NewCredentialsCache(stscreds.NewWebIdentityRoleProvider(
+			h.stsClient(env, c, nil), c.Credentials.RoleARN, token(h.token),
+			func(o *stscreds.WebIdentityRoleOptions) { o.RoleSessionName = sessionName(at.Destination) },
+		), early), nil
 	}
 	if c.Credentials.RoleARN == "" {
 		return base, nil
 	}
-	return aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(h.stsClient(c, base), c.Credentials.RoleARN, func(o *stscreds.AssumeRoleOptions) {
-		o.RoleSessionName, o.Duration = sessionName(id), roleTime
-		external := c.Credentials.ExternalID
-		if h.externalID != nil {
-			external = h.externalID(organization)
-		}
-		if external != "" {
-			o.ExternalID = aws.String(external)
-		}
-	}), early), nil
+	external := c.Credentials.ExternalID
+	if h.externalID != nil {
+		external = h.externalID(at.Organization)
+	}
+	return aws.NewCredentialsCache(stscreds.NewAssumeRoleProvider(
+		h.stsClient(env, c, base), c.Credentials.RoleARN,
+		func(o *stscreds.AssumeRoleOptions) {
+			o.RoleSessionName, o.Duration, o.ExternalID = sessionName(at.Destination), roleTime, optional(external)
+		},
+	), early), nil
 }
 
 // early renews credentials before they expire under a request.
 func early(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = 5 * time.Minute }
 
-func (h *Handler) stsClient(c Config, base aws.CredentialsProvider) *sts.Client {
-	return sts.New(sts.Options{Region: c.region(), Credentials: base, HTTPClient: h.env.Client, Retryer: retryer()}, func(o *sts.Options) {
+func (h *Handler) stsClient(env handler.Env, c Config, base aws.CredentialsProvider) *sts.Client {
+	options := sts.Options{Region: c.region(), Credentials: base, HTTPClient: env.Client, Retryer: retryer()}
+	return sts.New(options, func(o *sts.Options) {
 		if h.sts != "" {
 			o.BaseEndpoint = aws.String(h.sts)
 		}
@@ -177,12 +169,11 @@ func (t token) GetIdentityToken() ([]byte, error) { return t() }
 
 // chain loads the SDK's default credentials when they are first needed.
 type chain struct {
-	handler *Handler
-	mu      sync.Mutex
-	loaded  aws.CredentialsProvider
+	mu     sync.Mutex
+	loaded aws.CredentialsProvider
 }
 
-func (c *chain) load(ctx context.Context) (aws.CredentialsProvider, error) {
+func (c *chain) load(ctx context.Context, env handler.Env) (aws.CredentialsProvider, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.loaded == nil {
@@ -190,14 +181,15 @@ func (c *chain) load(ctx context.Context) (aws.CredentialsProvider, error) {
 		// would put a dialer of its own in its place, so they have the guarded client, and the mode that asks them
 		// where it runs is off.
 		guarded := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.DialContext, t.Proxy = c.handler.env.Dial, nil
+			t.DialContext, t.Proxy = env.Dial, nil
 		})
-		client := c.handler.env.Client
-		config, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(guarded), awsconfig.WithDefaultsMode(aws.DefaultsModeLegacy),
+		config, err := awsconfig.LoadDefaultConfig(ctx,
+			awsconfig.WithHTTPClient(guarded),
+			awsconfig.WithDefaultsMode(aws.DefaultsModeLegacy),
 			awsconfig.WithEC2RoleCredentialOptions(func(o *ec2rolecreds.Options) {
-				o.Client = imds.New(imds.Options{HTTPClient: client, Retryer: retryer()})
+				o.Client = imds.New(imds.Options{HTTPClient: env.Client, Retryer: retryer()})
 			}),
-			awsconfig.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient, o.Retryer = client, retryer() }))
+			awsconfig.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient, o.Retryer = env.Client, retryer() }))
 		if err != nil {
 			return nil, err
 		}

@@ -5,34 +5,33 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/url"
 	"os"
-	"sync"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/option"
+	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to s3 destinations. It keeps a client and its temporary credentials for each destination until that
-// changes, and is safe for concurrent use once it is open.
+// Handler delivers to s3 destinations. It keeps a client and its temporary credentials per destination, until the
+// destination changes, and is safe for concurrent use once it is open.
 type Handler struct {
-	env         handler.Env
-	errs        []error
-	credentials func(ctx context.Context) (aws.CredentialsProvider, error) // the host's; nil where they are not lent
-	token       func() ([]byte, error)
-	externalID  func(organization string) string
-	sts         string // endpoint
-	memory      *remote.Memory
-
-	mu      sync.Mutex
-	clients map[string]*client // by destination
+	storage.Sweeping[Config]
+	lent       lent                   // the host's own credentials; nil where they are not lent
+	token      func() ([]byte, error) // of the host's web identity
+	externalID func(organization string) string
+	sts        string // endpoint
+	memory     *remote.Memory
+	clients    *perdest.Cache[*client]
 }
+
+// lent returns the credentials that a host lends.
+type lent func(ctx context.Context, env handler.Env) (aws.CredentialsProvider, error)
 
 var (
 	_ handler.Handler      = (*Handler)(nil)
@@ -54,11 +53,11 @@ func WithCredentials(p aws.CredentialsProvider) Option {
 		if p == nil {
 			return errors.New("s3: the credentials' provider is nil")
 		}
-		if h.credentials != nil {
+		if h.lent != nil {
 			return errors.New("s3: the host's credentials are given twice")
 		}
 		cached := aws.NewCredentialsCache(p)
-		h.credentials = func(context.Context) (aws.CredentialsProvider, error) { return cached, nil }
+		h.lent = func(context.Context, handler.Env) (aws.CredentialsProvider, error) { return cached, nil }
 		return nil
 	}
 }
@@ -68,10 +67,10 @@ func WithCredentials(p aws.CredentialsProvider) Option {
 // dialer: where it is to reach an instance's metadata service, delivery.Network.Allow has to name that address.
 func WithDefaultCredentials() Option {
 	return func(h *Handler) error {
-		if h.credentials != nil {
+		if h.lent != nil {
 			return errors.New("s3: the host's credentials are given twice")
 		}
-		h.credentials = (&chain{handler: h}).load
+		h.lent = (&chain{}).load
 		return nil
 	}
 }
@@ -133,167 +132,30 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
 // delivery.New calls.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: map[string]*client{}}
-	for _, o := range opts {
-		if o == nil {
-			h.errs = append(h.errs, errors.New("s3: an option is nil"))
-		} else if err := o(h); err != nil {
-			h.errs = append(h.errs, err)
-		}
-	}
+	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: perdest.New[*client](maxClients, nil)}
+	faults := option.Apply("s3", h, opts)
+	h.Sweeping = storage.Sweeping[Config]{Handler: storage.NewHandler(storage.Driver[Config]{
+		Type: destination.TypeInfo{
+			Type:        Config{}.DestinationType(),
+			Title:       "Amazon S3",
+			Description: "Stores each payload as an object in a bucket of Amazon S3, or of a service that speaks its protocol.",
+			Schema:      json.RawMessage(schema),
+		},
+		Open: h.open, Remote: true, Permit: h.permit, Forget: h.clients.Forget, Abandoned: Config.abandoned, Faults: faults,
+	})}
 	return h
-}
-
-// Open implements handler.Opener.
-func (h *Handler) Open(env handler.Env) error {
-	errs := h.errs
-	if env.Client == nil || env.Dial == nil {
-		errs = append(errs, errors.New("s3: the environment has no Client or no Dial"))
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	if env.Now == nil {
-		env.Now = time.Now
-	}
-	h.env = env
-	return nil
-}
-
-// ParseConfig implements handler.ConfigParser; it returns a Config. The endpoint's host is checked against the network
-// policy, and the credentials against what the host lends.
-func (h *Handler) ParseConfig(raw json.RawMessage) (any, error) {
-	var c Config
-	if err := handler.Decode(raw, &c); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(c.Validate(), h.permitted(c)); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-func (h *Handler) permitted(c Config) error {
-	var errs []error
-	if c.Credentials.kind() == Default && h.credentials == nil {
-		errs = append(errs, destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
-	}
-	if c.Credentials.kind() == WebIdentity && h.token == nil {
-		errs = append(errs, destination.Invalid("credentials.type", "is web_identity, and this service does not lend its own identity"))
-	}
-	if u, _ := url.Parse(c.Endpoint); u != nil && u.Hostname() != "" && h.env.CheckHost != nil {
-		if err := h.env.CheckHost(u.Hostname()); err != nil {
-			errs = append(errs, destination.Invalid("endpoint", "%v", err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Deliver implements handler.Handler.
-func (h *Handler) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	var id string
-	var version int64
-	if req.Destination != nil {
-		id, version = req.Destination.ID, req.Destination.Version
-	}
-	b, err := h.bucket(ctx, config, req.Organization, id, version)
-	if err != nil {
-		return nil, err
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming, Attributes: config.Attributes}.Deliver(ctx, req)
-}
-
-// Bucket returns the bucket of a Config for other uses than a delivery, such as a store of payloads. Its credentials hold
-// for as long as those of the Config can be renewed; there is nothing to close.
-func (h *Handler) Bucket(ctx context.Context, organization string, c Config) (storage.Bucket, error) {
-	if err := errors.Join(c.Validate(), h.permitted(c)); err != nil {
-		return nil, handler.Fail(handler.Configuration, fmt.Errorf("s3: %w", err))
-	}
-	return h.bucket(ctx, c, organization, "", 0)
-}
-
-// Test implements handler.Tester: it gets the credentials, and writes, reads and deletes an object.
-func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return nil, wrongConfig(req.Config)
-	}
-	start := time.Now()
-	b, err := h.bucket(ctx, config, req.Organization, "", 0)
-	step := destination.TestStep{Name: "credentials", OK: err == nil, Latency: destination.Duration(time.Since(start))}
-	if err != nil {
-		step.Finding = err.Error()
-	}
-	return storage.Target{Bucket: b, Naming: config.Naming, Attributes: config.Attributes}.Test(ctx, req, h.env.Now(), step), nil
-}
-
-// Maintain implements handler.Maintainer: it aborts the unfinished uploads of dead items.
-func (h *Handler) Maintain(ctx context.Context, req *handler.MaintainRequest) error {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return wrongConfig(req.Config)
-	}
-	template, err := config.Template()
-	if err != nil || config.AbandonAfter < 0 || !template.Unique() {
-		return nil //nolint:nilerr // a config that was not saved so
-	}
-	after := time.Duration(config.AbandonAfter)
-	if after == 0 {
-		after = 7 * 24 * time.Hour
-	}
-	b, err := h.bucket(ctx, config, req.Organization, req.DestinationID, 0)
-	if err != nil {
-		return err
-	}
-	b.prefix = template.Prefix()
-	_, err = b.Sweep(ctx, h.env.Now().Add(-after), template.Matcher())
-	return err
-}
-
-// Forget implements handler.Forgetter.
-func (h *Handler) Forget(destinationID string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.clients, destinationID)
-}
-
-// Retention implements handler.Remover.
-func (h *Handler) Retention(config any) time.Duration {
-	c, _ := config.(Config)
-	return c.Expiry.Retention()
-}
-
-// Remove implements handler.Remover.
-func (h *Handler) Remove(ctx context.Context, req *handler.RemoveRequest) (handler.Removal, error) {
-	config, ok := req.Config.(Config)
-	if !ok {
-		return handler.NotRemoved, wrongConfig(req.Config)
-	}
-	b, err := h.bucket(ctx, config, req.Organization, req.DestinationID, 0)
-	if err != nil {
-		return handler.NotRemoved, err
-	}
-	return storage.Remove(ctx, b, req)
 }
 
 //go:embed schema.json
 var schema string
 
-// Describe implements handler.Describer.
-func (h *Handler) Describe() destination.TypeInfo {
-	return destination.TypeInfo{
-		Type:        Config{}.DestinationType(),
-		Family:      "storage",
-		Title:       "Amazon S3",
-		Description: "Stores each payload as an object in a bucket of Amazon S3, or of a service that speaks its protocol.",
-		Schema:      json.RawMessage(schema),
+func (h *Handler) permit(env handler.Env, c Config) error {
+	var errs []error
+	if c.Credentials.kind() == Default && h.lent == nil {
+		errs = append(errs, destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
 	}
-}
-
-func wrongConfig(config any) error {
-	return handler.Fail(handler.Configuration, fmt.Errorf("s3: the config is a %T, not a %T", config, Config{}))
+	if c.Credentials.kind() == WebIdentity && h.token == nil {
+		errs = append(errs, destination.Invalid("credentials.type", "is web_identity, and this service does not lend its own identity"))
+	}
+	return errors.Join(append(errs, remote.CheckHost(env, "endpoint", c.Endpoint))...)
 }

@@ -128,7 +128,7 @@ func (b *bucket) encryption() (kind types.ServerSideEncryption, key *string, buc
 func (b *bucket) retention() (until *time.Time, hold types.ObjectLockLegalHoldStatus) {
 	l := b.config.ObjectLock
 	if l.Mode != "" {
-		until = aws.Time(b.handler.env.Now().UTC().AddDate(0, 0, l.Days))
+		until = aws.Time(b.env.Now().UTC().AddDate(0, 0, l.Days))
 	}
 	if l.LegalHold {
 		hold = types.ObjectLockLegalHoldStatusOn
@@ -227,8 +227,8 @@ func (b *bucket) parts(ctx context.Context, s state) (map[int32]types.Part, erro
 func (b *bucket) discard(ctx context.Context, s state) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := b.abort(ctx, s.Name, s.Upload); err != nil && b.handler.env.Logger != nil {
-		b.handler.env.Logger.WarnContext(ctx, "s3: an unfinished upload stays", "bucket", s.Bucket, "object", s.Name, "error", err)
+	if err := b.abort(ctx, s.Name, s.Upload); err != nil && b.env.Logger != nil {
+		b.env.Logger.WarnContext(ctx, "s3: an unfinished upload stays", "bucket", s.Bucket, "object", s.Name, "error", err)
 	}
 }
 
