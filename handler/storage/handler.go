@@ -89,8 +89,8 @@ func NewHandler[C Config](d Driver[C]) *Handler[C] {
 // Open implements handler.Opener.
 func (h *Handler[C]) Open(env handler.Env) error {
 	errs := h.driver.Faults
-	if h.driver.Remote && (env.Client == nil || env.Client.Transport == nil || env.Dial == nil) {
-		errs = append(errs, h.errorf("the environment has no Dial, or no Client with a Transport"))
+	if h.driver.Remote && (env.Client == nil || env.Dial == nil) {
+		errs = append(errs, h.errorf("the environment has no Client or no Dial"))
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)

@@ -61,6 +61,9 @@ func (h *Handler) open(ctx context.Context, env handler.Env, at storage.Place, c
 }
 
 func (h *Handler) newClient(ctx context.Context, env handler.Env, organization string, c Config) (*client, error) {
+	if env.Client.Transport == nil {
+		return nil, handler.Fail(handler.Internal, errors.New("gcs: the environment's Client has no Transport"))
+	}
 	tokens, err := h.tokens(env, organization, c)
 	if err != nil {
 		return nil, err
