@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
@@ -54,27 +55,21 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 		}
 		return fmt.Errorf("webhook: %s: %w", a.target(), cause)
 	}
-	var classified *handler.Error
-	if errors.As(err, &classified) {
+	if err := remote.Known(ctx, err); err != nil {
 		return err // of reading the payload
-	}
-	e := handler.Classify(err)
-	if e.Category == handler.Uncategorized {
-		e.Category = handler.Network // an answer that is no HTTP, a broken HTTP/2 stream
 	}
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	hint := ""
 	switch {
 	case clientRefused(err):
-		hint = "; " + a.clientHint()
+		hint = a.clientHint()
 	case errors.As(err, &certificate):
-		hint = "; the other side's TLS certificate is not accepted, its owner has to mend it"
+		hint = "the other side's TLS certificate is not accepted; its owner has to correct that"
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
-		hint = "; the other side speaks plain http on this port"
+		hint = "the other side speaks plain http on this port"
 	}
-	e.Err = fmt.Errorf("webhook: %s: %w%s", a.target(), a.redact.Wrap(err), hint)
-	return e
+	return remote.Unanswered("webhook: "+a.target(), err, a.redact, hint)
 }
 
 // clientRefused recognises the alerts by which a server refuses a client certificate, or asks for one (RFC 8446, section

@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -9,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 
@@ -18,6 +18,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
@@ -55,73 +56,95 @@ func (b *bucket) permission(op operation) string {
 	return p + " (Storage Blob Data Contributor has them, for tags Storage Blob Data Owner)"
 }
 
-// verdict is what a code of the other side means.
-type verdict struct {
-	category handler.Category
-	hint     string
-}
-
 // The codes of https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and its parent that mean something
 // else than their HTTP status, or that a hint helps with.
-var codes = map[string]verdict{
-	"AuthenticationFailed":                {handler.Authentication, ""},
-	"AuthorizationFailure":                {handler.Authentication, "the account's firewall may not let this service in, or the credentials lack a permission"},
-	"AuthorizationPermissionMismatch":     {handler.Authentication, ""}, // the hint is the permission
-	"AuthorizationSourceIPMismatch":       {handler.Authentication, "the shared access signature is for other addresses than this service's"},
-	"AuthorizationProtocolMismatch":       {handler.Authentication, "the shared access signature is for https only"},
-	"AuthorizationResourceTypeMismatch":   {handler.Authentication, "the shared access signature is not for objects (srt=o), or not for this container"},
-	"AuthorizationServiceMismatch":        {handler.Authentication, "the shared access signature is not for blobs (ss=b)"},
-	"InsufficientAccountPermissions":      {handler.Authentication, ""},
-	"KeyBasedAuthenticationNotPermitted":  {handler.Authentication, "the account does not take account keys; use a service principal or a managed identity"},
-	"NoAuthenticationInformation":         {handler.Authentication, "the other side takes no anonymous requests"},
-	"PublicAccessNotPermitted":            {handler.Authentication, "the other side takes no anonymous requests"},
-	"AccountIsDisabled":                   {handler.Authentication, "the storage account is disabled"},
-	"ContainerNotFound":                   {handler.Configuration, "there is no such container; create it, or correct container or account"},
-	"ContainerDisabled":                   {handler.Configuration, "the container is disabled"},
-	"ContainerBeingDeleted":               {handler.Configuration, "the container is being deleted; create it again, or correct container"},
-	"ResourceNotFound":                    {handler.Configuration, "correct account, container or endpoint"},
-	"InvalidResourceName":                 {handler.Configuration, "correct the container's name, or the template of names"},
-	"InvalidUri":                          {handler.Configuration, "correct the endpoint"},
-	"OutOfRangeInput":                     {handler.Configuration, "correct the container's name, or the template of names"},
-	"InvalidHeaderValue":                  {handler.Configuration, "compare tier, metadata, tags and encryption_scope with what the account allows"},
-	"InvalidMetadata":                     {handler.Configuration, "correct the metadata"},
-	"MetadataTooLarge":                    {handler.Configuration, "shorten the metadata"},
-	"EmptyMetadataKey":                    {handler.Configuration, "correct the metadata"},
-	"InvalidTags":                         {handler.Configuration, "correct the tags"},
-	"InvalidBlobTier":                     {handler.Configuration, "correct tier: not each kind of account has all of them"},
-	"EncryptionScopeNotFound":             {handler.Configuration, "there is no such encryption scope; correct encryption_scope"},
-	"BlobUsesCustomerSpecifiedEncryption": {handler.Configuration, "the blob that is there has another encryption; remove it, or correct encryption_scope"},
-	"FeatureNotSupportedForAccount":       {handler.Configuration, "this kind of account does not know tags or tiers; leave them out"},
-	"BlobTypeNotSupported":                {handler.Configuration, "this kind of account takes no block blobs"},
-	"BlobArchived":                        {handler.Configuration, "the blob is archived, and cannot be read to be compared"},
-	"BlobBeingRehydrated":                 {handler.Configuration, "the blob is archived, and cannot be read to be compared"},
-	"BlobImmutableDueToPolicy":            {handler.Conflict, "an immutability policy or a legal hold protects the blob that is there"},
-	"InvalidBlobType":                     {handler.Conflict, "there is a blob of another type under this name; remove it"},
-	"LeaseIdMissing":                      {handler.Remote, "somebody holds a lease on the blob that is there"},
-	"SnapshotsPresent":                    {handler.Conflict, "the blob has snapshots, which are to be deleted first"},
-	"RequestBodyTooLarge":                 {handler.Configuration, "the block is larger than the account takes; give a smaller block_size"},
-	"BlockCountExceedsLimit":              {handler.Remote, "the blob has too many blocks that were never committed; the service drops them after a week"},
-	"InvalidBlockId":                      {handler.Remote, "somebody else has staged blocks under this name; the service drops them after a week"},
-	"InvalidBlobOrBlock":                  {handler.Remote, "somebody else has staged blocks under this name; the service drops them after a week"},
-	"InvalidBlockList":                    {handler.Remote, "the blocks were committed or dropped by somebody else; the next attempt sends them again, unless the blob is there"},
-	"Md5Mismatch":                         {handler.Network, "the content was changed on the way"},
-	"Crc64Mismatch":                       {handler.Network, "the content was changed on the way"},
-	"OperationTimedOut":                   {handler.Timeout, ""},
-	"ServerBusy":                          {handler.RateLimit, "the account gets more requests than it takes"},
-	"TooManyRequests":                     {handler.RateLimit, "the account gets more requests than it takes"},
-	"InternalError":                       {handler.Remote, ""},
-	"SystemInUse":                         {handler.Remote, ""},
+var codes = map[string]remote.Verdict{
+	"AuthenticationFailed": remote.Means(handler.Authentication, ""),
+	"AuthorizationFailure": remote.Means(handler.Authentication,
+		"the account's firewall may not let this service in, or the credentials lack a permission"),
+	"AuthorizationPermissionMismatch": remote.Means(handler.Authentication, ""), // the hint is the permission
+	"AuthorizationSourceIPMismatch": remote.Means(handler.Authentication,
+		"the shared access signature is for other addresses than this service's"),
+	"AuthorizationProtocolMismatch": remote.Means(handler.Authentication,
+		"the shared access signature is for https only"),
+	"AuthorizationResourceTypeMismatch": remote.Means(handler.Authentication,
+		"the shared access signature is not for objects (srt=o), or not for this container"),
+	"AuthorizationServiceMismatch": remote.Means(handler.Authentication,
+		"the shared access signature is not for blobs (ss=b)"),
+	"InsufficientAccountPermissions": remote.Means(handler.Authentication, ""),
+	"KeyBasedAuthenticationNotPermitted": remote.Means(handler.Authentication,
+		"the account does not take account keys; use a service principal or a managed identity"),
+	"NoAuthenticationInformation": remote.Means(handler.Authentication,
+		"the other side takes no anonymous requests"),
+	"PublicAccessNotPermitted": remote.Means(handler.Authentication,
+		"the other side takes no anonymous requests"),
+	"AccountIsDisabled": remote.Means(handler.Authentication, "the storage account is disabled"),
+	"ContainerNotFound": remote.Means(handler.Configuration,
+		"there is no such container; create it, or correct container or account"),
+	"ContainerDisabled": remote.Means(handler.Configuration, "the container is disabled"),
+	"ContainerBeingDeleted": remote.Means(handler.Configuration,
+		"the container is being deleted; create it again, or correct container"),
+	"ResourceNotFound": remote.Means(handler.Configuration,
+		"correct account, container or endpoint"),
+	"InvalidResourceName": remote.Means(handler.Configuration,
+		"correct the container's name, or the template of names"),
+	"InvalidUri": remote.Means(handler.Configuration, "correct the endpoint"),
+	"OutOfRangeInput": remote.Means(handler.Configuration,
+		"correct the container's name, or the template of names"),
+	"InvalidHeaderValue": remote.Means(handler.Configuration,
+		"compare tier, metadata, tags and encryption_scope with what the account allows"),
+	"InvalidMetadata":  remote.Means(handler.Configuration, "correct the metadata"),
+	"MetadataTooLarge": remote.Means(handler.Configuration, "shorten the metadata"),
+	"EmptyMetadataKey": remote.Means(handler.Configuration, "correct the metadata"),
+	"InvalidTags":      remote.Means(handler.Configuration, "correct the tags"),
+	"InvalidBlobTier": remote.Means(handler.Configuration,
+		"correct tier: not each kind of account has all of them"),
+	"EncryptionScopeNotFound": remote.Means(handler.Configuration,
+		"there is no such encryption scope; correct encryption_scope"),
+	"BlobUsesCustomerSpecifiedEncryption": remote.Means(handler.Configuration,
+		"the blob that is there has another encryption; remove it, or correct encryption_scope"),
+	"FeatureNotSupportedForAccount": remote.Means(handler.Configuration,
+		"this kind of account does not know tags or tiers; leave them out"),
+	"BlobTypeNotSupported": remote.Means(handler.Configuration,
+		"this kind of account takes no block blobs"),
+	"BlobArchived": remote.Means(handler.Configuration,
+		"the blob is archived, and cannot be read to be compared"),
+	"BlobBeingRehydrated": remote.Means(handler.Configuration,
+		"the blob is archived, and cannot be read to be compared"),
+	"BlobImmutableDueToPolicy": remote.Means(handler.Conflict,
+		"an immutability policy or a legal hold protects the blob that is there"),
+	"InvalidBlobType": remote.Means(handler.Conflict,
+		"there is a blob of another type under this name; remove it"),
+	"LeaseIdMissing": remote.Means(handler.Remote,
+		"somebody holds a lease on the blob that is there"),
+	"SnapshotsPresent": remote.Means(handler.Conflict,
+		"the blob has snapshots, which are to be deleted first"),
+	"RequestBodyTooLarge": remote.Means(handler.Configuration,
+		"the block is larger than the account takes; give a smaller block_size"),
+	"BlockCountExceedsLimit": remote.Means(handler.Remote,
+		"the blob has too many blocks that were never committed; the service drops them after a week"),
+	"InvalidBlockId": remote.Means(handler.Remote,
+		"somebody else has staged blocks under this name; the service drops them after a week"),
+	"InvalidBlobOrBlock": remote.Means(handler.Remote,
+		"somebody else has staged blocks under this name; the service drops them after a week"),
+	"InvalidBlockList": remote.Means(handler.Remote,
+		"the blocks were committed or dropped by somebody else; the next attempt sends them again, unless the blob is there"),
+	"Md5Mismatch":       remote.Means(handler.Network, "the content was changed on the way"),
+	"Crc64Mismatch":     remote.Means(handler.Network, "the content was changed on the way"),
+	"OperationTimedOut": remote.Means(handler.Timeout, ""),
+	"ServerBusy": remote.Means(handler.RateLimit,
+		"the account gets more requests than it takes"),
+	"TooManyRequests": remote.Means(handler.RateLimit,
+		"the account gets more requests than it takes"),
+	"InternalError": remote.Means(handler.Remote, ""),
+	"SystemInUse":   remote.Means(handler.Remote, ""),
 }
 
-// failed classifies an error of the SDK. What the other side answered is quoted in short, and never kept as an error of its
-// own: it may repeat what it was sent.
+// failed classifies an error of the SDK. What the other side answered is quoted in short, and never wrapped: it may repeat
+// what it was sent.
 func (b *bucket) failed(ctx context.Context, op operation, name string, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var mine *handler.Error
-	if errors.As(err, &mine) {
-		return err // of the payload, or of this package
+	if err := remote.Known(ctx, err); err != nil {
+		return err
 	}
 	var identity *azidentity.AuthenticationFailedError
 	if errors.As(err, &identity) {
@@ -137,49 +160,47 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 	if !errors.As(err, &r) || r.StatusCode < 300 {
 		return b.unanswered(where, err)
 	}
-	code := b.redact.Line(r.ErrorCode)
-	message := b.redact.Line(explanation(r.RawResponse))
+	a := remote.Answer{
+		Status: r.StatusCode, Header: header(r.RawResponse),
+		Code: b.redact.Line(r.ErrorCode), Message: b.redact.Line(explanation(r.RawResponse)),
+	}
 	switch {
-	case code == "BlobAlreadyExists", code == "UnauthorizedBlobOverwrite", code == "ConditionNotMet", code == "TargetConditionNotMet",
-		r.StatusCode == http.StatusPreconditionFailed && code == "":
+	case exists[a.Code], a.Status == http.StatusPreconditionFailed && a.Code == "":
 		return handler.Fail(handler.Conflict, fmt.Errorf("azure: %q: %w", name, storage.ErrExists))
-	case code == "BlobNotFound", r.StatusCode == http.StatusNotFound && code == "" && name != "":
-		return &handler.Error{Category: handler.Configuration, StatusCode: r.StatusCode, Code: code, Err: fmt.Errorf("azure: %q: %w", name, storage.ErrNotFound)}
-	}
-	e := handler.Classify(handler.FromHTTP(r.StatusCode, header(r.RawResponse), err))
-	e.Code = code
-	hint := ""
-	known, listed := codes[code]
-	switch {
-	case r.StatusCode == http.StatusUnauthorized || code == "InvalidAuthenticationInfo":
-		e.Category, e.Verdict = handler.Authentication, handler.ByCategory
-		hint = "the token is refused; compare cloud, tenant_id and the identity's roles"
-		if staleText.MatchString(message) {
-			// Tokens are renewed before they expire, so this is a clock, or a token that was revoked.
-			e.Verdict, hint = handler.Retry, "the token has expired under the request; the next attempt has a new one"
-			b.handler.Forget(b.id)
+	case a.Code == "BlobNotFound", a.Status == http.StatusNotFound && a.Code == "" && name != "":
+		return &handler.Error{
+			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code, Err: fmt.Errorf("azure: %q: %w", name, storage.ErrNotFound),
 		}
-	case code == "AuthenticationFailed":
-		e.Category, hint = handler.Authentication, b.refused(message)
-	case listed:
-		e.Category, e.Verdict, hint = known.category, handler.ByCategory, known.hint
 	}
-	if e.Category == handler.Authentication && hint == "" {
-		hint = b.permission(op)
-	}
-	if r.StatusCode == http.StatusServiceUnavailable && e.RetryAfter > 0 || e.Category == handler.RateLimit {
-		hint = strings.TrimPrefix(hint+"; it is tried again later", "; ")
-	}
-	text := fmt.Sprintf("%s: the other side answered %d %s", where, r.StatusCode, code)
-	if message != "" && message != code {
-		text += ": " + message
-	}
-	if hint != "" {
-		text += "; " + hint
-	}
-	e.Err = errors.New(text)
-	return e
+	return b.classify(op, a).In(where)
 }
+
+var exists = map[string]bool{
+	"BlobAlreadyExists": true, "UnauthorizedBlobOverwrite": true, "ConditionNotMet": true, "TargetConditionNotMet": true,
+}
+
+func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
+	f := a.Failure()
+	switch {
+	case (a.Status == http.StatusUnauthorized || a.Code == "InvalidAuthenticationInfo") && staleText.MatchString(a.Message):
+		// Tokens are renewed before they expire, so this is a clock, or a token that was revoked.
+		b.handler.Forget(b.id)
+		f.Is(handler.Authentication, "the token expired during the request; the next attempt has a new one")
+		f.Verdict = handler.Retry
+	case a.Status == http.StatusUnauthorized || a.Code == "InvalidAuthenticationInfo":
+		f.Is(handler.Authentication, hintRefused)
+	case a.Code == "AuthenticationFailed":
+		f.Is(handler.Authentication, b.refused(a.Message))
+	default:
+		f.LookUp(codes)
+	}
+	if f.Category == handler.Authentication && f.Hint == "" {
+		f.Hint = b.permission(op)
+	}
+	return f
+}
+
+const hintRefused = "the token is refused; compare cloud, tenant_id and the identity's roles"
 
 var (
 	staleText = regexp.MustCompile(`(?i)expired|lifetime|not yet valid`)
@@ -196,69 +217,54 @@ func (b *bucket) refused(message string) string {
 	case b.config.Credentials.Type == SharedKey:
 		return "the account key does not belong to the account: it was renewed, or mistyped; or this machine's clock is wrong"
 	}
-	return "the token is refused; compare cloud, tenant_id and the identity's roles"
+	return hintRefused
 }
 
 // unanswered classifies an error without an answer that could be read.
-func (b *bucket) unanswered(where string, err error) error {
-	var request *url.Error
-	if errors.As(err, &request) {
-		err = request.Err // its URL may hold a signature
-	}
-	e := handler.Classify(err)
-	if e.Category == handler.Uncategorized {
-		e.Category = handler.Network // an answer that is no HTTP, or no XML
-	}
+func (b *bucket) unanswered(where string, err error) *handler.Error {
 	hint := ""
 	if dns := (*net.DNSError)(nil); errors.As(err, &dns) && dns.IsNotFound {
-		hint = "; there may be no such account, correct it if so"
+		hint = "there may be no such account, correct it if so"
 	}
-	e.Err = fmt.Errorf("%s: %w%s", where, b.redact.Wrap(err), hint)
-	return e
+	return remote.Unanswered(where, err, b.redact, hint)
 }
+
+// The hints for what Microsoft Entra says: https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+var entraHints = map[string]string{
+	"AADSTS7000222": "the client secret has expired; put a new one into the destination",
+	"AADSTS7000215": "the client secret is wrong: it must be the secret's value, not its id",
+	"AADSTS700016":  "there is no such application in this tenant; correct client_id or tenant_id",
+	"AADSTS90002":   "there is no such tenant; correct tenant_id or cloud",
+	"AADSTS700027":  "the certificate is not registered with the application, or has expired",
+}
+
+var entraCode = regexp.MustCompile(`AADSTS[0-9]+`)
 
 // noToken classifies why there is none: a secret that has expired, an application that is gone, a service that is away.
 func (b *bucket) noToken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	const where = "azure: no token can be had"
+	const where = "azure: there is no token"
+	const own = "this is the service's own identity, which its operator has to correct"
 	host := b.config.Credentials.Type == ManagedIdentity || b.config.Credentials.Type == Default
 	var identity *azidentity.AuthenticationFailedError
 	if !errors.As(err, &identity) || identity.RawResponse == nil {
 		e := b.unanswered(where, err)
 		if host {
-			return &handler.Error{Category: handler.Internal, Err: fmt.Errorf("%w; this is the service's own identity, which its operator has to mend", e)}
+			return handler.Fail(handler.Internal, fmt.Errorf("%w; %s", e, own))
 		}
 		return e
 	}
 	r := identity.RawResponse
 	code, message := tokenError(r)
-	code, message = b.redact.Line(code), b.redact.Line(message)
-	e := &handler.Error{Category: handler.Authentication, StatusCode: r.StatusCode, Code: code}
-	if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500 {
-		e = handler.Classify(handler.FromHTTP(r.StatusCode, r.Header, err))
-		e.Code = code
+	a := remote.Answer{Status: r.StatusCode, Header: r.Header, Code: b.redact.Line(code), Message: b.redact.Line(message)}
+	f := a.Refusal(cmp.Or(entraHints[entraCode.FindString(message)],
+		"compare tenant_id, client_id and the secret or certificate with the application's registration"))
+	if f.Category == handler.Authentication && host {
+		f.Is(handler.Internal, own)
 	}
-	hint := "compare tenant_id, client_id and the secret or certificate with the application's registration"
-	switch {
-	case e.Category != handler.Authentication:
-		hint = "it is tried again later"
-	case host:
-		e.Category, hint = handler.Internal, "this is the service's own identity, which its operator has to mend"
-	case strings.Contains(message, "AADSTS7000222"):
-		hint = "the client secret has expired; put a new one into the destination"
-	case strings.Contains(message, "AADSTS7000215"):
-		hint = "the client secret is wrong: it must be the secret's value, not its id"
-	case strings.Contains(message, "AADSTS700016"):
-		hint = "there is no such application in this tenant; correct client_id or tenant_id"
-	case strings.Contains(message, "AADSTS90002"):
-		hint = "there is no such tenant; correct tenant_id or cloud"
-	case strings.Contains(message, "AADSTS700027"):
-		hint = "the certificate is not registered with the application, or has expired"
-	}
-	e.Err = fmt.Errorf("%s: the other side answered %d %s: %s; %s", where, r.StatusCode, code, message, hint)
-	return e
+	return f.In(where)
 }
 
 func header(r *http.Response) http.Header {

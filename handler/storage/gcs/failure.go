@@ -14,6 +14,7 @@ import (
 	"google.golang.org/api/googleapi"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/remote"
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
@@ -45,37 +46,39 @@ func (b *bucket) permissions(op operation) string {
 	return p
 }
 
-// verdict is what a reason of the other side means.
-type verdict struct {
-	category handler.Category
-	hint     string
-}
-
 // The reasons of https://docs.cloud.google.com/storage/docs/json_api/v1/status-codes that mean something else than their HTTP
 // status, or that a hint helps with.
-var reasons = map[string]verdict{
-	"authError":                   {handler.Authentication, "the token is refused; compare the service account with the destination's"},
-	"required":                    {handler.Authentication, "the other side takes no anonymous requests"},
-	"accountDisabled":             {handler.Authentication, "the project's account is disabled, often for its payments; its owner has to mend it"},
-	"forbidden":                   {handler.Authentication, ""}, // the hint is the permission
-	"insufficientPermissions":     {handler.Authentication, ""},
-	"vpcServiceControls":          {handler.Authentication, "a perimeter of VPC Service Controls keeps this service out"},
-	"userProjectMissing":          {handler.Configuration, "the bucket wants the requester to pay, which is not supported"},
-	"userProjectAccessDenied":     {handler.Configuration, "the bucket wants the requester to pay, which is not supported"},
-	"retentionPolicyNotMet":       {handler.Conflict, "a retention policy protects the object that is there"},
-	"retentionNotMet":             {handler.Conflict, "its retention protects the object that is there"},
-	"objectUnderActiveHold":       {handler.Conflict, "a hold protects the object that is there"},
-	"invalidArgument":             {handler.Configuration, "compare storage_class, kms_key and retention with what the bucket allows"},
-	"invalid":                     {handler.Configuration, "compare storage_class, kms_key and retention with what the bucket allows"},
-	"invalidParameter":            {handler.Configuration, "compare storage_class, kms_key and retention with what the bucket allows"},
-	"kmsKeyNotFound":              {handler.Configuration, "there is no such key; correct kms_key"},
-	"customerEncryptionKeyFormat": {handler.Configuration, "correct kms_key"},
-	"uploadTooLarge":              {handler.Validation, "the object is larger than the other side takes"},
-	"rateLimitExceeded":           {handler.RateLimit, "the bucket gets more requests than it takes"},
-	"userRateLimitExceeded":       {handler.RateLimit, "the project gets more requests than it takes"},
-	"quotaExceeded":               {handler.RateLimit, "the project's quota of requests is used up"},
-	"backendError":                {handler.Remote, ""},
-	"internalError":               {handler.Remote, ""},
+var reasons = map[string]remote.Verdict{
+	"authError": remote.Means(handler.Authentication, hintRefused),
+	"required":  remote.Means(handler.Authentication, "the other side takes no anonymous requests"),
+	"accountDisabled": remote.Means(handler.Authentication,
+		"the project's account is disabled, often for its payments; its owner has to mend it"),
+	"forbidden":               remote.Means(handler.Authentication, ""), // the hint is the permission
+	"insufficientPermissions": remote.Means(handler.Authentication, ""),
+	"vpcServiceControls": remote.Means(handler.Authentication,
+		"a perimeter of VPC Service Controls keeps this service out"),
+	"userProjectMissing": remote.Means(handler.Configuration,
+		"the bucket wants the requester to pay, which is not supported"),
+	"userProjectAccessDenied": remote.Means(handler.Configuration,
+		"the bucket wants the requester to pay, which is not supported"),
+	"retentionPolicyNotMet": remote.Means(handler.Conflict,
+		"a retention policy protects the object that is there"),
+	"retentionNotMet":       remote.Means(handler.Conflict, "its retention protects the object that is there"),
+	"objectUnderActiveHold": remote.Means(handler.Conflict, "a hold protects the object that is there"),
+	"invalidArgument": remote.Means(handler.Configuration,
+		"compare storage_class, kms_key and retention with what the bucket allows"),
+	"invalid": remote.Means(handler.Configuration,
+		"compare storage_class, kms_key and retention with what the bucket allows"),
+	"invalidParameter": remote.Means(handler.Configuration,
+		"compare storage_class, kms_key and retention with what the bucket allows"),
+	"kmsKeyNotFound":              remote.Means(handler.Configuration, "there is no such key; correct kms_key"),
+	"customerEncryptionKeyFormat": remote.Means(handler.Configuration, "correct kms_key"),
+	"uploadTooLarge":              remote.Means(handler.Validation, "the object is larger than the other side takes"),
+	"rateLimitExceeded":           remote.Means(handler.RateLimit, "the bucket gets more requests than it takes"),
+	"userRateLimitExceeded":       remote.Means(handler.RateLimit, "the project gets more requests than it takes"),
+	"quotaExceeded":               remote.Means(handler.RateLimit, "the project's quota of requests is used up"),
+	"backendError":                remote.Means(handler.Remote, ""),
+	"internalError":               remote.Means(handler.Remote, ""),
 }
 
 // again says what is tried again at once: not an address that may not be dialled, and not for want of a token.
@@ -99,15 +102,11 @@ func again(err error) bool {
 	return errors.As(err, &request) || errors.Is(err, io.ErrUnexpectedEOF) || gcstorage.ShouldRetry(err)
 }
 
-// failed classifies an error of the SDK. What the other side answered is quoted in short, and never kept as an error of its
-// own: it may repeat what it was sent.
+// failed classifies an error of the SDK. What the other side answered is quoted in short, and never wrapped: it may repeat
+// what it was sent.
 func (b *bucket) failed(ctx context.Context, op operation, name string, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var mine *handler.Error
-	if errors.As(err, &mine) {
-		return err // of the payload, or of this package
+	if err := remote.Known(ctx, err); err != nil {
+		return err
 	}
 	var token *tokenError
 	if errors.As(err, &token) {
@@ -124,71 +123,57 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 		if errors.Is(err, gcstorage.ErrObjectNotExist) {
 			return handler.Fail(handler.Configuration, fmt.Errorf("gcs: %q: %w", name, storage.ErrNotFound))
 		}
-		return b.unanswered(where, err)
+		return remote.Unanswered(where, err, b.redact, "")
 	}
-	reason := ""
+	a := remote.Answer{Status: answered.Code, Header: answered.Header, Message: b.redact.Line(answered.Message)}
 	if len(answered.Errors) > 0 {
-		reason = b.redact.Line(answered.Errors[0].Reason)
+		a.Code = b.redact.Line(answered.Errors[0].Reason)
 	}
-	message := b.redact.Line(answered.Message)
-	noBucket := answered.Code == http.StatusNotFound && (strings.Contains(message, "bucket does not exist") || errors.Is(err, gcstorage.ErrBucketNotExist) ||
-		op.permission == opPut.permission || op == opList)
+	noBucket := a.Status == http.StatusNotFound && (strings.Contains(a.Message, "bucket does not exist") ||
+		errors.Is(err, gcstorage.ErrBucketNotExist) || op.permission == opPut.permission || op == opList)
 	switch {
-	case answered.Code == http.StatusPreconditionFailed:
+	case a.Status == http.StatusPreconditionFailed:
 		return handler.Fail(handler.Conflict, fmt.Errorf("gcs: %q: %w", name, storage.ErrExists))
-	case answered.Code == http.StatusNotFound && !noBucket:
-		return &handler.Error{Category: handler.Configuration, StatusCode: answered.Code, Code: reason, Err: fmt.Errorf("gcs: %q: %w", name, storage.ErrNotFound)}
-	}
-	e := handler.Classify(handler.FromHTTP(answered.Code, answered.Header, err))
-	e.Code = reason
-	hint := ""
-	known, listed := reasons[reason]
-	switch {
 	case noBucket:
-		hint = "there is no such bucket; create it, or correct bucket"
-	case answered.Code == http.StatusUnauthorized:
-		// Tokens are renewed before they expire: this one was revoked, or the clock is wrong. The next attempt has a new one.
-		e.Category, hint = handler.Authentication, "the token is refused; compare the service account with the destination's"
-		b.handler.Forget(b.id)
-	case strings.Contains(message, "hash") && strings.Contains(message, "match") || strings.Contains(message, "crc32c") && answered.Code == http.StatusBadRequest:
+		f := a.Failure()
+		f.Hint = "there is no such bucket; create it, or correct bucket"
+		return f.In(where)
+	case a.Status == http.StatusNotFound:
 		return &handler.Error{
-			Category: handler.Network, StatusCode: answered.Code, Code: reason,
-			Err: fmt.Errorf("%s: the other side answered %d %s: %s; the content was changed on the way: %w", where, answered.Code, reason, message, errMismatch),
+			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code, Err: fmt.Errorf("gcs: %q: %w", name, storage.ErrNotFound),
 		}
-	case strings.Contains(strings.ToLower(message), "kms") && (answered.Code == http.StatusForbidden || answered.Code == http.StatusBadRequest):
-		e.Category, e.Verdict, hint = handler.Configuration, handler.ByCategory, "the bucket's service agent needs cloudkms.cryptoKeyEncrypterDecrypter on kms_key, which must be enabled and in the bucket's location"
-	case listed:
-		e.Category, e.Verdict, hint = known.category, handler.ByCategory, known.hint
 	}
-	if e.Category == handler.Authentication && hint == "" {
-		hint = "the credentials lack a permission: " + b.permissions(op)
-	}
-	if answered.Code == http.StatusServiceUnavailable && e.RetryAfter > 0 || e.Category == handler.RateLimit {
-		hint = strings.TrimPrefix(hint+"; it is tried again later", "; ")
-	}
-	text := fmt.Sprintf("%s: the other side answered %d %s", where, answered.Code, reason)
-	if message != "" && message != reason {
-		text += ": " + message
-	}
-	if hint != "" {
-		text += "; " + hint
-	}
-	e.Err = errors.New(text)
-	return e
+	return b.classify(op, a).In(where)
 }
 
-// unanswered classifies an error without an answer that could be read.
-func (b *bucket) unanswered(where string, err error) error {
-	var request *url.Error
-	if errors.As(err, &request) {
-		err = request.Err // its URL may be that of a session
+const hintRefused = "the token is refused; compare the service account with the destination's"
+
+func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
+	f := a.Failure()
+	switch {
+	case a.Status == http.StatusUnauthorized:
+		// Tokens are renewed before they expire: this one was revoked, or the clock is wrong. The next attempt has a new one.
+		b.handler.Forget(b.id)
+		f.Is(handler.Authentication, hintRefused)
+	case damaged(a):
+		f.Is(handler.Network, "the content was changed on the way")
+		f.Cause = errMismatch
+	case strings.Contains(strings.ToLower(a.Message), "kms") && (a.Status == http.StatusForbidden || a.Status == http.StatusBadRequest):
+		f.Is(handler.Configuration, "the bucket's service agent needs cloudkms.cryptoKeyEncrypterDecrypter on kms_key, "+
+			"which must be enabled and in the bucket's location")
+	default:
+		f.LookUp(reasons)
 	}
-	e := handler.Classify(err)
-	if e.Category == handler.Uncategorized {
-		e.Category = handler.Network // an answer that is no HTTP, or no JSON
+	if f.Category == handler.Authentication && f.Hint == "" {
+		f.Hint = "the credentials lack a permission: " + b.permissions(op)
 	}
-	e.Err = fmt.Errorf("%s: %w", where, b.redact.Wrap(err))
-	return e
+	return f
+}
+
+// damaged reports whether a checksum differs, which only the message says.
+func damaged(a remote.Answer) bool {
+	return strings.Contains(a.Message, "hash") && strings.Contains(a.Message, "match") ||
+		strings.Contains(a.Message, "crc32c") && a.Status == http.StatusBadRequest
 }
 
 // noToken classifies why there is none: a key that was deleted, an account that may not be impersonated, a service that is
@@ -197,36 +182,31 @@ func (b *bucket) noToken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	const own = "these are the service's own credentials, which its operator has to correct"
 	host := b.config.Credentials.kind() == Default
-	where := "gcs: no token can be had"
+	where := "gcs: there is no token"
 	if as := b.config.Credentials.Impersonate; as != "" {
-		where = fmt.Sprintf("gcs: no token of %s can be had", as)
+		where += " of " + as
 	}
 	var refused *auth.Error
 	if !errors.As(err, &refused) || refused.Response == nil {
-		e := b.unanswered(where, err)
+		e := remote.Unanswered(where, err, b.redact, "")
 		if host {
-			return &handler.Error{Category: handler.Internal, Err: fmt.Errorf("%w; these are the service's own credentials, which its operator has to mend", e)}
+			return handler.Fail(handler.Internal, fmt.Errorf("%w; %s", e, own))
 		}
 		return e
 	}
-	status := refused.Response.StatusCode
 	code, message := refusal(refused.Body)
-	code, message = b.redact.Line(code), b.redact.Line(message)
-	e := &handler.Error{Category: handler.Authentication, StatusCode: status, Code: code}
-	if status == http.StatusTooManyRequests || status >= 500 {
-		e = handler.Classify(handler.FromHTTP(status, refused.Response.Header, err))
-		e.Code = code
+	a := remote.Answer{
+		Status: refused.Response.StatusCode, Header: refused.Response.Header, Code: b.redact.Line(code), Message: b.redact.Line(message),
 	}
-	hint := "the key was deleted, its service account is disabled, or this machine's clock is wrong"
+	f := a.Refusal("the key was deleted, its service account is disabled, or this machine's clock is wrong")
 	switch {
-	case e.Category != handler.Authentication:
-		hint = "it is tried again later"
+	case f.Category != handler.Authentication:
 	case b.config.Credentials.Impersonate != "" && code != "invalid_grant":
-		hint = "the account that asks needs iam.serviceAccounts.getAccessToken on it (Service Account Token Creator)"
+		f.Hint = "the account that asks needs iam.serviceAccounts.getAccessToken on it (Service Account Token Creator)"
 	case host:
-		e.Category, hint = handler.Internal, "these are the service's own credentials, which its operator has to mend"
+		f.Is(handler.Internal, own)
 	}
-	e.Err = fmt.Errorf("%s: the other side answered %d %s: %s; %s", where, status, code, message, hint)
-	return e
+	return f.In(where)
 }
