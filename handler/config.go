@@ -14,8 +14,8 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Func makes a Handler of a function whose config is a C: any struct with JSON tags, and a Validate() error method if
-// there is something to check. A host's own handler in a few lines.
+// Func makes a Handler of a function whose config is a C: any struct with JSON tags, and a
+// Validate() error method if there is something to check. A host's own handler in a few lines.
 func Func[C any](deliver func(ctx context.Context, req *Request, config C) (*Result, error)) Handler {
 	return function[C]{deliver: deliver}
 }
@@ -50,8 +50,8 @@ func (Parser[C]) ParseConfig(raw json.RawMessage) (any, error) {
 	return config, nil
 }
 
-// Decode reads strict JSON into v: unknown fields, wrong types and trailing data are field errors that name the path,
-// never the value, which may be a secret.
+// Decode reads strict JSON into v: unknown fields, wrong types and trailing data are field errors
+// that name the path, never the value, which may be a secret.
 func Decode(raw json.RawMessage, v any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()

@@ -19,16 +19,16 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// ErrLeaseLost is returned by Request.Checkpoint, and is the cause of the attempt's context, when the item belongs to
-// another worker by now. What this attempt returns changes nothing any more.
+// ErrLeaseLost is returned by Request.Checkpoint, and is the cause of the attempt's context, when
+// the item belongs to another worker by now. What this attempt returns changes nothing any more.
 var ErrLeaseLost = errors.New("handler: the lease of this item was lost")
 
-// ErrShutdown is the cause of the attempt's context when the process ends before the attempt did. The attempt is not
-// charged, and the item is attempted again elsewhere.
+// ErrShutdown is the cause of the attempt's context when the process ends before the attempt did.
+// The attempt is not charged, and the item is attempted again elsewhere.
 var ErrShutdown = errors.New("handler: the process is shutting down")
 
-// Category says what kind of failure an attempt met, and with it whether another attempt makes sense. The numbers are
-// stored: they never change.
+// Category says what kind of failure an attempt met, and with it whether another attempt makes
+// sense. The numbers are stored: they never change.
 type Category int16
 
 // The categories, with what each means for another attempt.
@@ -72,8 +72,9 @@ const (
 	Disable    Verdict = 3 // the item is dead and its destination disabled: it is gone for good
 )
 
-// Error is a classified failure. Any other error is classified by Classify: a timeout and a broken network are
-// recognised, the rest is transient, so that nothing is lost for want of a classification.
+// Error is a classified failure. Any other error is classified by Classify: a timeout and a broken
+// network are recognised, the rest is transient, so that nothing is lost for want of a
+// classification.
 type Error struct {
 	Category   Category
 	Verdict    Verdict
@@ -117,9 +118,10 @@ func Gone(err error) error { return &Error{Category: Configuration, Verdict: Dis
 // Fail makes err a failure of that category.
 func Fail(c Category, err error) error { return &Error{Category: c, Err: err} }
 
-// Classify returns err as an *Error: the one it wraps, or one whose category tells a timeout, a broken network, a refused
-// TLS certificate, corrupt content or a full disk by what err wraps. An error with a method Permanent() bool that says
-// true, such as that of a dial to a forbidden address, is a Configuration failure. It returns nil for nil.
+// Classify returns err as an *Error: the one it wraps, or one whose category tells a timeout, a
+// broken network, a refused TLS certificate, corrupt content or a full disk by what err wraps. An
+// error with a method Permanent() bool that says true, such as that of a dial to a forbidden
+// address, is a Configuration failure. It returns nil for nil.
 func Classify(err error) *Error {
 	if err == nil {
 		return nil
@@ -172,8 +174,9 @@ func classify(err error) Category {
 	return Uncategorized
 }
 
-// Unreadable classifies an error of reading the payload: our fault, not the destination's, and transient, except that
-// content which no longer exists (fs.ErrNotExist) or is above a limit is permanent. The end of ctx stays what it is.
+// Unreadable classifies an error of reading the payload: our fault, not the destination's, and
+// transient, except that content which no longer exists (fs.ErrNotExist) or is above a limit is
+// permanent. The end of ctx stays what it is.
 func Unreadable(err error) error {
 	var e *Error
 	switch {
@@ -190,7 +193,8 @@ func Unreadable(err error) error {
 	return e
 }
 
-// FromHTTP classifies an HTTP response that is no success; the table is shared by all handlers. It returns nil for 2xx.
+// FromHTTP classifies an HTTP response that is no success; the table is shared by all handlers. It
+// returns nil for 2xx.
 //
 //	401, 403, 407   authentication  permanent
 //	408, 504        timeout         transient
@@ -203,8 +207,8 @@ func Unreadable(err error) error {
 //	404, 405, 3xx and other         configuration, permanent
 //	400, 422, other 4xx             validation, permanent
 //
-// Retry-After is read as seconds or as a date (RFC 9110, section 10.2.3); a date is taken relative to the response's own
-// Date header where it has one, so that clocks that differ do no harm.
+// Retry-After is read as seconds or as a date (RFC 9110, section 10.2.3); a date is taken relative
+// to the response's own Date header where it has one, so that clocks that differ do no harm.
 func FromHTTP(status int, header map[string][]string, err error) error {
 	if status >= 200 && status < 300 {
 		return nil

@@ -1,6 +1,7 @@
-// Package handler is the seam between the service and what delivers to one type of destination. Whoever writes a handler
-// imports this package and its own SDK; it needs nothing else of the module. It imports the standard library, and of its
-// siblings only the words of destination and payload.
+// Package handler is the seam between the service and what delivers to one type of destination.
+// Whoever writes a handler imports this package and its own SDK; it needs nothing else of the
+// module. It imports the standard library, and of its siblings only the words of destination and
+// payload.
 package handler
 
 import (
@@ -17,18 +18,19 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Handler delivers to one type of destination. One value serves all destinations of its type, from many goroutines at
-// once. Deliver makes one attempt, within ctx, which ends at the attempt's timeout, at a shutdown that has run out of
-// patience, or when the item's lease is lost. It returns nil when the other side has taken the payload for good; see
-// Error for the rest. A Result beside an error is recorded too. A panic is a failed attempt.
+// Handler delivers to one type of destination. One value serves all destinations of its type, from
+// many goroutines at once. Deliver makes one attempt, within ctx, which ends at the attempt's
+// timeout, at a shutdown that has run out of patience, or when the item's lease is lost. It returns
+// nil when the other side has taken the payload for good; see Error for the rest. A Result beside
+// an error is recorded too. A panic is a failed attempt.
 //
-// Delivery is at least once: after a crash the same item comes again with the same MessageID, so an attempt should have
-// no effect the second time wherever the other side allows that.
+// Delivery is at least once: after a crash the same item comes again with the same MessageID, so an
+// attempt should have no effect the second time wherever the other side allows that.
 //
-// A host may wrap a Handler, for example to log or to measure. Such a wrapper is a Handler with a method
-// Unwrap() Handler, which returns the inner one: the service then finds the optional interfaces of the inner Handler,
-// and its io.Closer, through As. An interface that the wrapper implements itself replaces the inner one's, so the
-// wrapper has to pass the call on:
+// A host may wrap a Handler, for example to log or to measure. Such a wrapper is a Handler with a
+// method Unwrap() Handler, which returns the inner one: the service then finds the optional
+// interfaces of the inner Handler, and its io.Closer, through As. An interface that the wrapper
+// implements itself replaces the inner one's, so the wrapper has to pass the call on:
 //
 //	type logged struct {
 //		handler.Handler
@@ -48,20 +50,22 @@ type Handler interface {
 
 // The optional interfaces of a Handler. delivery.New looks for each of them once, with As.
 type (
-	// ConfigParser parses and validates a destination's config when it is saved, and once per version before it is
-	// used. What it returns is Request.Config; encoded as JSON it must give the stored form, defaults included or not.
-	// It reports all faulty fields at once (destination.Require, Invalid, joined), paths relative to the config. A
-	// handler without it gets the raw JSON (json.RawMessage), which must then hold no secrets: nothing says which they
+	// ConfigParser parses and validates a destination's config when it is saved, and once per
+	// version before it is used. What it returns is Request.Config; encoded as JSON it must give
+	// the stored form, defaults included or not. It reports all faulty fields at once
+	// (destination.Require, Invalid, joined), paths relative to the config. A handler without it
+	// gets the raw JSON (json.RawMessage), which must then hold no secrets: nothing says which they
 	// are.
 	ConfigParser interface {
 		ParseConfig(raw json.RawMessage) (any, error)
 	}
-	// ParamsParser checks what a request may override per destination. Without it, overrides are refused.
+	// ParamsParser checks what a request may override per destination. Without it, overrides are
+	// refused.
 	ParamsParser interface {
 		ParseParams(raw json.RawMessage) error
 	}
-	// Tester tests a connection for real, cleans up after itself and reports step by step. An error means that the test
-	// could not be made; a destination that fails it is a report.
+	// Tester tests a connection for real, cleans up after itself and reports step by step. An error
+	// means that the test could not be made; a destination that fails it is a report.
 	Tester interface {
 		Test(ctx context.Context, req *TestRequest) (*destination.TestReport, error)
 	}
@@ -69,40 +73,45 @@ type (
 	Describer interface {
 		Describe() destination.TypeInfo
 	}
-	// Signer manages the secrets that a config signs with. Its errors are reported like those of ParseConfig. It never
-	// changes the config that it is given.
+	// Signer manages the secrets that a config signs with. Its errors are reported like those of
+	// ParseConfig. It never changes the config that it is given.
 	Signer interface {
-		// Complete returns config with what the service is to generate once, such as a signing secret. It is called
-		// with the result of ParseConfig when a destination is created or its config changes. stored is the current
-		// config, nil on create: what was generated before is kept.
+		// Complete returns config with what the service is to generate once, such as a signing
+		// secret. It is called with the result of ParseConfig when a destination is created or its
+		// config changes. stored is the current config, nil on create: what was generated before is
+		// kept.
 		Complete(config, stored any) (any, error)
 		// SigningSecrets returns the secrets that receivers verify with, newest first.
 		SigningSecrets(config any) []destination.Secret
-		// Rotate returns config with a new signing secret. The previous secrets stay valid until r.Until.
+		// Rotate returns config with a new signing secret. The previous secrets stay valid until
+		// r.Until.
 		Rotate(config any, r Rotation) (any, error)
 	}
-	// Warner tells what a valid config has that is perhaps not meant, with paths relative to the config.
+	// Warner tells what a valid config has that is perhaps not meant, with paths relative to the
+	// config.
 	Warner interface {
 		Warn(config any) []*destination.FieldError
 	}
-	// Opener is given its surroundings by delivery.New, before anything else; an error fails New. It must not connect.
-	// A handler that is an io.Closer is closed by DeliveryService.Close.
+	// Opener is given its surroundings by delivery.New, before anything else; an error fails New.
+	// It must not connect. A handler that is an io.Closer is closed by DeliveryService.Close.
 	Opener interface {
 		Open(env Env) error
 	}
-	// Forgetter is told that a destination was changed or deleted, to drop what it keeps for it, such as connections.
+	// Forgetter is told that a destination was changed or deleted, to drop what it keeps for it,
+	// such as connections.
 	Forgetter interface {
 		Forget(destinationID string)
 	}
-	// Remover removes what deliveries wrote, once a destination's retention of it is over. Retention is how long, 0 for
-	// ever; it is asked of the config as it is now, when an item has been delivered and by Maintain. Remove is called for
-	// what a Result called Removable, from any process, again after an error, and maybe again after a success.
+	// Remover removes what deliveries wrote, once a destination's retention of it is over.
+	// Retention is how long, 0 for ever; it is asked of the config as it is now, when an item has
+	// been delivered and by Maintain. Remove is called for what a Result called Removable, from any
+	// process, again after an error, and maybe again after a success.
 	Remover interface {
 		Retention(config any) time.Duration
 		Remove(ctx context.Context, req *RemoveRequest) (Removal, error)
 	}
-	// Maintainer cleans up after a destination's dead attempts, now and then, from any process: what it does twice does
-	// no harm. It removes only what deliveries left behind.
+	// Maintainer cleans up after a destination's dead attempts, now and then, from any process:
+	// what it does twice does no harm. It removes only what deliveries left behind.
 	Maintainer interface {
 		Maintain(ctx context.Context, req *MaintainRequest) error
 	}
@@ -135,7 +144,8 @@ type Transfer interface {
 	Checkpoint(ctx context.Context, v json.RawMessage) error
 }
 
-// Open opens the payload at an offset. Reading it reports progress, and its errors are classified by Unreadable.
+// Open opens the payload at an offset. Reading it reports progress, and its errors are classified
+// by Unreadable.
 func (r *Request) Open(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	c, err := r.Payload.OpenAt(ctx, offset)
 	if err != nil {
@@ -162,8 +172,9 @@ func (p *progress) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Progress reports how many bytes the other side has. It may be called often, and by several goroutines: an attempt that takes
-// long shows it in Item.Progress, and as events, at most one a second.
+// Progress reports how many bytes the other side has. It may be called often, and by several
+// goroutines: an attempt that takes long shows it in Item.Progress, and as events, at most one a
+// second.
 func (r *Request) Progress(done int64) {
 	if r.Transfer != nil {
 		r.Transfer.Progress(done)
@@ -182,8 +193,8 @@ func (r *Request) Resume(v any) (bool, error) {
 	return true, json.Unmarshal(raw, v)
 }
 
-// Checkpoint keeps v for the next attempt; it is committed when this returns. ErrLeaseLost means that the item belongs to
-// another worker by now: stop.
+// Checkpoint keeps v for the next attempt; it is committed when this returns. ErrLeaseLost means
+// that the item belongs to another worker by now: stop.
 func (r *Request) Checkpoint(ctx context.Context, v any) error {
 	if r.Transfer == nil {
 		return nil
@@ -211,8 +222,8 @@ type Reference struct {
 	Details map[string]string `json:"details,omitempty"` // etag, version, checksum, smtp_reply
 }
 
-// Exchange is a request and its response as people will read them. Handlers leave credentials out; header values that
-// look like credentials are redacted once more.
+// Exchange is a request and its response as people will read them. Handlers leave credentials out;
+// header values that look like credentials are redacted once more.
 type Exchange struct {
 	Method          string              `json:"method,omitempty"`
 	URL             string              `json:"url,omitempty"`
@@ -236,16 +247,18 @@ type Part struct {
 type Env struct {
 	Logger *slog.Logger
 	Now    func() time.Time
-	// Dial and Client reach only the addresses that delivery.WithNetwork allows, whatever a name resolves to. Client
-	// follows no redirect and uses no proxy of the environment. Handlers make no connection by other means.
+	// Dial and Client reach only the addresses that delivery.WithNetwork allows, whatever a name
+	// resolves to. Client follows no redirect and uses no proxy of the environment. Handlers make
+	// no connection by other means.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Client *http.Client
-	// CheckHost refuses, when a config is saved, a host that Dial would refuse as far as that can be told without
-	// resolving it.
+	// CheckHost refuses, when a config is saved, a host that Dial would refuse as far as that can
+	// be told without resolving it.
 	CheckHost func(host string) error
 }
 
-// TestRequest is what a connection is tested with. DestinationID is "" before the destination is saved.
+// TestRequest is what a connection is tested with. DestinationID is "" before the destination is
+// saved.
 type TestRequest struct {
 	Organization  string
 	DestinationID string
@@ -270,7 +283,8 @@ type RemoveRequest struct {
 	WrittenAt     time.Time
 }
 
-// Removal is what became of something that was to be removed. The numbers are stored: they never change.
+// Removal is what became of something that was to be removed. The numbers are stored: they never
+// change.
 type Removal int16
 
 // The removals.

@@ -16,7 +16,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// attempts makes attempts of one open handler on one peer, and searches all that comes of them for secrets.
+// attempts makes attempts of one open handler on one peer, and searches all that comes of them for
+// secrets.
 type attempts struct {
 	suite *suite
 	h     handler.Handler
@@ -27,7 +28,8 @@ type attempts struct {
 
 const labelKey = "handlertest"
 
-// attempts starts a peer and opens a handler. When the test ends, no goroutine of an attempt may be left.
+// attempts starts a peer and opens a handler. When the test ends, no goroutine of an attempt may be
+// left.
 func (s *suite) attempts(t *testing.T, start func(testing.TB) Peer) *attempts {
 	t.Helper()
 	a := &attempts{suite: s, peer: s.peer(t, start), label: newID(t)}
@@ -88,8 +90,8 @@ func sizes(contents [][]byte) string {
 	return strings.Join(parts, " and ")
 }
 
-// left fails the test if a goroutine that an attempt started is alive. It knows them by the label that they inherit, so
-// that tests which run beside it are left out.
+// left fails the test if a goroutine that an attempt started is alive. It knows them by the label
+// that they inherit, so that tests which run beside it are left out.
 func (a *attempts) left(t *testing.T) {
 	t.Helper()
 	patience := time.NewTimer(a.suite.Patience)

@@ -168,8 +168,8 @@ func (s *suite) hidden(t *testing.T) {
 	search(t, "slog", log.String(), p.Secrets)
 }
 
-// rotate: a new secret signs first and those so far beside it, or no more where there is no overlap; what results can be
-// stored.
+// rotate: a new secret signs first and those so far beside it, or no more where there is no
+// overlap; what results can be stored.
 func (s *suite) rotate(t *testing.T) {
 	h := s.handler(t, t.Output())
 	signer, signs := handler.As[handler.Signer](h)

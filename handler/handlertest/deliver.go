@@ -37,8 +37,8 @@ func random(n int64, seed byte) []byte {
 	return b
 }
 
-// contents: what arrives is what was sent, of every size, whether the size and hash are known or not, and with no
-// Transfer behind the request.
+// contents: what arrives is what was sent, of every size, whether the size and hash are known or
+// not, and with no Transfer behind the request.
 func (s *suite) contents(t *testing.T) {
 	a := s.attempts(t, s.Peer)
 	for _, n := range s.sizes() {

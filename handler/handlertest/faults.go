@@ -108,7 +108,8 @@ func (s *suite) promptly(t *testing.T, ctx context.Context, deliver func() error
 	}
 }
 
-// tester: a connection test finds a working peer in order, and reports of each faulty one without an error.
+// tester: a connection test finds a working peer in order, and reports of each faulty one without
+// an error.
 func (s *suite) tester(t *testing.T) {
 	if s.Untestable {
 		return

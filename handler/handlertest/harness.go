@@ -9,25 +9,30 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// Harness describes a handler to Run: how to make one, the other sides to try it on, and in what it differs from what
-// the suite expects by default.
+// Harness describes a handler to Run: how to make one, the other sides to try it on, and in what it
+// differs from what the suite expects by default.
 type Harness struct {
 	// New returns a handler that is not open. Required.
 	New func() handler.Handler
-	// Peer starts another side that takes what it is sent until the test ends. Each call gives one of its own. Required.
+	// Peer starts another side that takes what it is sent until the test ends. Each call gives one
+	// of its own. Required.
 	Peer func(t testing.TB) Peer
-	// Hanging starts another side that takes the connection and then never answers. Required, but for Local.
+	// Hanging starts another side that takes the connection and then never answers. Required, but
+	// for Local.
 	Hanging func(t testing.TB) Peer
 	// Faults are other sides that fail. At least one is required.
 	Faults []Fault
-	// Invalid are configs that must be refused. At least one with two faulty fields is required, but for Unvalidated.
+	// Invalid are configs that must be refused. At least one with two faulty fields is required,
+	// but for Unvalidated.
 	Invalid []Invalid
 
 	// Repeat says what the other side has after the same message has come twice.
 	Repeat Repeat
-	// MaxContent is the largest content that the other side takes, for those that have a limit below 3 MiB.
+	// MaxContent is the largest content that the other side takes, for those that have a limit
+	// below 3 MiB.
 	MaxContent int64
-	// RefusesEmpty says that content without bytes is no delivery here: it must be refused, not lost.
+	// RefusesEmpty says that content without bytes is no delivery here: it must be refused, not
+	// lost.
 	RefusesEmpty bool
 	// NoSecrets says that the config has no credentials: Peer.Secrets is then empty.
 	NoSecrets bool
@@ -45,10 +50,11 @@ type Harness struct {
 type Peer struct {
 	// Config leads to it. Fields that the service would generate may be missing.
 	Config destination.Config
-	// Secrets are the credentials in Config, which the suite must find nowhere. Take values that nothing else contains.
+	// Secrets are the credentials in Config, which the suite must find nowhere. Take values that
+	// nothing else contains.
 	Secrets []string
-	// Received returns what came for a request, in its order: one content per effect on the other side. Hanging and
-	// failing peers need none.
+	// Received returns what came for a request, in its order: one content per effect on the other
+	// side. Hanging and failing peers need none.
 	Received func(req *handler.Request) [][]byte
 }
 
@@ -75,9 +81,11 @@ type Repeat int
 const (
 	// Once says that the second has no effect, or replaces the first.
 	Once Repeat = iota
-	// Recognisable says that both are there, and the receiver can tell by the message id, which Peer.Received must check.
+	// Recognisable says that both are there, and the receiver can tell by the message id, which
+	// Peer.Received must check.
 	Recognisable
-	// Twice says that both are there, and nothing tells; the documentation of the handler has to say so.
+	// Twice says that both are there, and nothing tells; the documentation of the handler has to
+	// say so.
 	Twice
 )
 

@@ -19,8 +19,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Env returns what a service gives its handlers, with loopback addresses allowed. Its connections are closed when the
-// test ends. It logs to the test's own output.
+// Env returns what a service gives its handlers, with loopback addresses allowed. Its connections
+// are closed when the test ends. It logs to the test's own output.
 func Env(t testing.TB) handler.Env {
 	t.Helper()
 	return environment(t, t.Output())
@@ -61,8 +61,9 @@ func open(t testing.TB, h handler.Handler, env handler.Env) {
 	}
 }
 
-// Parse takes config the way of a service that saves and later uses it: to JSON with its secrets, through h's ParseConfig
-// and Complete, to JSON again, through ParseConfig again. It returns Request.Config and the redacted form.
+// Parse takes config the way of a service that saves and later uses it: to JSON with its secrets,
+// through h's ParseConfig and Complete, to JSON again, through ParseConfig again. It returns
+// Request.Config and the redacted form.
 func Parse(t testing.TB, h handler.Handler, config destination.Config) (parsed any, redacted json.RawMessage) {
 	t.Helper()
 	raw, err := destination.Raw(config)
@@ -94,8 +95,8 @@ func Parse(t testing.TB, h handler.Handler, config destination.Config) (parsed a
 	return parsed, redacted
 }
 
-// Request opens h and returns a first attempt, with ids of its own, to deliver content to a destination of that config.
-// The content must not be a payload.Ref.
+// Request opens h and returns a first attempt, with ids of its own, to deliver content to a
+// destination of that config. The content must not be a payload.Ref.
 func Request(t testing.TB, h handler.Handler, config destination.Config, content payload.Payload) *handler.Request {
 	t.Helper()
 	Open(t, h)

@@ -19,8 +19,8 @@ import (
 // cleanUp is how long the canary may take to be deleted once the test's context has ended.
 const cleanUp = 10 * time.Second
 
-// Test writes, reads and deletes a canary where the deliveries of organization go, and reports step by step. Steps that
-// others brought, such as that of the credentials, are in before.
+// Test writes, reads and deletes a canary where the deliveries of organization go, and reports step
+// by step. Steps that others brought, such as that of the credentials, are in before.
 func (t Target) Test(ctx context.Context, req *handler.TestRequest, now time.Time, before ...destination.TestStep) *destination.TestReport {
 	c := &canary{target: t, report: &destination.TestReport{OK: true, Steps: before}}
 	start := time.Now()

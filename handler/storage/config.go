@@ -12,7 +12,8 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Naming is the part of a driver's config that says under which name an object is stored. It is to be embedded.
+// Naming is the part of a driver's config that says under which name an object is stored. It is to
+// be embedded.
 type Naming struct {
 	// Name is the template of the object's name, see Template: DefaultName.
 	Name string `json:"name,omitempty"`
@@ -48,13 +49,14 @@ func (n Naming) Template() (*Template, error) { return ParseTemplate(cmp.Or(n.Na
 
 // Expiry is the part of a driver's config that says how long objects stay. It is to be embedded.
 type Expiry struct {
-	// DeleteAfterDays is after how many days Maintain deletes what was delivered, up to 36500: never. Only what a delivery
-	// wrote while this was set is deleted, and only if nobody has replaced it since. What is there already stays when the
-	// destination is deleted.
+	// DeleteAfterDays is after how many days Maintain deletes what was delivered, up to 36500:
+	// never. Only what a delivery wrote while this was set is deleted, and only if nobody has
+	// replaced it since. What is there already stays when the destination is deleted.
 	DeleteAfterDays int `json:"delete_after_days,omitempty"`
 }
 
-// Validate reports the faulty field; protected is for how many days the config forbids to delete anything.
+// Validate reports the faulty field; protected is for how many days the config forbids to delete
+// anything.
 func (e Expiry) Validate(protected int) error {
 	if e.DeleteAfterDays < 0 || e.DeleteAfterDays > 36500 {
 		return destination.Invalid("delete_after_days", "is not between 1 and 36500")
@@ -68,15 +70,16 @@ func (e Expiry) Validate(protected int) error {
 // Retention is DeleteAfterDays, 0 for ever.
 func (e Expiry) Retention() time.Duration { return time.Duration(e.DeleteAfterDays) * 24 * time.Hour }
 
-// Attributes is the part of a driver's config that says what is kept with an object. It is to be embedded.
+// Attributes is the part of a driver's config that says what is kept with an object. It is to be
+// embedded.
 type Attributes struct {
 	// ContentType replaces the payload's own.
 	ContentType string `json:"content_type,omitempty"`
-	// Metadata is kept with each object: up to 20 names of letters, digits and hyphens, values of printable ASCII, 1500
-	// bytes together. Names that begin with "delivery-" are ours.
+	// Metadata is kept with each object: up to 20 names of letters, digits and hyphens, values of
+	// printable ASCII, 1500 bytes together. Names that begin with "delivery-" are ours.
 	Metadata map[string]string `json:"metadata,omitempty"`
-	// Tags are put on each object: up to 10, keys of up to 128 characters and values of up to 256, of letters, digits,
-	// spaces and + - = . _ : / @.
+	// Tags are put on each object: up to 10, keys of up to 128 characters and values of up to 256,
+	// of letters, digits, spaces and + - = . _ : / @.
 	Tags map[string]string `json:"tags,omitempty"`
 }
 
@@ -150,8 +153,8 @@ func printable(s string) bool {
 	return true
 }
 
-// AllMetadata returns Metadata, and what tells a later attempt whose the object is and what is in it. Names are in lower
-// case.
+// AllMetadata returns Metadata, and what tells a later attempt whose the object is and what is in
+// it. Names are in lower case.
 func (u *Upload) AllMetadata() map[string]string {
 	all := make(map[string]string, len(u.Metadata)+2)
 	for name, value := range u.Metadata {

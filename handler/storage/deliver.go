@@ -20,11 +20,12 @@ type Target struct {
 	Attributes Attributes
 }
 
-// lookFirst is from which size on the first attempt too looks whether the object is there, before it sends the content.
+// lookFirst is from which size on the first attempt too looks whether the object is there, before
+// it sends the content.
 const lookFirst = 8 << 20
 
-// Deliver makes one attempt to store the payload of req. That the object is there with this content is success, whoever
-// stored it.
+// Deliver makes one attempt to store the payload of req. That the object is there with this content
+// is success, whoever stored it.
 func (t Target) Deliver(ctx context.Context, req *handler.Request) (*handler.Result, error) {
 	template, err := t.Naming.Template()
 	if err != nil {
@@ -99,7 +100,8 @@ func (t Target) upload(req *handler.Request, name string) *Upload {
 	}
 }
 
-// quiet opens the payload without reporting progress: what was read is not yet what the other side has.
+// quiet opens the payload without reporting progress: what was read is not yet what the other side
+// has.
 func quiet(req *handler.Request) func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	silent := *req
 	silent.Transfer = nil
@@ -138,7 +140,8 @@ func (t Target) settle(ctx context.Context, req *handler.Request, found Object) 
 	return r, nil
 }
 
-// ours reports whether an object was stored for this item, by an attempt whose end was not recorded.
+// ours reports whether an object was stored for this item, by an attempt whose end was not
+// recorded.
 func (t Target) ours(req *handler.Request, found Object) bool {
 	if found.Item != "" {
 		return found.Item == req.ItemID
@@ -147,8 +150,8 @@ func (t Target) ours(req *handler.Request, found Object) bool {
 	return err == nil && template.Unique() // nobody else comes upon such a name
 }
 
-// differs compares the payload with an object, by what is known of both, else by reading them. It returns "" if they are
-// the same.
+// differs compares the payload with an object, by what is known of both, else by reading them. It
+// returns "" if they are the same.
 func (t Target) differs(ctx context.Context, req *handler.Request, found Object) (string, error) {
 	info := req.Payload.Info()
 	if info.Size >= 0 && info.Size != found.Size {
@@ -226,7 +229,8 @@ func ended(ctx context.Context, err error) error {
 	return fmt.Errorf("storage: the attempt ended: %w", cause)
 }
 
-// Fill reads until b is full or r has ended, which only a bare io.EOF says: an error that wraps one is an error.
+// Fill reads until b is full or r has ended, which only a bare io.EOF says: an error that wraps one
+// is an error.
 func Fill(r io.Reader, b []byte) (n int, end bool, err error) {
 	for n < len(b) && err == nil {
 		var m int

@@ -13,8 +13,8 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// Config is the config of a storage destination. A driver's config embeds Naming and whichever of Expiry and Attributes it
-// supports.
+// Config is the config of a storage destination. A driver's config embeds Naming and whichever of
+// Expiry and Attributes it supports.
 type Config interface {
 	destination.Config
 	// Validate reports every faulty field.
@@ -32,22 +32,25 @@ type Layout struct {
 
 // Driver is what one kind of storage adds to Handler. Type and Open are required.
 type Driver[C Config] struct {
-	// Type describes the destination type. Its Type field also prefixes errors. Family is set by NewHandler.
+	// Type describes the destination type. Its Type field also prefixes errors. Family is set by
+	// NewHandler.
 	Type destination.TypeInfo
-	// Open returns the bucket of a config, with credentials that work. Its errors are classified (handler.Error). A bucket
-	// that is an io.Closer is closed after the call that it was opened for.
+	// Open returns the bucket of a config, with credentials that work. Its errors are classified
+	// (handler.Error). A bucket that is an io.Closer is closed after the call that it was opened
+	// for.
 	Open func(ctx context.Context, env handler.Env, at Place, c C) (Bucket, error)
-	// Remote says that Open connects to another machine. The handler then refuses an Env without Dial or Client, works only
-	// once it is open, and reports Open as a step of connection tests.
+	// Remote says that Open connects to another machine. The handler then refuses an Env without
+	// Dial or Client, works only once it is open, and reports Open as a step of connection tests.
 	Remote bool
 	// Step names Open in connection tests. Default: "credentials".
 	Step string
-	// Permit reports the fields of a valid config that the host does not permit. Default: it permits all.
+	// Permit reports the fields of a valid config that the host does not permit. Default: it
+	// permits all.
 	Permit func(env handler.Env, c C) error
 	// Forget drops what is kept for a destination. Default: nothing is kept.
 	Forget func(destinationID string)
-	// Abandoned returns the age from which Sweeping removes what dead attempts left behind, 0 or less for never. Only
-	// Sweeping needs it.
+	// Abandoned returns the age from which Sweeping removes what dead attempts left behind, 0 or
+	// less for never. Only Sweeping needs it.
 	Abandoned func(c C) time.Duration
 	// Faults are errors of the driver's options, for Open to report.
 	Faults []error
@@ -60,7 +63,8 @@ type Place struct {
 	Version      int64  // of the destination; 0 where it is not known
 }
 
-// Key returns the version as a key for what is kept per destination and version, "" where nothing can be kept.
+// Key returns the version as a key for what is kept per destination and version, "" where nothing
+// can be kept.
 func (p Place) Key() string {
 	if p.Destination == "" || p.Version == 0 {
 		return ""
@@ -68,9 +72,10 @@ func (p Place) Key() string {
 	return strconv.FormatInt(p.Version, 10)
 }
 
-// Handler delivers to the storage destinations of one type. It does everything but opening a bucket, which its Driver does:
-// names, creation only if absent, comparison, connection tests with a canary, retention and removal. It is to be embedded in
-// a driver's own handler, and is safe for concurrent use once it is open.
+// Handler delivers to the storage destinations of one type. It does everything but opening a
+// bucket, which its Driver does: names, creation only if absent, comparison, connection tests with
+// a canary, retention and removal. It is to be embedded in a driver's own handler, and is safe for
+// concurrent use once it is open.
 type Handler[C Config] struct {
 	driver Driver[C]
 	env    handler.Env
@@ -102,8 +107,8 @@ func (h *Handler[C]) Open(env handler.Env) error {
 	return nil
 }
 
-// ParseConfig implements handler.ConfigParser; it returns a C. It also checks what the host permits, such as the hosts of
-// the network policy and the credentials that it lends.
+// ParseConfig implements handler.ConfigParser; it returns a C. It also checks what the host
+// permits, such as the hosts of the network policy and the credentials that it lends.
 func (h *Handler[C]) ParseConfig(raw json.RawMessage) (any, error) {
 	var c C
 	if err := handler.Decode(raw, &c); err != nil {
@@ -139,8 +144,9 @@ func (h *Handler[C]) Deliver(ctx context.Context, req *handler.Request) (*handle
 	return t.Deliver(ctx, req)
 }
 
-// Bucket returns the bucket of a config for other uses than a delivery, such as a store of payloads. Its credentials hold
-// for as long as those of the config can be renewed. If it is an io.Closer, the caller closes it.
+// Bucket returns the bucket of a config for other uses than a delivery, such as a store of
+// payloads. Its credentials hold for as long as those of the config can be renewed. If it is an
+// io.Closer, the caller closes it.
 func (h *Handler[C]) Bucket(ctx context.Context, organization string, c C) (Bucket, error) {
 	if err := h.check(c); err != nil {
 		return nil, handler.Fail(handler.Configuration, h.errorf("%w", err))
@@ -230,14 +236,16 @@ func (h *Handler[C]) errorf(format string, args ...any) error {
 	return fmt.Errorf(h.driver.Type.Type+": "+format, args...)
 }
 
-// close closes the bucket, if there is one, after the call that it was opened for. What was written was flushed by Put.
+// close closes the bucket, if there is one, after the call that it was opened for. What was written
+// was flushed by Put.
 func (t Target) close() {
 	if c, ok := t.Bucket.(io.Closer); ok {
 		_ = c.Close()
 	}
 }
 
-// Sweeping is a Handler of a driver whose attempts can leave something behind: its buckets are Sweepers.
+// Sweeping is a Handler of a driver whose attempts can leave something behind: its buckets are
+// Sweepers.
 type Sweeping[C Config] struct{ *Handler[C] }
 
 // Maintain implements handler.Maintainer: it removes what dead attempts left behind.

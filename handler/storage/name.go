@@ -18,7 +18,8 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// The limits of names, in bytes. They are those of S3, Google and Azure for a name, and of file systems for a segment.
+// The limits of names, in bytes. They are those of S3, Google and Azure for a name, and of file
+// systems for a segment.
 const (
 	MaxName    = 1024
 	MaxSegment = 255
@@ -33,7 +34,8 @@ const DefaultName = "{year}/{month}/{day}/{item}-{file}"
 // reserved begins the names of what drivers write temporarily.
 const reserved = ".delivery-"
 
-// Template makes an object's name of an item: text with fields in braces, such as "exports/{topic}/{item}{ext}".
+// Template makes an object's name of an item: text with fields in braces, such as
+// "exports/{topic}/{item}{ext}".
 //
 //	{organization}                       the organization
 //	{year} {month} {day} {hour} {date}   of the time when the delivery was accepted, in UTC; {date} is 2026-11-30
@@ -43,9 +45,10 @@ const reserved = ".delivery-"
 //	                                     "payload" and an ending by content type where the payload has no name
 //	{metadata.KEY}                       of the request's metadata
 //
-// What a field gives is made safe: slashes, control characters and what file systems reserve become "_", and so does an
-// empty value, but for {ext}; a long value or segment is cut and gets a hash of the whole. So a field never adds a
-// segment, and never makes one that is "." or ".." or begins with a dot. The same item has the same name in every attempt.
+// What a field gives is made safe: slashes, control characters and what file systems reserve become
+// "_", and so does an empty value, but for {ext}; a long value or segment is cut and gets a hash of
+// the whole. So a field never adds a segment, and never makes one that is "." or ".." or begins
+// with a dot. The same item has the same name in every attempt.
 type Template struct {
 	segments [][]part
 }
@@ -108,7 +111,8 @@ func parseSegment(segment string) ([]part, error) {
 	return parts, nil
 }
 
-// Name renders the name of a request's object. It fails, as handler.Validation, where that is longer than MaxName.
+// Name renders the name of a request's object. It fails, as handler.Validation, where that is
+// longer than MaxName.
 func (t *Template) Name(req *handler.Request) (string, error) {
 	segments := make([]string, len(t.segments))
 	for i, parts := range t.segments {
@@ -194,7 +198,8 @@ func value(req *handler.Request, field string) string {
 	return req.Metadata[key]
 }
 
-// endings is fixed, because what the system's MIME table gives differs between machines, and a name must not.
+// endings is fixed, because what the system's MIME table gives differs between machines, and a name
+// must not.
 var endings = map[string]string{
 	"application/json": ".json", "application/x-ndjson": ".ndjson", "application/xml": ".xml", "text/xml": ".xml",
 	"text/csv": ".csv", "text/plain": ".txt", "text/html": ".html", "application/pdf": ".pdf", "application/zip": ".zip",
@@ -219,8 +224,8 @@ func extension(name string) string {
 	return ext
 }
 
-// unsafeRune tells what no field may give to a name: what separates, what cannot be seen or changes the direction of the
-// text around it, and what file systems reserve.
+// unsafeRune tells what no field may give to a name: what separates, what cannot be seen or changes
+// the direction of the text around it, and what file systems reserve.
 func unsafeRune(r rune) bool {
 	return strings.ContainsRune("/\\:*?\"<>|{}", r) || unicode.IsControl(r) || !unicode.IsPrint(r) && r != ' ' ||
 		r == unicode.ReplacementChar
@@ -240,7 +245,8 @@ func safe(v string, mayBeEmpty bool) string {
 	return shorten(v, maxValue)
 }
 
-// shorten cuts s to a number of bytes; a hash of the whole keeps apart what begins alike, and the ending stays.
+// shorten cuts s to a number of bytes; a hash of the whole keeps apart what begins alike, and the
+// ending stays.
 func shorten(s string, limit int) string {
 	if len(s) <= limit {
 		return s
@@ -254,7 +260,8 @@ func shorten(s string, limit int) string {
 	return s[:n] + tail
 }
 
-// Unique reports whether the name has the item's or the delivery's id in it, so that no two deliveries share one.
+// Unique reports whether the name has the item's or the delivery's id in it, so that no two
+// deliveries share one.
 func (t *Template) Unique() bool {
 	return slices.ContainsFunc(t.segments, func(parts []part) bool {
 		return slices.ContainsFunc(parts, func(p part) bool { return p.field == "item" || p.field == "delivery" })

@@ -13,12 +13,13 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// PayloadStore makes a store for delivery.WithPayloadStore of a bucket, below a prefix such as "payloads/". The bucket must
-// delete nothing by itself before its time, and what gives it must hold for as long as the service runs. Its objects carry
-// neither metadata nor retention of a destination's config.
+// PayloadStore makes a store for delivery.WithPayloadStore of a bucket, below a prefix such as
+// "payloads/". The bucket must delete nothing by itself before its time, and what gives it must
+// hold for as long as the service runs. Its objects carry neither metadata nor retention of a
+// destination's config.
 //
-// Objects are removed by Maintain. Every database's payloads have a prefix of their own below this one; a copy of a database
-// has the same, so its processes must not be given the original's store.
+// Objects are removed by Maintain. Every database's payloads have a prefix of their own below this
+// one; a copy of a database has the same, so its processes must not be given the original's store.
 func PayloadStore(b Bucket, prefix string) payload.Store { return &payloadStore{b, prefix} }
 
 type payloadStore struct {

@@ -18,7 +18,8 @@ import (
 // inMemory is the size up to which a body is held in memory and read once only.
 const inMemory = 1 << 20
 
-// body is the payload as the transport reads it: possibly more than once, and still after it has returned a response.
+// body is the payload as the transport reads it: possibly more than once, and still after it has
+// returned a response.
 type body struct {
 	req  *handler.Request
 	data []byte // where it is in memory
@@ -29,8 +30,8 @@ type body struct {
 	err  error // the first that reading the payload met
 }
 
-// newBody makes the body of a request, and computes its signature where s is not nil. Content above inMemory is read for
-// that from its beginning to its end.
+// newBody makes the body of a request, and computes its signature where s is not nil. Content above
+// inMemory is read for that from its beginning to its end.
 func newBody(ctx context.Context, req *handler.Request, s *signer) (*body, error) {
 	info := req.Payload.Info()
 	b := &body{req: req, size: info.Size}
@@ -108,8 +109,8 @@ func (b *body) failure() error {
 	return b.err
 }
 
-// wait returns once the transport has closed what it opened, which it promises to do but not when. The context of the
-// request must have ended.
+// wait returns once the transport has closed what it opened, which it promises to do but not when.
+// The context of the request must have ended.
 func (b *body) wait() {
 	b.mu.Lock()
 	open := b.open

@@ -27,34 +27,36 @@ const (
 
 // Config is the configuration of a webhook destination. Only URL is required.
 type Config struct {
-	// URL is where requests go: https, or http to a loopback address. It holds no user and no fragment. Values of its
-	// query are not shown in records and errors; its path is.
+	// URL is where requests go: https, or http to a loopback address. It holds no user and no
+	// fragment. Values of its query are not shown in records and errors; its path is.
 	URL string `json:"url"`
-	// AllowHTTP permits plain http to other addresses: the payload and every credential can then be read and changed on
-	// the way. A signature still proves where an unchanged request came from.
+	// AllowHTTP permits plain http to other addresses: the payload and every credential can then be
+	// read and changed on the way. A signature still proves where an unchanged request came from.
 	AllowHTTP bool `json:"allow_http,omitempty"`
 	// Method is POST, PUT or PATCH: POST.
 	Method string `json:"method,omitempty"`
 	// ContentType replaces the payload's own.
 	ContentType string `json:"content_type,omitempty"`
-	// Headers are sent as they are, up to 50 with SecretHeaders. The headers of HTTP itself, those of signing and those
-	// which Auth and ContentType set are refused.
+	// Headers are sent as they are, up to 50 with SecretHeaders. The headers of HTTP itself, those
+	// of signing and those which Auth and ContentType set are refused.
 	Headers map[string]string `json:"headers,omitempty"`
 	// SecretHeaders are Headers whose values are sealed.
 	SecretHeaders map[string]destination.Secret `json:"secret_headers,omitempty"`
 	// Auth is how requests prove who they come from, beside their signature: not at all.
 	Auth Auth `json:"auth,omitzero"`
-	// TLS is how connections are made to https: with the system's certificate authorities, and no client certificate.
+	// TLS is how connections are made to https: with the system's certificate authorities, and no
+	// client certificate.
 	TLS TLS `json:"tls,omitzero"`
-	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes in standard base64, for
-	// v1; "raw:" and 24 to 64 bytes as they are, for v1; "whsk_" and an Ed25519 private key in standard base64, for v1a.
-	// Secrets that are easy to guess, and the samples of documentations, are refused. One is generated where none is
-	// given.
+	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes
+	// in standard base64, for v1; "raw:" and 24 to 64 bytes as they are, for v1; "whsk_" and an
+	// Ed25519 private key in standard base64, for v1a. Secrets that are easy to guess, and the
+	// samples of documentations, are refused. One is generated where none is given.
 	SigningSecrets []destination.Secret `json:"signing_secrets,omitempty"`
-	// PreviousSecrets sign beside them until their end, 8 at most with SigningSecrets. Handler.Rotate sets them.
+	// PreviousSecrets sign beside them until their end, 8 at most with SigningSecrets.
+	// Handler.Rotate sets them.
 	PreviousSecrets []PreviousSecret `json:"previous_secrets,omitempty"`
-	// Signature is the scheme that secrets are generated for: v1. What a secret signs with is told by its form alone, so
-	// that a rotation can change the scheme.
+	// Signature is the scheme that secrets are generated for: v1. What a secret signs with is told
+	// by its form alone, so that a rotation can change the scheme.
 	Signature Signature `json:"signature,omitempty"`
 	// Unsigned sends no signature; webhook-id and webhook-timestamp stay.
 	Unsigned bool `json:"unsigned,omitempty"`
@@ -69,8 +71,8 @@ type Config struct {
 // DestinationType returns "webhook".
 func (Config) DestinationType() string { return "webhook" }
 
-// Validate reports every faulty field. Whether the host may be reached is checked by the handler, which knows the
-// service's network policy.
+// Validate reports every faulty field. Whether the host may be reached is checked by the handler,
+// which knows the service's network policy.
 func (c Config) Validate() error {
 	errs := []error{
 		validateURL("url", c.URL, c.AllowHTTP, "set allow_http"),

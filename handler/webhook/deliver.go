@@ -18,16 +18,19 @@ import (
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
-// answerTime is how long the body of an answer may take once its header has come: the status has decided by then.
+// answerTime is how long the body of an answer may take once its header has come: the status has
+// decided by then.
 const answerTime = 5 * time.Second
 
-// maxDrain is how much of an answer is read beyond the excerpt, so that its connection can be used again.
+// maxDrain is how much of an answer is read beyond the excerpt, so that its connection can be used
+// again.
 const maxDrain = 256 << 10
 
 // headerTest marks what is no event: a sample, or the request of a connection test.
 const headerTest = "X-Delivery-Test"
 
-// attempt is one request and what is known of it. A second is made only where an access token that was kept is refused.
+// attempt is one request and what is known of it. A second is made only where an access token that
+// was kept is refused.
 type attempt struct {
 	config Config
 	req    *handler.Request
@@ -185,8 +188,8 @@ func (a *attempt) request(ctx context.Context) (*http.Request, error) {
 		Method: a.config.method(), URL: a.url, Host: a.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Body:          content,
 		ContentLength: a.body.size,
-		// With it and an idempotency key, the transport tries again on another connection when one that it kept is
-		// closed in place of an answer.
+		// With it and an idempotency key, the transport tries again on another connection when one
+		// that it kept is closed in place of an answer.
 		GetBody: func() (io.ReadCloser, error) { return a.body.get(ctx) },
 	}
 	return hr.WithContext(ctx), nil
@@ -247,7 +250,8 @@ func (a *attempt) answer(resp *http.Response, exchange *handler.Exchange) {
 	exchange.Truncated = len(exchange.ResponseBody) < len(text) || err != nil || rest > 0
 }
 
-// reference takes the other side's own name for what it took from the headers that are in use for it.
+// reference takes the other side's own name for what it took from the headers that are in use for
+// it.
 func (a *attempt) reference(resp *http.Response) handler.Reference {
 	var ref handler.Reference
 	for _, name := range []string{"X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid"} {

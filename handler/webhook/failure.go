@@ -72,8 +72,8 @@ func (a *attempt) failed(ctx context.Context, err error) error {
 	return remote.Unanswered("webhook: "+a.target(), err, a.redact, hint)
 }
 
-// clientRefused recognises the alerts by which a server refuses a client certificate, or asks for one (RFC 8446, section
-// 6.2; certificate_required is 116).
+// clientRefused recognises the alerts by which a server refuses a client certificate, or asks for
+// one (RFC 8446, section 6.2; certificate_required is 116).
 func clientRefused(err error) bool {
 	var remote *net.OpError
 	if !errors.As(err, &remote) || remote.Op != "remote error" {

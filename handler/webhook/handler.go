@@ -16,9 +16,9 @@ import (
 	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
-// Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in memory, and of those with TLS
-// settings of their own the connections, for a bounded number of destinations each. It is safe for concurrent use once it
-// is open.
+// Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in
+// memory, and of those with TLS settings of their own the connections, for a bounded number of
+// destinations each. It is safe for concurrent use once it is open.
 type Handler struct {
 	env       handler.Env
 	userAgent string
@@ -62,8 +62,8 @@ func WithHTTPSOnly() Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
-// delivery.New calls.
+// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
+// reported by Open, which delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{
 		userAgent: "deliverykit",
@@ -87,8 +87,8 @@ func (h *Handler) Open(env handler.Env) error {
 	return nil
 }
 
-// ParseConfig implements handler.ConfigParser; it returns a Config. The host of the URL is checked against the network
-// policy, when the config is saved and again before it is used.
+// ParseConfig implements handler.ConfigParser; it returns a Config. The host of the URL is checked
+// against the network policy, when the config is saved and again before it is used.
 func (h *Handler) ParseConfig(raw json.RawMessage) (any, error) {
 	var c Config
 	if err := handler.Decode(raw, &c); err != nil {

@@ -40,8 +40,9 @@ const (
 	OAuth2Body   OAuth2Style = "body"   // as parameters
 )
 
-// OAuth2 is the client credentials grant of RFC 6749, section 4.4: before its first request, and when a token has ended, a
-// process asks the token endpoint for one, which requests then carry as RFC 6750 says.
+// OAuth2 is the client credentials grant of RFC 6749, section 4.4: before its first request, and
+// when a token has ended, a process asks the token endpoint for one, which requests then carry as
+// RFC 6750 says.
 type OAuth2 struct {
 	TokenURL     string             `json:"token_url,omitempty"` // https, or http to a loopback address
 	ClientID     string             `json:"client_id,omitempty"`
@@ -114,7 +115,8 @@ func validScope(s string) bool {
 	return s != "" && len(s) <= maxHeaderValue && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '"' || r == '\\' || r >= 0x7f })
 }
 
-// tokens keeps the access token of one destination. Of several attempts that need one at once, one asks for it.
+// tokens keeps the access token of one destination. Of several attempts that need one at once, one
+// asks for it.
 type tokens struct {
 	turn  chan struct{} // holds one: who has taken it may read and write what follows
 	value string        // of the header Authorization
@@ -127,7 +129,8 @@ func newTokens() *tokens {
 	return t
 }
 
-// get returns a token that is not the one refused, "" for any that holds, and whether it is a new one.
+// get returns a token that is not the one refused, "" for any that holds, and whether it is a new
+// one.
 func (t *tokens) get(ctx context.Context, now func() time.Time, refused string, fetch func(context.Context) (*oauth2.Token, error)) (value string, fresh bool, err error) {
 	select {
 	case <-t.turn:
@@ -151,8 +154,8 @@ func (t *tokens) get(ctx context.Context, now func() time.Time, refused string, 
 	return t.value, true, nil
 }
 
-// authorize gets the attempt the access token that it lacks, or another than the one that was refused. An error is
-// classified.
+// authorize gets the attempt the access token that it lacks, or another than the one that was
+// refused. An error is classified.
 func (a *attempt) authorize(ctx context.Context, h *Handler, refused string) error {
 	if a.config.Auth.Type != AuthOAuth2 || a.authorization != "" && a.authorization != refused {
 		return nil
@@ -214,7 +217,8 @@ func (a *attempt) fetchToken(ctx context.Context, client *http.Client) (*oauth2.
 	return t, nil
 }
 
-// noToken classifies a failure to get an access token. What the endpoint said is shown without credentials.
+// noToken classifies a failure to get an access token. What the endpoint said is shown without
+// credentials.
 func (a *attempt) noToken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return a.failed(ctx, err)

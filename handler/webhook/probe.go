@@ -31,15 +31,15 @@ const (
 	testTopic       = "delivery.test"
 )
 
-// Test implements handler.Tester, within a minute: it resolves the host, connects and makes the TLS handshake, through the
-// same guarded dialer as a delivery, gets an access token where there is OAuth2, and sends a request as a delivery would,
-// signed and with all credentials. That request is marked by "X-Delivery-Test: true" and has the topic "delivery.test"
-// and the body
+// Test implements handler.Tester, within a minute: it resolves the host, connects and makes the TLS
+// handshake, through the same guarded dialer as a delivery, gets an access token where there is
+// OAuth2, and sends a request as a delivery would, signed and with all credentials. That request is
+// marked by "X-Delivery-Test: true" and has the topic "delivery.test" and the body
 //
 //	{"type":"delivery.test","timestamp":"2026-06-21T10:00:00Z","data":{"message":"..."}}
 //
-// A receiver should verify it as any other, answer it with 2xx and do nothing else. A config that is to be given a signing
-// secret when it is saved is tested with one that is thrown away.
+// A receiver should verify it as any other, answer it with 2xx and do nothing else. A config that
+// is to be given a signing secret when it is saved is tested with one that is thrown away.
 func (h *Handler) Test(ctx context.Context, req *handler.TestRequest) (*destination.TestReport, error) {
 	config, ok := req.Config.(Config)
 	if !ok {
@@ -147,8 +147,8 @@ func (p *probe) authenticate(ctx context.Context, h *Handler) bool {
 	return true
 }
 
-// request makes a delivery. A refusal of the credentials, however late it shows, is reported as the step that they belong
-// to.
+// request makes a delivery. A refusal of the credentials, however late it shows, is reported as the
+// step that they belong to.
 func (p *probe) request(ctx context.Context, h *Handler) {
 	a := p.attempt
 	start := time.Now()
@@ -280,7 +280,8 @@ func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
 	return true
 }
 
-// resolution listens to the dialer's own name resolution, which may be under way still when the dialer has given up.
+// resolution listens to the dialer's own name resolution, which may be under way still when the
+// dialer has given up.
 type resolution struct {
 	mu    sync.Mutex
 	start time.Time

@@ -67,7 +67,8 @@ func GenerateKey() destination.Secret {
 	return destination.NewSecret(privatePrefix + base64.StdEncoding.EncodeToString(private))
 }
 
-// PublicKey returns the public key ("whpk_...") that verifies what a private key ("whsk_...") signs.
+// PublicKey returns the public key ("whpk_...") that verifies what a private key ("whsk_...")
+// signs.
 func PublicKey(private destination.Secret) (string, error) {
 	k, problem := decodeSecret(private.Reveal())
 	if problem == "" && k.private == nil {
@@ -144,7 +145,8 @@ func decodeSecrets(secrets []string, unfit func(key) string) ([]key, error) {
 	return keys, nil
 }
 
-// decodeSecret returns the key that a secret stands for, or what is wrong with it, without quoting it.
+// decodeSecret returns the key that a secret stands for, or what is wrong with it, without quoting
+// it.
 func decodeSecret(secret string) (k key, problem string) {
 	if raw, ok := strings.CutPrefix(secret, rawPrefix); ok {
 		if !validValue(raw) {
@@ -209,9 +211,10 @@ func (k key) weakness() string {
 	return ""
 }
 
-// guessable recognises repetitions and sequences: fewer than 6 different bytes, fewer than 6 different steps from one to
-// the next, or pairs of neighbours of which no more than half are different. It tells nothing of words. Of 24 random
-// hexadecimal digits, the weakest form that is long enough, one in 10^8 is refused; of random bytes none.
+// guessable recognises repetitions and sequences: fewer than 6 different bytes, fewer than 6
+// different steps from one to the next, or pairs of neighbours of which no more than half are
+// different. It tells nothing of words. Of 24 random hexadecimal digits, the weakest form that is
+// long enough, one in 10^8 is refused; of random bytes none.
 func guessable(b []byte) bool {
 	values, steps, pairs := map[byte]bool{}, map[byte]bool{}, map[[2]byte]bool{}
 	for i, c := range b {
@@ -318,8 +321,8 @@ func (c Config) generate() destination.Secret {
 	return GenerateSecret()
 }
 
-// Complete implements handler.Signer: a config without signing secrets that is not Unsigned keeps those it had, or
-// else gets one. It refuses a client certificate that has expired.
+// Complete implements handler.Signer: a config without signing secrets that is not Unsigned keeps
+// those it had, or else gets one. It refuses a client certificate that has expired.
 func (h *Handler) Complete(config, stored any) (any, error) {
 	c, ok := config.(Config)
 	if !ok {
@@ -342,7 +345,8 @@ func (h *Handler) Complete(config, stored any) (any, error) {
 	return c, nil
 }
 
-// SigningSecrets implements handler.Signer: what a receiver verifies with. Of a private key that is its public one.
+// SigningSecrets implements handler.Signer: what a receiver verifies with. Of a private key that is
+// its public one.
 func (h *Handler) SigningSecrets(config any) []destination.Secret {
 	c, _ := config.(Config)
 	secrets := c.signing(h.now())
@@ -354,9 +358,10 @@ func (h *Handler) SigningSecrets(config any) []destination.Secret {
 	return secrets
 }
 
-// Rotate implements handler.Signer. The secrets so far sign until r.Until, or until their own end if that comes first;
-// those that have ended are dropped. A secret is generated for Config.Signature; without that, for the scheme of the
-// newest secret so far. More than 8 secrets at once are refused.
+// Rotate implements handler.Signer. The secrets so far sign until r.Until, or until their own end
+// if that comes first; those that have ended are dropped. A secret is generated for
+// Config.Signature; without that, for the scheme of the newest secret so far. More than 8 secrets
+// at once are refused.
 func (h *Handler) Rotate(config any, r handler.Rotation) (any, error) {
 	c, ok := config.(Config)
 	if !ok {

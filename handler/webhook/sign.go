@@ -30,12 +30,13 @@ const (
 	signatureV1a = string(SignatureV1a) + ","
 )
 
-// maxWhole is the size up to which a body can be signed with Ed25519, which takes the message as a whole.
+// maxWhole is the size up to which a body can be signed with Ed25519, which takes the message as a
+// whole.
 const maxWhole = 10 << 20
 
-// Sign returns the three headers of Standard Webhooks for a message with that id and body, signed with each of the
-// secrets ("whsec_...", or the private key "whsk_..."): for tests of a receiver, and for senders of one's own. An error is
-// that of a faulty secret, id or none at all.
+// Sign returns the three headers of Standard Webhooks for a message with that id and body, signed
+// with each of the secrets ("whsec_...", or the private key "whsk_..."): for tests of a receiver,
+// and for senders of one's own. An error is that of a faulty secret, id or none at all.
 func Sign(secrets []string, id string, at time.Time, body []byte) (http.Header, error) {
 	keys, err := signingKeys(secrets)
 	if err != nil {

@@ -24,15 +24,16 @@ const (
 	clientSoon    = 30 * 24 * time.Hour
 )
 
-// TLS is how connections to the URL are made; those to the token endpoint of OAuth2 are not. The zero TLS is that of the
-// service.
+// TLS is how connections to the URL are made; those to the token endpoint of OAuth2 are not. The
+// zero TLS is that of the service.
 type TLS struct {
-	// Certificate is the client certificate in PEM, with the intermediate ones after it, for servers that demand one.
+	// Certificate is the client certificate in PEM, with the intermediate ones after it, for
+	// servers that demand one.
 	Certificate string `json:"certificate,omitempty"`
 	// Key is its private key in PEM, not encrypted.
 	Key destination.Secret `json:"key,omitzero"`
-	// CA are the certificates in PEM of the authorities that the server's certificate is accepted from, in place of the
-	// system's.
+	// CA are the certificates in PEM of the authorities that the server's certificate is accepted
+	// from, in place of the system's.
 	CA string `json:"ca,omitempty"`
 }
 
@@ -139,7 +140,8 @@ func (t TLS) client() *x509.Certificate {
 	return nil
 }
 
-// current refuses a client certificate that has expired. ParseConfig does not: a stored config must be readable then.
+// current refuses a client certificate that has expired. ParseConfig does not: a stored config must
+// be readable then.
 func (t TLS) current(now time.Time) error {
 	if c := t.client(); c != nil && now.After(c.NotAfter) {
 		return &destination.FieldError{Path: "certificate", Code: "expired",
@@ -177,8 +179,8 @@ func (t TLS) settings(base *tls.Config) (*tls.Config, error) {
 	return c, nil
 }
 
-// transport returns what requests to a destination go through: the service's own, unless t has settings of its own.
-// release is called after the request.
+// transport returns what requests to a destination go through: the service's own, unless t has
+// settings of its own. release is called after the request.
 func (h *Handler) transport(ctx context.Context, t TLS, id string) (rt http.RoundTripper, release func(), err error) {
 	if t == (TLS{}) {
 		return h.env.Client.Transport, func() {}, nil

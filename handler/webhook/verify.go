@@ -40,8 +40,9 @@ type verification struct {
 	maxBody   int64
 }
 
-// Tolerance is how far the timestamp may be from the receiver's clock, either way: 5 minutes. It bounds for how long a
-// request that someone recorded can be sent again; remember the webhook-id for that long to notice.
+// Tolerance is how far the timestamp may be from the receiver's clock, either way: 5 minutes. It
+// bounds for how long a request that someone recorded can be sent again; remember the webhook-id
+// for that long to notice.
 func Tolerance(d time.Duration) VerifyOption { return func(v *verification) { v.tolerance = d } }
 
 // Clock replaces time.Now.
@@ -50,10 +51,11 @@ func Clock(now func() time.Time) VerifyOption { return func(v *verification) { v
 // MaxBody is how many bytes VerifyRequest reads: 10 MiB.
 func MaxBody(n int64) VerifyOption { return func(v *verification) { v.maxBody = n } }
 
-// Verify tells whether a request comes from who knows one of the secrets, unchanged and recently. Several secrets are
-// accepted while one replaces another. A secret is that of an HMAC ("whsec_...") or a public key ("whpk_..."), and verifies
-// signatures of its own version, v1 or v1a; all others are passed over. body is what was received, byte for byte, not
-// decoded and encoded again. Signatures are compared in constant time.
+// Verify tells whether a request comes from who knows one of the secrets, unchanged and recently.
+// Several secrets are accepted while one replaces another. A secret is that of an HMAC
+// ("whsec_...") or a public key ("whpk_..."), and verifies signatures of its own version, v1 or
+// v1a; all others are passed over. body is what was received, byte for byte, not decoded and
+// encoded again. Signatures are compared in constant time.
 func Verify(secrets []string, header http.Header, body []byte, opts ...VerifyOption) error {
 	v := verification{tolerance: defaultTolerance, now: time.Now}
 	for _, o := range opts {
@@ -116,7 +118,8 @@ func matches(keys []key, signatures map[Signature][][]byte, start string, body [
 	return matched
 }
 
-// VerifyRequest reads the body of r and verifies it. It returns the body, and leaves r.Body to be read once more.
+// VerifyRequest reads the body of r and verifies it. It returns the body, and leaves r.Body to be
+// read once more.
 func VerifyRequest(r *http.Request, secrets []string, opts ...VerifyOption) ([]byte, error) {
 	v := verification{maxBody: defaultMaxBody}
 	for _, o := range opts {
@@ -157,7 +160,8 @@ func parseTimestamp(s string) (time.Time, error) {
 	return time.Unix(int64(seconds), 0), nil // 11 digits at most
 }
 
-// parseSignatures returns the signatures of the header, "v1,<base64> v1a,<base64>", that are of the keys' versions.
+// parseSignatures returns the signatures of the header, "v1,<base64> v1a,<base64>", that are of the
+// keys' versions.
 func parseSignatures(header http.Header, keys []key) (map[Signature][][]byte, error) {
 	fields := strings.Fields(strings.Join(header.Values(headerSignature), " "))
 	if len(fields) == 0 {

@@ -21,7 +21,8 @@ var words = []string{"auth", "cookie", "token", "secret", "key", "signature", "p
 // exempt are the names with such a word whose values are no credentials.
 var exempt = map[string]bool{"Idempotency-Key": true, "Www-Authenticate": true}
 
-// Headers returns a copy of h with placeholders for the values of headers whose names are those of credentials.
+// Headers returns a copy of h with placeholders for the values of headers whose names are those of
+// credentials.
 func Headers(h map[string][]string) map[string][]string {
 	if h == nil {
 		return nil
@@ -44,8 +45,8 @@ func sensitive(name string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(name, w) })
 }
 
-// Request returns the record of the headers of a request: all names, and the values without the secrets. credentials are
-// the canonical names of headers whose whole values are secret.
+// Request returns the record of the headers of a request: all names, and the values without the
+// secrets. credentials are the canonical names of headers whose whole values are secret.
 func (r *Redactor) Request(h http.Header, credentials ...string) map[string][]string {
 	record := map[string][]string{}
 	for name, values := range h {
@@ -63,8 +64,8 @@ func (r *Redactor) Request(h http.Header, credentials ...string) map[string][]st
 	return record
 }
 
-// Response returns the record of the headers of a response: at most 64, each value without the secrets and at most 1 KiB
-// long.
+// Response returns the record of the headers of a response: at most 64, each value without the
+// secrets and at most 1 KiB long.
 func (r *Redactor) Response(h http.Header) map[string][]string {
 	record := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(h)) {

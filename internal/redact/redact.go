@@ -1,4 +1,5 @@
-// Package redact takes credentials out of text that is kept for people to read: errors, logs and records of exchanges.
+// Package redact takes credentials out of text that is kept for people to read: errors, logs and
+// records of exchanges.
 package redact
 
 import (
@@ -21,8 +22,8 @@ const (
 	maxLine   = 500 // bytes
 )
 
-// Redactor replaces known secrets in text. It recognises a secret as it is and as it looks in JSON, in a query and in
-// HTML: some services echo what they receive. It is safe for concurrent use.
+// Redactor replaces known secrets in text. It recognises a secret as it is and as it looks in JSON,
+// in a query and in HTML: some services echo what they receive. It is safe for concurrent use.
 type Redactor struct {
 	mu      sync.Mutex
 	added   []string // not yet in forms
@@ -64,7 +65,8 @@ func (r *Redactor) AddQuery(u *url.URL) {
 	}
 }
 
-// all returns the forms of all secrets. Most Redactors are never asked, so the forms are made when they are first needed.
+// all returns the forms of all secrets. Most Redactors are never asked, so the forms are made when
+// they are first needed.
 func (r *Redactor) all() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,8 +87,8 @@ func (r *Redactor) all() []string {
 	return r.forms
 }
 
-// Longest returns the length in bytes of the longest form of a secret. An excerpt has to be read by that much further than
-// it is kept, so that a secret at its end is recognised.
+// Longest returns the length in bytes of the longest form of a secret. An excerpt has to be read by
+// that much further than it is kept, so that a secret at its end is recognised.
 func (r *Redactor) Longest() int {
 	r.all()
 	r.mu.Lock()
@@ -114,8 +116,9 @@ func (r *Redactor) Wrap(err error) error {
 	return err
 }
 
-// Excerpt returns the beginning of a response as text that every database takes, without the secrets. whole reports that b
-// is all of the response: otherwise the end is left out as far as a secret could have been cut in two there.
+// Excerpt returns the beginning of a response as text that every database takes, without the
+// secrets. whole reports that b is all of the response: otherwise the end is left out as far as a
+// secret could have been cut in two there.
 func (r *Redactor) Excerpt(b []byte, whole bool) string {
 	s := r.Text(string(b))
 	if !whole {

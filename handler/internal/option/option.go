@@ -3,7 +3,8 @@ package option
 
 import "errors"
 
-// Apply applies opts to target and returns their errors. New of a handler does not fail: it keeps them for Open.
+// Apply applies opts to target and returns their errors. New of a handler does not fail: it keeps
+// them for Open.
 func Apply[T any, O ~func(*T) error](pkg string, target *T, opts []O) (faults []error) {
 	for _, o := range opts {
 		if o == nil {

@@ -1,4 +1,5 @@
-// Package perdest keeps what a handler makes once per destination: a client, an access token, a pool of connections.
+// Package perdest keeps what a handler makes once per destination: a client, an access token, a
+// pool of connections.
 package perdest
 
 import (
@@ -11,8 +12,9 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Cache keeps one value per destination, made for one version of the destination's config. It keeps a bounded number:
-// when it is full, the value that was used least recently goes. It is safe for concurrent use.
+// Cache keeps one value per destination, made for one version of the destination's config. It keeps
+// a bounded number: when it is full, the value that was used least recently goes. It is safe for
+// concurrent use.
 type Cache[V any] struct {
 	max  int
 	drop func(V)
@@ -24,8 +26,8 @@ type Cache[V any] struct {
 	closed bool
 }
 
-// entry is a value, or the construction of one. value and err may be read once done is closed; the lock of the cache
-// guards made, users and gone.
+// entry is a value, or the construction of one. value and err may be read once done is closed; the
+// lock of the cache guards made, users and gone.
 type entry[V any] struct {
 	destination, version string
 
@@ -37,8 +39,8 @@ type entry[V any] struct {
 	gone  bool // it is no longer in the cache
 }
 
-// New returns a cache for up to limit destinations. drop, which may be nil, is called once for each value that has left
-// the cache, when nobody uses that value any more.
+// New returns a cache for up to limit destinations. drop, which may be nil, is called once for each
+// value that has left the cache, when nobody uses that value any more.
 func New[V any](limit int, drop func(V)) *Cache[V] {
 	if drop == nil {
 		drop = func(V) {}
@@ -56,10 +58,11 @@ func Fingerprint(part any) string {
 	return string(sum[:])
 }
 
-// Get returns the value of a destination and a version, and builds it where the cache has none or one of another version.
-// Callers that come for the same value meanwhile wait for it and share the result, until their ctx ends. The value is not
-// dropped before release is called, which has to happen exactly once unless there is an error. Without a destination or a
-// version the value is the caller's alone, and is dropped on release.
+// Get returns the value of a destination and a version, and builds it where the cache has none or
+// one of another version. Callers that come for the same value meanwhile wait for it and share the
+// result, until their ctx ends. The value is not dropped before release is called, which has to
+// happen exactly once unless there is an error. Without a destination or a version the value is the
+// caller's alone, and is dropped on release.
 func (c *Cache[V]) Get(ctx context.Context, id, version string, build func() (V, error)) (value V, release func(), err error) {
 	for {
 		e, mine := c.enter(id, version)
@@ -104,7 +107,8 @@ func (c *Cache[V]) enter(id, version string) (e *entry[V], mine bool) {
 	return e, true
 }
 
-// build makes the value of an entry. Those who wait go on also when build panics or ends its goroutine.
+// build makes the value of an entry. Those who wait go on also when build panics or ends its
+// goroutine.
 func (c *Cache[V]) build(ctx context.Context, e *entry[V], build func() (V, error)) (V, func(), error) {
 	made := false
 	defer func() {

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Body is what a request sends. The transport may go on reading it after the request has ended, when the other side answers
-// early or ctx ends; by then the memory holds another payload, maybe another organization's. So it is sealed before the
-// memory is given back.
+// Body is what a request sends. The transport may go on reading it after the request has ended,
+// when the other side answers early or ctx ends; by then the memory holds another payload, maybe
+// another organization's. So it is sealed before the memory is given back.
 type Body struct {
 	mu sync.Mutex
 	r  *bytes.Reader // nil once it is sealed

@@ -11,8 +11,8 @@ import (
 	"github.com/deliverykit/delivery/internal/redact"
 )
 
-// Known returns the error of an attempt that needs no further classification: the cause of ctx once that has ended, or err
-// where a handler.Error is in it already. Otherwise it returns nil.
+// Known returns the error of an attempt that needs no further classification: the cause of ctx once
+// that has ended, or err where a handler.Error is in it already. Otherwise it returns nil.
 func Known(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -24,8 +24,9 @@ func Known(ctx context.Context, err error) error {
 	return nil
 }
 
-// Unanswered classifies an error without an answer of the other side, or with one that could not be read. The URL of the
-// request stays out of the message: it may be a credential. hint is appended, if there is one.
+// Unanswered classifies an error without an answer of the other side, or with one that could not be
+// read. The URL of the request stays out of the message: it may be a credential. hint is appended,
+// if there is one.
 func Unanswered(where string, err error, r *redact.Redactor, hint string) *handler.Error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -42,7 +43,8 @@ func Unanswered(where string, err error, r *redact.Redactor, hint string) *handl
 	return e
 }
 
-// Answer is how the other side refused a request. Code and Message are its own words, without secrets.
+// Answer is how the other side refused a request. Code and Message are its own words, without
+// secrets.
 type Answer struct {
 	Status  int // of HTTP; 0 where there is none
 	Header  http.Header
@@ -80,7 +82,8 @@ func (a Answer) Failure() *Failure {
 	return &Failure{Error: e, Answer: a}
 }
 
-// Refusal classifies an answer of a service that gives credentials: they are refused, unless the service is busy or broken.
+// Refusal classifies an answer of a service that gives credentials: they are refused, unless the
+// service is busy or broken.
 func (a Answer) Refusal(hint string) *Failure {
 	f := a.Failure()
 	if a.Status == http.StatusTooManyRequests || a.Status >= http.StatusInternalServerError {
@@ -97,7 +100,8 @@ func (f *Failure) Is(c handler.Category, hint string) {
 	f.Category, f.Verdict, f.Hint = c, handler.ByCategory, hint
 }
 
-// LookUp overrules the classification where the code of the answer is in a table, and reports whether it is.
+// LookUp overrules the classification where the code of the answer is in a table, and reports
+// whether it is.
 func (f *Failure) LookUp(table map[string]Verdict) bool {
 	v, ok := table[f.Answer.Code]
 	if ok {
@@ -106,8 +110,8 @@ func (f *Failure) LookUp(table map[string]Verdict) bool {
 	return ok
 }
 
-// In returns the failure as an error that says where it happened, what the other side said, and what to do. The answer
-// itself is not wrapped: it may repeat what it was sent.
+// In returns the failure as an error that says where it happened, what the other side said, and
+// what to do. The answer itself is not wrapped: it may repeat what it was sent.
 func (f *Failure) In(where string) error {
 	text := where + ": the other side answered"
 	if f.Answer.Status != 0 {

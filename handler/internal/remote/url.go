@@ -11,7 +11,8 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// URL says what a configured URL may be: https, or http to a loopback address, and what the fields add.
+// URL says what a configured URL may be: https, or http to a loopback address, and what the fields
+// add.
 type URL struct {
 	Example   string // for the message about something else than a URL
 	AllowHTTP bool   // plain http to any address
@@ -22,8 +23,8 @@ type URL struct {
 	MaxLength int    // in bytes; 0: no limit
 }
 
-// Check reports every fault of the URL in a config's field. No message quotes it: it may hold a credential where none
-// belongs.
+// Check reports every fault of the URL in a config's field. No message quotes it: it may hold a
+// credential where none belongs.
 func (rules URL) Check(field, raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Opaque != "" || u.Scheme == "" {
@@ -67,7 +68,8 @@ func (rules URL) Check(field, raw string) error {
 	return errors.Join(errs...)
 }
 
-// Loopback reports whether a host is this machine itself. Whether it may be reached is up to the network policy.
+// Loopback reports whether a host is this machine itself. Whether it may be reached is up to the
+// network policy.
 func Loopback(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -76,8 +78,8 @@ func Loopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// CheckHost checks the host of a URL in a config's field against the network policy. It leaves an empty and a malformed
-// URL to others.
+// CheckHost checks the host of a URL in a config's field against the network policy. It leaves an
+// empty and a malformed URL to others.
 func CheckHost(env handler.Env, field, raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" || env.CheckHost == nil {

@@ -49,9 +49,10 @@ func (b *bucket) putBlocks(ctx context.Context, up *storage.Upload, c storage.Ch
 	return u.commit(ctx)
 }
 
-// send reads content, and stages the blocks that are not there yet, several at a time. The content is read from its start
-// also when an upload goes on: so its hash is verified, and a block counts as there only if its checksum says so.
-// Where the content breaks off, what was read of it is still sent: the next attempt has it.
+// send reads content, and stages the blocks that are not there yet, several at a time. The content
+// is read from its start also when an upload goes on: so its hash is verified, and a block counts
+// as there only if its checksum says so. Where the content breaks off, what was read of it is still
+// sent: the next attempt has it.
 func (u *blocks) send(ctx context.Context, content io.Reader) error {
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(u.bucket.config.parallel())
@@ -138,7 +139,8 @@ func (u *blocks) commit(ctx context.Context) (storage.Object, error) {
 		Name: u.up.Name, Size: u.done, URL: u.bucket.url(u.up.Name), SHA256: u.up.SHA256, Item: u.up.Item,
 		ETag: etag(out.ETag), Version: value(out.VersionID),
 	}
-	// Each block's checksum was verified as it came; what is left to see is that all of them are there.
+	// Each block's checksum was verified as it came; what is left to see is that all of them are
+	// there.
 	if found, err := u.bucket.Stat(ctx, u.up.Name); err == nil && found.Size != u.done && found.ETag == stored.ETag {
 		return storage.Object{}, corrupt(u.up.Name, fmt.Sprintf("it has %d of %d bytes", found.Size, u.done))
 	}

@@ -52,7 +52,8 @@ func (b *bucket) Stat(ctx context.Context, name string) (storage.Object, error) 
 	return o, nil
 }
 
-// spoken finds out what is behind the refusal of a HEAD, which has no body: some services give no code either.
+// spoken finds out what is behind the refusal of a HEAD, which has no body: some services give no
+// code either.
 func (b *bucket) spoken(ctx context.Context, name string, err error) error {
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) || r.ErrorCode != "" || r.StatusCode < 400 || r.StatusCode >= 500 {
@@ -66,7 +67,8 @@ func (b *bucket) spoken(ctx context.Context, name string, err error) error {
 	return getErr
 }
 
-// Get implements storage.Bucket. A connection that breaks is opened again where it broke, up to three times.
+// Get implements storage.Bucket. A connection that breaks is opened again where it broke, up to
+// three times.
 func (b *bucket) Get(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
 	out, err := b.client.NewBlobClient(name).DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: offset}})
 	if err != nil {
@@ -75,7 +77,8 @@ func (b *bucket) Get(ctx context.Context, name string, offset int64) (io.ReadClo
 	return out.NewRetryReader(ctx, &blob.RetryReaderOptions{MaxRetries: 3}), nil
 }
 
-// Delete implements storage.Bucket. Where soft delete or versions are on, the service keeps what was there.
+// Delete implements storage.Bucket. Where soft delete or versions are on, the service keeps what
+// was there.
 func (b *bucket) Delete(ctx context.Context, name string) error {
 	_, err := b.client.NewBlobClient(name).Delete(ctx, nil)
 	if err != nil {
@@ -159,7 +162,8 @@ func value[T any](p *T) T {
 
 func etag(e *azcore.ETag) string { return strings.Trim(string(value(e)), `"`) }
 
-// metadataName is a shared name as Azure takes it, which is an identifier: hyphens become underscores.
+// metadataName is a shared name as Azure takes it, which is an identifier: hyphens become
+// underscores.
 func metadataName(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 func corrupt(name, what string) error {

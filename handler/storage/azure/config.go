@@ -17,16 +17,19 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Config is the configuration of an azure destination. Account, Container and Credentials are required.
+// Config is the configuration of an azure destination. Account, Container and Credentials are
+// required.
 type Config struct {
 	// Account is the storage account's name.
 	Account string `json:"account"`
 	// Container is the container's name.
 	Container string `json:"container"`
-	// Endpoint is the URL of the account's blob service where it is not https://ACCOUNT.blob.core.windows.net, or its like
-	// in Cloud: https, or http to a loopback address.
+	// Endpoint is the URL of the account's blob service where it is not
+	// https://ACCOUNT.blob.core.windows.net, or its like in Cloud: https, or http to a loopback
+	// address.
 	Endpoint string `json:"endpoint,omitempty"`
-	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the payload.
+	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
+	// payload.
 	AllowHTTP bool `json:"allow_http,omitempty"`
 	// Cloud is public, government or china: public.
 	Cloud       string      `json:"cloud,omitempty"`
@@ -38,8 +41,9 @@ type Config struct {
 	Tier string `json:"tier,omitempty"`
 	// EncryptionScope is the scope whose key encrypts the blobs: the container's own.
 	EncryptionScope string `json:"encryption_scope,omitempty"`
-	// BlockSize is in bytes, from 1 MiB to 512 MiB: 4 MiB, and more where content of known size would have more than 50,000
-	// blocks. Parallel blocks and one more are in memory, for each blob.
+	// BlockSize is in bytes, from 1 MiB to 512 MiB: 4 MiB, and more where content of known size
+	// would have more than 50,000 blocks. Parallel blocks and one more are in memory, for each
+	// blob.
 	BlockSize int64 `json:"block_size,omitempty"`
 	// Parallel is how many blocks of one blob are sent at a time, up to 32: 4.
 	Parallel int `json:"parallel,omitempty"`
@@ -47,9 +51,11 @@ type Config struct {
 
 // Credentials say who the requests come from.
 type Credentials struct {
-	// Type is SharedKey, SAS, ClientSecret, ClientCertificate, ManagedIdentity or Default. It is required.
+	// Type is SharedKey, SAS, ClientSecret, ClientCertificate, ManagedIdentity or Default. It is
+	// required.
 	Type CredentialsType `json:"type"`
-	// AccountKey is one of the account's two keys, in base64. With it comes the right to everything in the account.
+	// AccountKey is one of the account's two keys, in base64. With it comes the right to everything
+	// in the account.
 	AccountKey destination.Secret `json:"account_key,omitzero"`
 	// SAS is a shared access signature of the container, "sv=...&sig=...".
 	SAS destination.Secret `json:"sas,omitzero"`
@@ -212,7 +218,8 @@ func (c Credentials) signature() (url.Values, error) {
 	return url.ParseQuery(strings.TrimPrefix(strings.TrimSpace(c.SAS.Reveal()), "?"))
 }
 
-// certificate returns the certificate's bytes and its password, as azidentity.ParseCertificates takes them.
+// certificate returns the certificate's bytes and its password, as azidentity.ParseCertificates
+// takes them.
 func (c Credentials) certificate() (data, password []byte) {
 	text := strings.TrimSpace(c.Certificate.Reveal())
 	data = []byte(text)

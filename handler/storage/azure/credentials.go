@@ -32,7 +32,8 @@ type client struct {
 // maxClients bounds what is kept.
 const maxClients = 4096
 
-// scope is what tokens are for: https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory
+// scope is what tokens are for:
+// https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory
 const scope = "https://storage.azure.com/.default"
 
 // open returns the destination's container, with credentials that hold.
@@ -129,7 +130,8 @@ func (h *Handler) token(c Config, options azcore.ClientOptions) (token azcore.To
 	return token, nil
 }
 
-// domains are those whose tokens for storage are good for, so that none of them learns of another's by getting one.
+// domains are those whose tokens for storage are good for, so that none of them learns of another's
+// by getting one.
 var domains = []string{".core.windows.net", ".core.usgovcloudapi.net", ".core.chinacloudapi.cn", ".storage.azure.net"}
 
 // trusted says whether the service's own tokens may be sent to the config's endpoint.
@@ -148,7 +150,8 @@ func (h *Handler) options(env handler.Env, c Config) azcore.ClientOptions {
 	o := azcore.ClientOptions{
 		Transport: env.Client,
 		Telemetry: policy.TelemetryOptions{ApplicationID: "deliverykit"},
-		// What may pass in a moment is tried again within the attempt. Longer waits are the queue's.
+		// What may pass in a moment is tried again within the attempt. Longer waits are the
+		// queue's.
 		Retry: policy.RetryOptions{MaxRetries: 2, RetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Second, ShouldRetry: again},
 		Cloud: azcloud.AzurePublic,
 	}

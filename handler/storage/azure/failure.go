@@ -22,7 +22,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// operation is one call, with the data action and the permission of a shared access signature that it needs.
+// operation is one call, with the data action and the permission of a shared access signature that
+// it needs.
 type operation struct{ what, action, sas string }
 
 var (
@@ -56,8 +57,8 @@ func (b *bucket) permission(op operation) string {
 	return p + " (Storage Blob Data Contributor has them, for tags Storage Blob Data Owner)"
 }
 
-// The codes of https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and its parent that mean something
-// else than their HTTP status, or that a hint helps with.
+// The codes of https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and
+// its parent that mean something else than their HTTP status, or that a hint helps with.
 var codes = map[string]remote.Verdict{
 	"AuthenticationFailed": remote.Means(handler.Authentication, ""),
 	"AuthorizationFailure": remote.Means(handler.Authentication,
@@ -140,8 +141,8 @@ var codes = map[string]remote.Verdict{
 	"SystemInUse":   remote.Means(handler.Remote, ""),
 }
 
-// failed classifies an error of the SDK. What the other side answered is quoted in short, and never wrapped: it may repeat
-// what it was sent.
+// failed classifies an error of the SDK. What the other side answered is quoted in short, and never
+// wrapped: it may repeat what it was sent.
 func (b *bucket) failed(ctx context.Context, op operation, name string, err error) error {
 	if err := remote.Known(ctx, err); err != nil {
 		return err
@@ -229,7 +230,8 @@ func (b *bucket) unanswered(where string, err error) *handler.Error {
 	return remote.Unanswered(where, err, b.redact, hint)
 }
 
-// The hints for what Microsoft Entra says: https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+// The hints for what Microsoft Entra says:
+// https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 var entraHints = map[string]string{
 	"AADSTS7000222": "the client secret has expired; put a new one into the destination",
 	"AADSTS7000215": "the client secret is wrong: it must be the secret's value, not its id",
@@ -240,7 +242,8 @@ var entraHints = map[string]string{
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]+`)
 
-// noToken classifies why there is none: a secret that has expired, an application that is gone, a service that is away.
+// noToken classifies why there is none: a secret that has expired, an application that is gone, a
+// service that is away.
 func (b *bucket) noToken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -21,8 +21,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to azure destinations. It keeps a client and its tokens per destination, until the destination changes,
-// and is safe for concurrent use once it is open.
+// Handler delivers to azure destinations. It keeps a client and its tokens per destination, until
+// the destination changes, and is safe for concurrent use once it is open.
 type Handler struct {
 	*storage.Handler[Config]
 	lent      map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error) // the host's
@@ -45,9 +45,10 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithManagedIdentity lends the identity of the host's machine or container to destinations whose type of credentials is
-// ManagedIdentity: the user-assigned one of that client id, or "" for the system-assigned one. Its tokens are asked for
-// through the guarded dialer: delivery.Network.Allow has to name the address of the instance's metadata service.
+// WithManagedIdentity lends the identity of the host's machine or container to destinations whose
+// type of credentials is ManagedIdentity: the user-assigned one of that client id, or "" for the
+// system-assigned one. Its tokens are asked for through the guarded dialer: delivery.Network.Allow
+// has to name the address of the instance's metadata service.
 func WithManagedIdentity(clientID string) Option {
 	return func(h *Handler) error {
 		if clientID != "" && !guid.MatchString(clientID) {
@@ -63,8 +64,9 @@ func WithManagedIdentity(clientID string) Option {
 	}
 }
 
-// WithDefaultCredentials lends what azidentity.NewDefaultAzureCredential finds (environment, workload identity, managed
-// identity, a developer's log-in) to destinations whose type of credentials is Default.
+// WithDefaultCredentials lends what azidentity.NewDefaultAzureCredential finds (environment,
+// workload identity, managed identity, a developer's log-in) to destinations whose type of
+// credentials is Default.
 func WithDefaultCredentials() Option {
 	return func(h *Handler) error {
 		return h.lend(Default, once(func(o azcore.ClientOptions) (azcore.TokenCredential, error) {
@@ -73,7 +75,8 @@ func WithDefaultCredentials() Option {
 	}
 }
 
-// WithCredential lends a host's own credential to destinations whose type of credentials is Default.
+// WithCredential lends a host's own credential to destinations whose type of credentials is
+// Default.
 func WithCredential(credential azcore.TokenCredential) Option {
 	return func(h *Handler) error {
 		if credential == nil {
@@ -107,8 +110,9 @@ func once(create func(azcore.ClientOptions) (azcore.TokenCredential, error)) fun
 	}
 }
 
-// WithTrustedEndpoint lets the service's own tokens go to a blob service at another address than Microsoft's, such as a
-// proxy of the host's. Who gets such a token can use it for everything that it is good for.
+// WithTrustedEndpoint lets the service's own tokens go to a blob service at another address than
+// Microsoft's, such as a proxy of the host's. Who gets such a token can use it for everything that
+// it is good for.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		if checkEndpoint("endpoint", endpoint, false) != nil {
@@ -119,8 +123,8 @@ func WithTrustedEndpoint(endpoint string) Option {
 	}
 }
 
-// WithAuthority is the URL where service principals get their tokens, in place of Microsoft's. It is the host's to say and
-// not in a Config, because secrets are sent there.
+// WithAuthority is the URL where service principals get their tokens, in place of Microsoft's. It
+// is the host's to say and not in a Config, because secrets are sent there.
 func WithAuthority(endpoint string) Option {
 	return func(h *Handler) error {
 		if u, err := url.Parse(endpoint); err != nil || u.Hostname() == "" || u.Scheme != "https" {
@@ -131,8 +135,8 @@ func WithAuthority(endpoint string) Option {
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128 MiB. Attempts wait for each
-// other's memory. A block that is larger is sent alone.
+// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
+// MiB. Attempts wait for each other's memory. A block that is larger is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -143,8 +147,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
-// delivery.New calls.
+// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
+// reported by Open, which delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{
 		memory: remote.NewMemory(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),
@@ -178,8 +182,9 @@ func (h *Handler) permit(env handler.Env, c Config) error {
 	return errors.Join(errs...)
 }
 
-// Bucket returns the container of a Config for other uses than a delivery, such as a store of payloads. Its credentials
-// hold for as long as those of the Config can be renewed; there is nothing to close.
+// Bucket returns the container of a Config for other uses than a delivery, such as a store of
+// payloads. Its credentials hold for as long as those of the Config can be renewed; there is
+// nothing to close.
 func (h *Handler) Bucket(ctx context.Context, c Config) (storage.Bucket, error) {
 	return h.Handler.Bucket(ctx, "", c)
 }

@@ -19,7 +19,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// polynomial is of the CRC-64 that Azure Storage computes, which is that of NVMe: the one of the SDK is not exported.
+// polynomial is of the CRC-64 that Azure Storage computes, which is that of NVMe: the one of the
+// SDK is not exported.
 const polynomial = 0x9A6C9329AC4BC9B5
 
 var table = crc64.MakeTable(polynomial)
@@ -37,14 +38,15 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 	}
 	stored, larger, err := b.putSmall(ctx, up, blockSize)
 	if larger {
-		// The memory was given back and the content is read again: to wait for more while holding some could lock uploads up.
+		// The memory was given back and the content is read again: to wait for more while holding
+		// some could lock uploads up.
 		return b.putBlocks(ctx, up, c, blockSize)
 	}
 	return stored, err
 }
 
-// putSmall sends what fits into a block at once. It reads to the end first: only there is the content known to be what was
-// accepted. Content of unknown size may turn out to be larger.
+// putSmall sends what fits into a block at once. It reads to the end first: only there is the
+// content known to be what was accepted. Content of unknown size may turn out to be larger.
 func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, blockSize int64) (stored storage.Object, larger bool, err error) {
 	room := blockSize
 	if up.Size >= 0 {
@@ -139,15 +141,16 @@ func checksum(algorithm string, sum []byte) string {
 	return algorithm + ":" + base64.StdEncoding.EncodeToString(sum)
 }
 
-// state is the checkpoint of an upload in blocks. It is written once: which blocks are there, the other side knows better.
+// state is the checkpoint of an upload in blocks. It is written once: which blocks are there, the
+// other side knows better.
 type state struct {
 	Container string `json:"container"` // its URL
 	Name      string `json:"name"`
 	BlockSize int64  `json:"block_size"`
 }
 
-// begin goes on with the upload that an earlier attempt began, or begins one. existing are the sizes of the blocks that
-// are there, by id.
+// begin goes on with the upload that an earlier attempt began, or begins one. existing are the
+// sizes of the blocks that are there, by id.
 func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkpoints, blockSize int64) (s state, existing map[string]int64, err error) {
 	where := b.config.service() + "/" + b.config.Container
 	if c != nil {
@@ -194,9 +197,9 @@ func (b *bucket) blocks(ctx context.Context, name string) (map[string]int64, err
 	return all, nil
 }
 
-// blockID names a block by its number and its content. So a block that is there needs no further proof, two workers at one
-// upload do each other no harm, and content that changed between attempts is never mixed. All ids of a blob must be equally
-// long.
+// blockID names a block by its number and its content. So a block that is there needs no further
+// proof, two workers at one upload do each other no harm, and content that changed between attempts
+// is never mixed. All ids of a blob must be equally long.
 func blockID(n int, sum uint64) string {
 	var raw [12]byte
 	binary.BigEndian.PutUint32(raw[:4], uint32(n))

@@ -70,7 +70,8 @@ func (b *bucket) Get(ctx context.Context, name string, offset int64) (io.ReadClo
 	return r, nil
 }
 
-// Delete implements storage.Bucket. Where soft delete or versions are on, the service keeps what was there.
+// Delete implements storage.Bucket. Where soft delete or versions are on, the service keeps what
+// was there.
 func (b *bucket) Delete(ctx context.Context, name string) error {
 	if err := b.client.Object(name).Delete(ctx); err != nil {
 		if err = b.failed(ctx, opDelete, name, err); errors.Is(err, storage.ErrNotFound) {

@@ -18,10 +18,11 @@ import (
 type Config struct {
 	// Bucket is the bucket's name.
 	Bucket string `json:"bucket"`
-	// Endpoint is the URL of the service where it is not https://storage.googleapis.com, such as that of a private
-	// connection: https, or http to a loopback address.
+	// Endpoint is the URL of the service where it is not https://storage.googleapis.com, such as
+	// that of a private connection: https, or http to a loopback address.
 	Endpoint string `json:"endpoint,omitempty"`
-	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the payload.
+	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
+	// payload.
 	AllowHTTP   bool        `json:"allow_http,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
@@ -34,8 +35,8 @@ type Config struct {
 	// "projects/P/locations/L/keyRings/R/cryptoKeys/K": the bucket's own.
 	KMSKey    string    `json:"kms_key,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
-	// ChunkSize is of resumable uploads, in bytes, a multiple of 256 KiB from 256 KiB to 512 MiB: 16 MiB. One chunk is in
-	// memory, for each object.
+	// ChunkSize is of resumable uploads, in bytes, a multiple of 256 KiB from 256 KiB to 512 MiB:
+	// 16 MiB. One chunk is in memory, for each object.
 	ChunkSize int64 `json:"chunk_size,omitempty"`
 }
 
@@ -47,7 +48,8 @@ type Credentials struct {
 	ServiceAccount destination.Secret `json:"service_account,omitzero"`
 	// Impersonate is the e-mail address of a service account to act as, with these credentials.
 	Impersonate string `json:"impersonate,omitempty"`
-	// Delegates are service accounts on the way to it, each of which may create tokens for the next.
+	// Delegates are service accounts on the way to it, each of which may create tokens for the
+	// next.
 	Delegates []string `json:"delegates,omitempty"`
 }
 
@@ -60,9 +62,11 @@ const (
 	Default        CredentialsType = "default" // the host's own: WithDefaultCredentials or WithCredentials
 )
 
-// Retention protects objects from being deleted and replaced. The bucket must have it enabled for objects.
+// Retention protects objects from being deleted and replaced. The bucket must have it enabled for
+// objects.
 type Retention struct {
-	// Mode is Unlocked, or Locked, where nobody can delete the object before its time or shorten that.
+	// Mode is Unlocked, or Locked, where nobody can delete the object before its time or shorten
+	// that.
 	Mode string `json:"mode,omitempty"`
 	// Days is how long, from when the object is stored: 1 to 36500.
 	Days int `json:"days,omitempty"`
@@ -173,8 +177,8 @@ type account struct {
 	Universe   string `json:"universe_domain"`
 }
 
-// key checks the key file. Other kinds of credentials name files, programs and addresses of whoever reads them, so a
-// tenant may not bring any. No message quotes it.
+// key checks the key file. Other kinds of credentials name files, programs and addresses of whoever
+// reads them, so a tenant may not bring any. No message quotes it.
 func (c Credentials) key() (account, error) {
 	var a account
 	invalid := func(format string, args ...any) (account, error) {

@@ -35,7 +35,8 @@ type client struct {
 // maxClients bounds what is kept.
 const maxClients = 4096
 
-// scopes are what the tokens are for. Impersonating needs the second, of the credentials that do it.
+// scopes are what the tokens are for. Impersonating needs the second, of the credentials that do
+// it.
 const (
 	readWrite     = "https://www.googleapis.com/auth/devstorage.read_write"
 	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"

@@ -46,8 +46,8 @@ func (b *bucket) permissions(op operation) string {
 	return p
 }
 
-// The reasons of https://docs.cloud.google.com/storage/docs/json_api/v1/status-codes that mean something else than their HTTP
-// status, or that a hint helps with.
+// The reasons of https://docs.cloud.google.com/storage/docs/json_api/v1/status-codes that mean
+// something else than their HTTP status, or that a hint helps with.
 var reasons = map[string]remote.Verdict{
 	"authError": remote.Means(handler.Authentication, hintRefused),
 	"required":  remote.Means(handler.Authentication, "the other side takes no anonymous requests"),
@@ -81,7 +81,8 @@ var reasons = map[string]remote.Verdict{
 	"internalError":               remote.Means(handler.Remote, ""),
 }
 
-// again says what is tried again at once: not an address that may not be dialled, and not for want of a token.
+// again says what is tried again at once: not an address that may not be dialled, and not for want
+// of a token.
 func again(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errEnded) {
 		return false
@@ -102,8 +103,8 @@ func again(err error) bool {
 	return errors.As(err, &request) || errors.Is(err, io.ErrUnexpectedEOF) || gcstorage.ShouldRetry(err)
 }
 
-// failed classifies an error of the SDK. What the other side answered is quoted in short, and never wrapped: it may repeat
-// what it was sent.
+// failed classifies an error of the SDK. What the other side answered is quoted in short, and never
+// wrapped: it may repeat what it was sent.
 func (b *bucket) failed(ctx context.Context, op operation, name string, err error) error {
 	if err := remote.Known(ctx, err); err != nil {
 		return err
@@ -152,7 +153,8 @@ func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
 	f := a.Failure()
 	switch {
 	case a.Status == http.StatusUnauthorized:
-		// Tokens are renewed before they expire: this one was revoked, or the clock is wrong. The next attempt has a new one.
+		// Tokens are renewed before they expire: this one was revoked, or the clock is wrong. The
+		// next attempt has a new one.
 		b.handler.Forget(b.id)
 		f.Is(handler.Authentication, hintRefused)
 	case damaged(a):
@@ -176,8 +178,8 @@ func damaged(a remote.Answer) bool {
 		strings.Contains(a.Message, "crc32c") && a.Status == http.StatusBadRequest
 }
 
-// noToken classifies why there is none: a key that was deleted, an account that may not be impersonated, a service that is
-// away.
+// noToken classifies why there is none: a key that was deleted, an account that may not be
+// impersonated, a service that is away.
 func (b *bucket) noToken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -18,8 +18,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to gcs destinations. It keeps a client and its tokens per destination, until the destination changes, and
-// is safe for concurrent use once it is open.
+// Handler delivers to gcs destinations. It keeps a client and its tokens per destination, until the
+// destination changes, and is safe for concurrent use once it is open.
 type Handler struct {
 	*storage.Handler[Config]
 	lent          func(scope string) (auth.TokenProvider, error) // the host's; nil where they are not lent
@@ -42,7 +42,8 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithCredentials lends a host's own credentials to destinations whose type of credentials is Default.
+// WithCredentials lends a host's own credentials to destinations whose type of credentials is
+// Default.
 func WithCredentials(c *auth.Credentials) Option {
 	return func(h *Handler) error {
 		if c == nil {
@@ -52,9 +53,10 @@ func WithCredentials(c *auth.Credentials) Option {
 	}
 }
 
-// WithDefaultCredentials lends the application default credentials (environment, workload identity federation, the metadata
-// service of a machine or of GKE) to destinations whose type of credentials is Default. They are the host's: where they come
-// from a metadata service, that is asked directly and not through the guarded dialer.
+// WithDefaultCredentials lends the application default credentials (environment, workload identity
+// federation, the metadata service of a machine or of GKE) to destinations whose type of
+// credentials is Default. They are the host's: where they come from a metadata service, that is
+// asked directly and not through the guarded dialer.
 func WithDefaultCredentials() Option {
 	return func(h *Handler) error {
 		var mu sync.Mutex
@@ -82,8 +84,9 @@ func (h *Handler) lend(tokens func(scope string) (auth.TokenProvider, error)) er
 	return nil
 }
 
-// WithImpersonation says which service accounts an organization's destinations may act as with the host's own credentials.
-// Without it they may act as none: an organization could name the account of another one that trusts this service.
+// WithImpersonation says which service accounts an organization's destinations may act as with the
+// host's own credentials. Without it they may act as none: an organization could name the account
+// of another one that trusts this service.
 func WithImpersonation(allowed func(organization, serviceAccount string) bool) Option {
 	return func(h *Handler) error {
 		if allowed == nil {
@@ -94,8 +97,9 @@ func WithImpersonation(allowed func(organization, serviceAccount string) bool) O
 	}
 }
 
-// WithTrustedEndpoint lets the host's own tokens go to a service at another address than Google's, such as a proxy of the
-// host's. Who gets such a token can use it for everything that it is good for.
+// WithTrustedEndpoint lets the host's own tokens go to a service at another address than Google's,
+// such as a proxy of the host's. Who gets such a token can use it for everything that it is good
+// for.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		if checkEndpoint("endpoint", endpoint, false) != nil {
@@ -106,8 +110,8 @@ func WithTrustedEndpoint(endpoint string) Option {
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128 MiB. Attempts wait for each
-// other's memory. A chunk that is larger is sent alone.
+// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
+// MiB. Attempts wait for each other's memory. A chunk that is larger is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -118,8 +122,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
-// delivery.New calls.
+// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
+// reported by Open, which delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{memory: remote.NewMemory(128<<20, defaultChunk), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("gcs", h, opts)

@@ -47,7 +47,8 @@ type retention struct {
 	RetainUntilTime time.Time `json:"retainUntilTime"`
 }
 
-// state is the checkpoint of a resumable upload. It is written once: how far it got, the other side knows better.
+// state is the checkpoint of a resumable upload. It is written once: how far it got, the other side
+// knows better.
 type state struct {
 	Bucket  string `json:"bucket"`
 	Name    string `json:"name"`
@@ -67,8 +68,9 @@ type session struct {
 // errEnded says that a session is gone: completed, cancelled or too old.
 var errEnded = errors.New("gcs: the upload's session is gone")
 
-// putResumable sends content chunk by chunk. The content is read from its start also when an upload goes on: so its hash is
-// verified, and the checksum of the whole is sent with the last chunk, before which nobody sees the object.
+// putResumable sends content chunk by chunk. The content is read from its start also when an upload
+// goes on: so its hash is verified, and the checksum of the whole is sent with the last chunk,
+// before which nobody sees the object.
 func (b *bucket) putResumable(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (storage.Object, error) {
 	opened, err := up.Open(ctx, 0)
 	if err != nil {
@@ -126,7 +128,8 @@ func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkp
 	return s, nil
 }
 
-// fits says whether the checkpoint is of this object, and its address one that our tokens may be sent to.
+// fits says whether the checkpoint is of this object, and its address one that our tokens may be
+// sent to.
 func (s *session) fits() bool {
 	return s.state.Bucket == s.bucket.config.Bucket && s.state.Name == s.up.Name && s.state.SHA256 == s.up.SHA256 && s.bucket.ours(s.state.Session)
 }
@@ -191,7 +194,8 @@ type answer struct {
 	body   []byte
 }
 
-// call makes a request, and reads its answer: an error unless that is a success or, for a session, "go on" (308).
+// call makes a request, and reads its answer: an error unless that is a success or, for a session,
+// "go on" (308).
 func (s *session) call(ctx context.Context, method, address string, header http.Header, body io.Reader, length int64) (answer, error) {
 	r, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
@@ -303,8 +307,8 @@ func (s *session) send(ctx context.Context, content *bufio.Reader, sum func() ui
 
 var errMismatch = errors.New("the other side has another content")
 
-// sendChunk sends what the other side has not of a chunk that starts at an offset. It may take only a part of it, so it is
-// asked after each failure.
+// sendChunk sends what the other side has not of a chunk that starts at an offset. It may take only
+// a part of it, so it is asked after each failure.
 func (s *session) sendChunk(ctx context.Context, chunk []byte, start int64, end bool, sum func() uint32) (err error) {
 	stop := start + int64(len(chunk))
 	for try := 0; s.done == nil && (s.offset < stop || end); {
@@ -361,8 +365,9 @@ func (s *session) failed(ctx context.Context, err error) error {
 	return s.bucket.failed(ctx, opChunk, s.up.Name, err)
 }
 
-// verify compares what the other side made of the content with what was sent. Where it took another content for the right
-// one, because it verifies no checksum or had the beginning of another, that object is removed.
+// verify compares what the other side made of the content with what was sent. Where it took another
+// content for the right one, because it verifies no checksum or had the beginning of another, that
+// object is removed.
 func (s *session) verify(ctx context.Context, size int64, sum uint32) (storage.Object, error) {
 	b, o := s.bucket, s.done
 	if o.Size != size || o.CRC32C != "" && o.CRC32C != encode(sum) {
@@ -379,7 +384,8 @@ func (s *session) verify(ctx context.Context, size int64, sum uint32) (storage.O
 	}, nil
 }
 
-// cancel ends an upload that nobody goes on with, also after ctx has ended. If that fails, the service does it in a week.
+// cancel ends an upload that nobody goes on with, also after ctx has ended. If that fails, the
+// service does it in a week.
 func (s *session) cancel(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()

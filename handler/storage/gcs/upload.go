@@ -27,13 +27,14 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 		if !larger {
 			return stored, err
 		}
-		// The memory was given back and the content is read again: to wait for more while holding some could lock uploads up.
+		// The memory was given back and the content is read again: to wait for more while holding
+		// some could lock uploads up.
 	}
 	return b.putResumable(ctx, up, c)
 }
 
-// putSmall sends what fits into a chunk at once. It reads to the end first: only there is the content known to be what was
-// accepted. Content of unknown size may turn out to be larger.
+// putSmall sends what fits into a chunk at once. It reads to the end first: only there is the
+// content known to be what was accepted. Content of unknown size may turn out to be larger.
 func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, chunkSize int64) (stored storage.Object, larger bool, err error) {
 	room := chunkSize
 	if up.Size >= 0 {
@@ -85,7 +86,8 @@ func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []by
 	return storage.Object{}, b.failed(ctx, opPut, up.Name, err)
 }
 
-// write is one request. The writer copies what it is given, so nobody reads the memory after it has returned.
+// write is one request. The writer copies what it is given, so nobody reads the memory after it has
+// returned.
 func (b *bucket) write(ctx context.Context, up *storage.Upload, content []byte) (*gcstorage.ObjectAttrs, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a writer that was not closed

@@ -25,7 +25,8 @@ import (
 // temporary begins the names of files that are being written.
 const temporary = ".delivery-"
 
-// chunk is how much is read and written at once: what stays in a processor's cache while it is hashed.
+// chunk is how much is read and written at once: what stays in a processor's cache while it is
+// hashed.
 const chunk = 32 << 10
 
 // bucket is a destination's folder.
@@ -292,7 +293,8 @@ func (b *bucket) Get(_ context.Context, name string, offset int64) (io.ReadClose
 	return f, nil
 }
 
-// Delete implements storage.Bucket. Folders that are empty then are removed, up to the destination's own.
+// Delete implements storage.Bucket. Folders that are empty then are removed, up to the
+// destination's own.
 func (b *bucket) Delete(_ context.Context, name string) error {
 	folder, base, err := b.open(name, false)
 	if errors.Is(err, fs.ErrNotExist) {

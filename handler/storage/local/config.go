@@ -18,13 +18,15 @@ const (
 
 // Config is the configuration of a local destination. Nothing in it is required.
 type Config struct {
-	// Folder is where files go, in the organization's own: "reports/daily". Folders that are not there are made.
+	// Folder is where files go, in the organization's own: "reports/daily". Folders that are not
+	// there are made.
 	Folder string `json:"folder,omitempty"`
 	storage.Naming
 	storage.Expiry
 	// FileMode is of the files, in octal: "0640". The owner must be able to read and write.
 	FileMode string `json:"file_mode,omitempty"`
-	// FolderMode is of the folders that are made, in octal: "0750". The owner must be able to do everything.
+	// FolderMode is of the folders that are made, in octal: "0750". The owner must be able to do
+	// everything.
 	FolderMode string `json:"folder_mode,omitempty"`
 }
 

@@ -9,13 +9,14 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// errLink says that a symbolic link, or something else that is no folder, stands where a folder belongs.
+// errLink says that a symbolic link, or something else that is no folder, stands where a folder
+// belongs.
 var errLink = errors.New("is a symbolic link or no folder, which is not followed; remove it")
 
-// descend opens the folder that segments lead to, one after the other. None may be a symbolic link: os.Root keeps
-// each step below the folder it starts from, and what was opened is compared with what the name stands for, as a link to
-// a sibling would stay below. Missing folders are made if make says so, and flushed into their parents. The caller closes
-// the result.
+// descend opens the folder that segments lead to, one after the other. None may be a symbolic link:
+// os.Root keeps each step below the folder it starts from, and what was opened is compared with
+// what the name stands for, as a link to a sibling would stay below. Missing folders are made if
+// make says so, and flushed into their parents. The caller closes the result.
 func descend(root *os.Root, segments []string, create bool, mode fs.FileMode) (*os.Root, error) {
 	current := root
 	for i, segment := range segments {

@@ -18,7 +18,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to local destinations. It keeps no file open between attempts, and is safe for concurrent use.
+// Handler delivers to local destinations. It keeps no file open between attempts, and is safe for
+// concurrent use.
 type Handler struct {
 	storage.Sweeping[Config]
 	dir   string
@@ -42,8 +43,9 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithQuota bounds what each organization may have in its folder, in bytes: what is there is counted once a minute, and
-// what this process writes in between is added. Several processes together can pass it by what they write in a minute.
+// WithQuota bounds what each organization may have in its folder, in bytes: what is there is
+// counted once a minute, and what this process writes in between is added. Several processes
+// together can pass it by what they write in a minute.
 func WithQuota(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes <= 0 {
@@ -54,9 +56,9 @@ func WithQuota(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler that writes below dir, which must be there: the host makes it, so that a
-// file system which is not mounted is noticed. What is wrong with the arguments is reported by Open, which delivery.New
-// calls.
+// New returns a handler for delivery.WithHandler that writes below dir, which must be there: the
+// host makes it, so that a file system which is not mounted is noticed. What is wrong with the
+// arguments is reported by Open, which delivery.New calls.
 func New(dir string, opts ...Option) *Handler {
 	h := &Handler{dir: dir, used: map[string]*usage{}, swept: map[string]time.Time{}}
 	faults := option.Apply("local", h, opts)
@@ -78,8 +80,8 @@ func New(dir string, opts ...Option) *Handler {
 //go:embed schema.json
 var schema string
 
-// Bucket returns the folder of a Config for other uses than a delivery, such as a store of payloads. There is nothing to
-// close.
+// Bucket returns the folder of a Config for other uses than a delivery, such as a store of
+// payloads. There is nothing to close.
 func (h *Handler) Bucket(organization string, c Config) (storage.Bucket, error) {
 	return h.Sweeping.Bucket(context.Background(), organization, c)
 }
@@ -107,7 +109,8 @@ func (h *Handler) open(_ context.Context, env handler.Env, at storage.Place, c C
 	return b, nil
 }
 
-// root opens the host's directory. That it is not there is the host's fault, which it mends while the items wait.
+// root opens the host's directory. That it is not there is the host's fault, which it mends while
+// the items wait.
 func (h *Handler) root() (*os.Root, error) {
 	root, err := os.OpenRoot(h.dir)
 	if err != nil {

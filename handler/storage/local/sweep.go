@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// abandoned is how old a temporary file must be that nobody writes any more: an attempt takes 24 h at most.
+	// abandoned is how old a temporary file must be that nobody writes any more: an attempt takes
+	// 24 h at most.
 	abandoned = 25 * time.Hour
 	// sweepEvery is how often a process looks through a folder that it writes to.
 	sweepEvery = time.Hour
@@ -24,7 +25,8 @@ const (
 	counted = time.Minute
 )
 
-// walk visits what is below folder, and follows no link. in is the folder that the entry is in, by its last segment.
+// walk visits what is below folder, and follows no link. in is the folder that the entry is in, by
+// its last segment.
 func walk(ctx context.Context, folder *os.Root, visit func(in *os.Root, name string, info fs.FileInfo) error) error {
 	return walkBelow(ctx, folder, "", visit)
 }
@@ -113,12 +115,12 @@ func (b *bucket) Sweep(ctx context.Context, age time.Duration, _ *storage.Templa
 	return removed, err
 }
 
-// stampedBefore is when a file of that age was last written, by the clock that files are stamped with: the handler's own
-// clock need not agree with it.
+// stampedBefore is when a file of that age was last written, by the clock that files are stamped
+// with: the handler's own clock need not agree with it.
 func stampedBefore(age time.Duration) time.Time { return time.Now().Add(-age) }
 
-// sweepFolder removes what is stale in one folder, at most once an hour. It is on the way of a delivery, so it fails
-// silently.
+// sweepFolder removes what is stale in one folder, at most once an hour. It is on the way of a
+// delivery, so it fails silently.
 func (b *bucket) sweepFolder(ctx context.Context, folder *os.Root, where string) {
 	h, now := b.handler, b.now()
 	h.mu.Lock()
@@ -222,7 +224,8 @@ func (r *reservation) release() {
 	r.size = 0
 }
 
-// measure counts what the organization has, but for temporary files: those of live attempts are reserved.
+// measure counts what the organization has, but for temporary files: those of live attempts are
+// reserved.
 func (b *bucket) measure() (bytes int64, err error) {
 	root, err := b.handler.root()
 	if err != nil {

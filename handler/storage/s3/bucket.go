@@ -122,7 +122,8 @@ func (b *bucket) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// Remove implements storage.Remover: that very version where the bucket has versions, else the object if it has the same ETag.
+// Remove implements storage.Remover: that very version where the bucket has versions, else the
+// object if it has the same ETag.
 func (b *bucket) Remove(ctx context.Context, o storage.Object) (handler.Removal, error) {
 	in := &awss3.DeleteObjectInput{Bucket: &b.config.Bucket, Key: &o.Name, ExpectedBucketOwner: b.owner()}
 	op := opDelete

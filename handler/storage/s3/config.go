@@ -12,17 +12,22 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Config is the configuration of an s3 destination. Bucket, Credentials, and Region or Endpoint are required.
+// Config is the configuration of an s3 destination. Bucket, Credentials, and Region or Endpoint are
+// required.
 type Config struct {
 	// Bucket is the bucket's name.
 	Bucket string `json:"bucket"`
-	// Region is the bucket's, such as "eu-central-1"; with an Endpoint it is "us-east-1" unless given.
+	// Region is the bucket's, such as "eu-central-1"; with an Endpoint it is "us-east-1" unless
+	// given.
 	Region string `json:"region,omitempty"`
-	// Endpoint is the URL of another service than Amazon's, without a path: https, or http to a loopback address.
+	// Endpoint is the URL of another service than Amazon's, without a path: https, or http to a
+	// loopback address.
 	Endpoint string `json:"endpoint,omitempty"`
-	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the payload.
+	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
+	// payload.
 	AllowHTTP bool `json:"allow_http,omitempty"`
-	// PathStyle puts the bucket into the path in place of the host's name, as most other services want it.
+	// PathStyle puts the bucket into the path in place of the host's name, as most other services
+	// want it.
 	PathStyle bool `json:"path_style,omitempty"`
 	// BucketOwner is the 12-digit account that must own the bucket: not checked.
 	BucketOwner string      `json:"bucket_owner,omitempty"`
@@ -34,17 +39,18 @@ type Config struct {
 	StorageClass string     `json:"storage_class,omitempty"`
 	Encryption   Encryption `json:"encryption,omitzero"`
 	ObjectLock   ObjectLock `json:"object_lock,omitzero"`
-	// Checksum is what the other side verifies parts and objects with: crc32c, crc32 or sha256; "none" is for services
-	// that know no checksums. crc32c.
+	// Checksum is what the other side verifies parts and objects with: crc32c, crc32 or sha256;
+	// "none" is for services that know no checksums. crc32c.
 	Checksum string `json:"checksum,omitempty"`
-	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 5 MiB, 8 MiB for content of unknown size, which
-	// can have 10,000 parts at most, and more where content of known size would have more parts than that. Parallel parts
-	// and one more are in memory, for each object.
+	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 5 MiB, 8 MiB for content
+	// of unknown size, which can have 10,000 parts at most, and more where content of known size
+	// would have more parts than that. Parallel parts and one more are in memory, for each object.
 	PartSize int64 `json:"part_size,omitempty"`
 	// Parallel is how many parts of one object are sent at a time, up to 32: 4.
 	Parallel int `json:"parallel,omitempty"`
-	// AbandonAfter is when Maintain aborts an unfinished upload, at least 25 h: 7 days. It knows ours by their names, so
-	// it does nothing where the name's template has neither {item} nor {delivery}. Negative for never.
+	// AbandonAfter is when Maintain aborts an unfinished upload, at least 25 h: 7 days. It knows
+	// ours by their names, so it does nothing where the name's template has neither {item} nor
+	// {delivery}. Negative for never.
 	AbandonAfter destination.Duration `json:"abandon_after,omitempty"`
 }
 
@@ -58,8 +64,8 @@ type Credentials struct {
 	SessionToken    destination.Secret `json:"session_token,omitzero"`
 	// RoleARN is a role to assume with these credentials; WebIdentity needs one.
 	RoleARN string `json:"role_arn,omitempty"`
-	// ExternalID is what the role's trust policy asks for. A host that serves several organizations gives each one of
-	// its own, which the organization must not choose: see WithExternalID.
+	// ExternalID is what the role's trust policy asks for. A host that serves several organizations
+	// gives each one of its own, which the organization must not choose: see WithExternalID.
 	ExternalID string `json:"external_id,omitempty"`
 }
 

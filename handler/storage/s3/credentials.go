@@ -38,7 +38,8 @@ type client struct {
 // maxClients bounds what is kept.
 const maxClients = 4096
 
-// roleTime is how long assumed roles last: the longest that a role which is assumed by a role may have.
+// roleTime is how long assumed roles last: the longest that a role which is assumed by a role may
+// have.
 const roleTime = time.Hour
 
 // open returns the destination's bucket, with credentials that hold.
@@ -67,7 +68,8 @@ func (h *Handler) newClient(ctx context.Context, env handler.Env, at storage.Pla
 	}
 	return &client{credentials: provider, s3: awss3.New(awss3.Options{
 		Region: c.region(), Credentials: provider, HTTPClient: env.Client, Retryer: retryer(), UsePathStyle: c.PathStyle,
-		// Nothing but what this package asks for: other services know fewer checksums than Amazon's.
+		// Nothing but what this package asks for: other services know fewer checksums than
+		// Amazon's.
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
 	}, func(o *awss3.Options) {
@@ -75,8 +77,8 @@ func (h *Handler) newClient(ctx context.Context, env handler.Env, at storage.Pla
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
 		if !c.plain() {
-			// TLS and the checksum protect the content; to hash it once more for the signature would cost as much as
-			// all the rest.
+			// TLS and the checksum protect the content; to hash it once more for the signature
+			// would cost as much as all the rest.
 			o.APIOptions = append(o.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 		}
 	})}, nil
@@ -177,9 +179,9 @@ func (c *chain) load(ctx context.Context, env handler.Env) (aws.CredentialsProvi
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.loaded == nil {
-		// A client of the SDK's own kind, which AWS_CA_BUNDLE needs, on the guarded dialer. For metadata services the SDK
-		// would put a dialer of its own in its place, so they have the guarded client, and the mode that asks them
-		// where it runs is off.
+		// A client of the SDK's own kind, which AWS_CA_BUNDLE needs, on the guarded dialer. For
+		// metadata services the SDK would put a dialer of its own in its place, so they have the
+		// guarded client, and the mode that asks them where it runs is off.
 		guarded := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.DialContext, t.Proxy = env.Dial, nil
 		})

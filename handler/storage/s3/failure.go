@@ -55,8 +55,8 @@ func (b *bucket) permissions(op operation) string {
 	return p
 }
 
-// The codes of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and of STS that mean something else than
-// their HTTP status, or that a hint helps with.
+// The codes of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and of STS that
+// mean something else than their HTTP status, or that a hint helps with.
 var codes = map[string]remote.Verdict{
 	"AccessDenied": remote.Means(handler.Authentication, ""), // the hint is the permission
 	"Forbidden":    remote.Means(handler.Authentication, ""), // of a HEAD, which has no code of its own
@@ -143,8 +143,8 @@ var wrongRegion = map[string]bool{
 
 var expecting = regexp.MustCompile(`expecting ['"]([a-z0-9-]{1,40})['"]`)
 
-// failed classifies an error of the SDK. What the other side answered is quoted in short, and never wrapped: it may repeat
-// what it was sent.
+// failed classifies an error of the SDK. What the other side answered is quoted in short, and never
+// wrapped: it may repeat what it was sent.
 func (b *bucket) failed(ctx context.Context, op operation, name string, err error) error {
 	if err := remote.Known(ctx, err); err != nil {
 		return err
@@ -202,7 +202,8 @@ func (b *bucket) elsewhere(a remote.Answer) string {
 	return fmt.Sprintf("the bucket is not in region %q; correct the region or the endpoint", b.config.region())
 }
 
-// answer takes apart what the other side said. It reports false where there is nothing that can be read.
+// answer takes apart what the other side said. It reports false where there is nothing that can be
+// read.
 func (b *bucket) answer(err error) (a remote.Answer, answered bool) {
 	var api smithy.APIError
 	if errors.As(err, &api) {
@@ -218,7 +219,8 @@ func (b *bucket) answer(err error) (a remote.Answer, answered bool) {
 	return a, a.Code != "" || a.Status != 0
 }
 
-// noCredentials classifies why there are none: a role that may not be assumed, a chain that found nothing.
+// noCredentials classifies why there are none: a role that may not be assumed, a chain that found
+// nothing.
 func (b *bucket) noCredentials(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

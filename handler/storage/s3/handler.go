@@ -18,8 +18,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// Handler delivers to s3 destinations. It keeps a client and its temporary credentials per destination, until the
-// destination changes, and is safe for concurrent use once it is open.
+// Handler delivers to s3 destinations. It keeps a client and its temporary credentials per
+// destination, until the destination changes, and is safe for concurrent use once it is open.
 type Handler struct {
 	storage.Sweeping[Config]
 	lent       lent                   // the host's own credentials; nil where they are not lent
@@ -47,7 +47,8 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithCredentials lends a host's own credentials to destinations whose type of credentials is Default.
+// WithCredentials lends a host's own credentials to destinations whose type of credentials is
+// Default.
 func WithCredentials(p aws.CredentialsProvider) Option {
 	return func(h *Handler) error {
 		if p == nil {
@@ -62,9 +63,10 @@ func WithCredentials(p aws.CredentialsProvider) Option {
 	}
 }
 
-// WithDefaultCredentials lends the credentials of the SDK's default chain (environment, shared files, container, instance)
-// to destinations whose type of credentials is Default. What the chain asks for over the network goes through the guarded
-// dialer: where it is to reach an instance's metadata service, delivery.Network.Allow has to name that address.
+// WithDefaultCredentials lends the credentials of the SDK's default chain (environment, shared
+// files, container, instance) to destinations whose type of credentials is Default. What the chain
+// asks for over the network goes through the guarded dialer: where it is to reach an instance's
+// metadata service, delivery.Network.Allow has to name that address.
 func WithDefaultCredentials() Option {
 	return func(h *Handler) error {
 		if h.lent != nil {
@@ -75,8 +77,8 @@ func WithDefaultCredentials() Option {
 	}
 }
 
-// WithWebIdentityToken lends a host's token, read anew whenever a role is assumed, to destinations whose type of
-// credentials is WebIdentity.
+// WithWebIdentityToken lends a host's token, read anew whenever a role is assumed, to destinations
+// whose type of credentials is WebIdentity.
 func WithWebIdentityToken(token func() ([]byte, error)) Option {
 	return func(h *Handler) error {
 		if token == nil {
@@ -92,8 +94,9 @@ func WithWebIdentityTokenFile(path string) Option {
 	return WithWebIdentityToken(func() ([]byte, error) { return os.ReadFile(path) })
 }
 
-// WithExternalID gives the external id with which roles are assumed for an organization, whatever a Config says: without
-// it, one organization could name the role of another that trusts this service.
+// WithExternalID gives the external id with which roles are assumed for an organization, whatever a
+// Config says: without it, one organization could name the role of another that trusts this
+// service.
 func WithExternalID(id func(organization string) string) Option {
 	return func(h *Handler) error {
 		if id == nil {
@@ -104,8 +107,8 @@ func WithExternalID(id func(organization string) string) Option {
 	}
 }
 
-// WithSTSEndpoint is the URL where roles are assumed, in place of Amazon's in the destination's region. It is the host's to
-// say and not in a Config: a web identity's token is sent there.
+// WithSTSEndpoint is the URL where roles are assumed, in place of Amazon's in the destination's
+// region. It is the host's to say and not in a Config: a web identity's token is sent there.
 func WithSTSEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		u, err := url.Parse(endpoint)
@@ -117,8 +120,8 @@ func WithSTSEndpoint(endpoint string) Option {
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128 MiB. Attempts wait for each
-// other's memory. A part that is larger is sent alone.
+// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
+// MiB. Attempts wait for each other's memory. A part that is larger is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -129,8 +132,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is reported by Open, which
-// delivery.New calls.
+// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
+// reported by Open, which delivery.New calls.
 func New(opts ...Option) *Handler {
 	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("s3", h, opts)

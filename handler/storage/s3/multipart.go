@@ -36,10 +36,11 @@ type multipart struct {
 	done  int64
 }
 
-// send reads content, and sends the parts that are not there yet, several at a time. The content is read from its start
-// also when an upload goes on: so its hash is verified, and a part counts as there only if its checksum says so. Where the
-// content breaks off, what was read of it is still sent: the next attempt has it, and no part arrives after an abort, which
-// some servers take for a new upload.
+// send reads content, and sends the parts that are not there yet, several at a time. The content is
+// read from its start also when an upload goes on: so its hash is verified, and a part counts as
+// there only if its checksum says so. Where the content breaks off, what was read of it is still
+// sent: the next attempt has it, and no part arrives after an abort, which some servers take for a
+// new upload.
 func (m *multipart) send(ctx context.Context, content io.Reader) error {
 	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(m.bucket.config.parallel())
@@ -135,7 +136,8 @@ func (m *multipart) complete(ctx context.Context) (storage.Object, error) {
 	}
 	out, err := m.bucket.client.CompleteMultipartUpload(ctx, in)
 	if noSuchUpload(err) {
-		// Another attempt has completed it, or this one has and its answer was lost: the object tells.
+		// Another attempt has completed it, or this one has and its answer was lost: the object
+		// tells.
 		return storage.Object{}, handler.Fail(handler.Remote, fmt.Errorf("s3: the upload of %q is ended: %w", m.up.Name, storage.ErrExists))
 	}
 	if err != nil {
@@ -149,8 +151,8 @@ func (m *multipart) complete(ctx context.Context) (storage.Object, error) {
 	return m.verify(ctx, stored, m.algorithm.in(sums{out.ChecksumCRC32C, out.ChecksumCRC32, out.ChecksumSHA256}))
 }
 
-// verify compares the checksum of the whole with what was sent, asking for it where the answer did not have it, and the
-// size. Where it cannot be had, the checksums of the parts have to do.
+// verify compares the checksum of the whole with what was sent, asking for it where the answer did
+// not have it, and the size. Where it cannot be had, the checksums of the parts have to do.
 func (m *multipart) verify(ctx context.Context, stored storage.Object, theirs string) (storage.Object, error) {
 	if theirs == "" {
 		found, err := m.bucket.Stat(ctx, m.up.Name)

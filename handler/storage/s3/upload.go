@@ -38,8 +38,9 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 	return b.multipart(ctx, up, c, content, partSize)
 }
 
-// putSmall sends what fits into a part at once. It reads to the end first: only there is the content known to be what was
-// accepted. What turns out to be larger, its size not known, becomes a multipart upload.
+// putSmall sends what fits into a part at once. It reads to the end first: only there is the
+// content known to be what was accepted. What turns out to be larger, its size not known, becomes a
+// multipart upload.
 func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int64, c storage.Checkpoints) (storage.Object, error) {
 	room := partSize
 	if up.Size >= 0 {
@@ -70,7 +71,8 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int6
 	if up.Size >= 0 {
 		return storage.Object{}, handler.Fail(handler.Internal, fmt.Errorf("s3: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size))
 	}
-	// The memory is given back and the content read again: to wait for more while holding some could lock uploads up.
+	// The memory is given back and the content read again: to wait for more while holding some
+	// could lock uploads up.
 	release()
 	held = false
 	_ = content.Close()
@@ -136,7 +138,8 @@ func (b *bucket) retention() (until *time.Time, hold types.ObjectLockLegalHoldSt
 	return until, hold
 }
 
-// state is the checkpoint of a multipart upload. It is written once: which parts are there, the other side knows better.
+// state is the checkpoint of a multipart upload. It is written once: which parts are there, the
+// other side knows better.
 type state struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	Bucket   string `json:"bucket"`
@@ -145,7 +148,8 @@ type state struct {
 	PartSize int64  `json:"part_size"`
 }
 
-// begin goes on with the upload that an earlier attempt began, or begins one. existing are the parts that are there.
+// begin goes on with the upload that an earlier attempt began, or begins one. existing are the
+// parts that are there.
 func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkpoints, partSize int64) (s state, existing map[int32]types.Part, err error) {
 	if c != nil {
 		found, err := c.Resume(&s)
@@ -223,7 +227,8 @@ func (b *bucket) parts(ctx context.Context, s state) (map[int32]types.Part, erro
 	return all, nil
 }
 
-// discard aborts an upload that nobody goes on with, also after ctx has ended. If that fails, Maintain does it.
+// discard aborts an upload that nobody goes on with, also after ctx has ended. If that fails,
+// Maintain does it.
 func (b *bucket) discard(ctx context.Context, s state) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
