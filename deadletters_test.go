@@ -9,42 +9,38 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
 
-func countDead(t *testing.T, org *delivery.Org, f delivery.DeadFilter) int {
-	t.Helper()
-	return must[int](t)(org.DeadLetters().Count(t.Context(), f))
-}
-
 func TestManyDeadLetters(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		const items = 2500
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option())
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option())
 		acme, other := svc.Org("acme"), svc.Org("other")
-		d, foreign := create(t, acme, destination.Spec{Default: true}), create(t, other, destination.Spec{Default: true})
-		f.fail(d, errNever)
-		f.fail(foreign, errNever)
+		d, foreign := testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, other, destination.Spec{Default: true})
+		f.Fail(d, testkit.ErrNever)
+		f.Fail(foreign, testkit.ErrNever)
 		reqs := make([]delivery.Request, items)
 		for i := range reqs {
 			reqs[i] = delivery.Request{Payload: payload.JSON(i), Topic: []string{"even", "odd"}[i%2]}
 		}
-		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
-		send(t, other, delivery.Request{})
-		process(t, svc)
+		testkit.Try(acme.DeliverMany(t.Context(), reqs)).Must(t)
+		testkit.Send(t, other, delivery.Request{})
+		testkit.Process(t, svc)
 		dead := acme.DeadLetters()
 		filter := delivery.DeadFilter{Destination: d.ID, Reasons: []queue.Reason{queue.Permanent, queue.Exhausted}}
-		if n := countDead(t, acme, filter); n != items {
+		if n := testkit.CountDead(t, acme, filter); n != items {
 			t.Fatalf("%d dead letters", n)
 		}
 		seen := map[string]bool{}
 		last := "~"
 		for cursor := ""; ; {
-			page := must[delivery.Page[delivery.DeadLetter]](t)(dead.List(t.Context(), filter, cursor))
+			page := testkit.Try(dead.List(t.Context(), filter, cursor)).Must(t)
 			for _, l := range page.Items {
 				if seen[l.ID] || l.ID >= last || l.Destination != d.ID || l.Label != "fake" || len(l.Attempts) != 1 {
 					t.Fatalf("%s after %s: %+v", l.ID, last, l)
@@ -59,60 +55,60 @@ func TestManyDeadLetters(t *testing.T) {
 			t.Errorf("%d letters listed", len(seen))
 		}
 		filter.DryRun = true
-		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r.Items != items || count(t, db, "delivery_queue") != 0 {
-			t.Errorf("a dry run retries %+v, and %d items are pending", r, count(t, db, "delivery_queue"))
+		if r := testkit.Try(dead.Retry(t.Context(), filter)).Must(t); r.Items != items || testkit.Count(t, db, "delivery_queue") != 0 {
+			t.Errorf("a dry run retries %+v, and %d items are pending", r, testkit.Count(t, db, "delivery_queue"))
 		}
 		filter.DryRun = false
-		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r != (delivery.Retried{Items: items}) || count(t, db, "delivery_queue") != items {
-			t.Errorf("retried %+v, and %d items are pending", r, count(t, db, "delivery_queue"))
+		if r := testkit.Try(dead.Retry(t.Context(), filter)).Must(t); r != (delivery.Retried{Items: items}) || testkit.Count(t, db, "delivery_queue") != items {
+			t.Errorf("retried %+v, and %d items are pending", r, testkit.Count(t, db, "delivery_queue"))
 		}
-		if pass := process(t, svc); pass.Dead != items {
+		if pass := testkit.Process(t, svc); pass.Dead != items {
 			t.Errorf("pass is %+v", pass)
 		}
 		filter.Topic = "odd"
-		if r := must[delivery.Retried](t)(dead.Retry(t.Context(), filter)); r.Items != items/2 || count(t, db, "delivery_queue") != items/2 {
+		if r := testkit.Try(dead.Retry(t.Context(), filter)).Must(t); r.Items != items/2 || testkit.Count(t, db, "delivery_queue") != items/2 {
 			t.Errorf("retried %+v", r)
 		}
-		f.heal(d)
-		if pass := process(t, svc); pass.Delivered != items/2 {
+		f.Heal(d)
+		if pass := testkit.Process(t, svc); pass.Delivered != items/2 {
 			t.Errorf("pass is %+v", pass)
 		}
-		if n := must[int](t)(dead.Purge(t.Context(), delivery.DeadFilter{All: true})); n != items/2 {
+		if n := testkit.Try(dead.Purge(t.Context(), delivery.DeadFilter{All: true})).Must(t); n != items/2 {
 			t.Errorf("purged %d", n)
 		}
-		if n := countDead(t, acme, delivery.DeadFilter{}); n != 0 {
+		if n := testkit.CountDead(t, acme, delivery.DeadFilter{}); n != 0 {
 			t.Errorf("%d dead letters are left", n)
 		}
-		if n := countDead(t, other, delivery.DeadFilter{}); n != 1 {
+		if n := testkit.CountDead(t, other, delivery.DeadFilter{}); n != 1 {
 			t.Errorf("another organization has %d", n)
 		}
 	})
 }
 
 func TestDeadLetterFilters(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option(), delivery.WithRetry(retry.Policy{Retries: retry.None}),
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option(), delivery.WithRetry(retry.Policy{Retries: retry.None}),
 			delivery.WithDetailsURL(func(org, id string) string { return org + "/" + id }))
 		acme, other := svc.Org("acme"), svc.Org("other")
-		a, b := create(t, acme, destination.Spec{Label: "a"}), create(t, acme, destination.Spec{Label: "b"})
-		f.fail(a, errNever)
-		f.fail(b, errors.New("not now"))
-		start := c.now()
-		first := send(t, acme, delivery.Request{Destinations: []string{a.ID, b.ID}, Topic: "first", CorrelationID: "corr"})
-		process(t, svc)
-		c.advance(time.Hour)
-		send(t, acme, delivery.Request{Destinations: []string{b.ID}, Topic: "second", Priority: delivery.High})
-		process(t, svc)
+		a, b := testkit.Create(t, acme, destination.Spec{Label: "a"}), testkit.Create(t, acme, destination.Spec{Label: "b"})
+		f.Fail(a, testkit.ErrNever)
+		f.Fail(b, errors.New("not now"))
+		start := c.Now()
+		first := testkit.Send(t, acme, delivery.Request{Destinations: []string{a.ID, b.ID}, Topic: "first", CorrelationID: "corr"})
+		testkit.Process(t, svc)
+		c.Advance(time.Hour)
+		testkit.Send(t, acme, delivery.Request{Destinations: []string{b.ID}, Topic: "second", Priority: delivery.High})
+		testkit.Process(t, svc)
 		list := func(f delivery.DeadFilter) string {
 			t.Helper()
-			page := must[delivery.Page[delivery.DeadLetter]](t)(acme.DeadLetters().List(t.Context(), f, ""))
+			page := testkit.Try(acme.DeadLetters().List(t.Context(), f, "")).Must(t)
 			var got []string
 			for _, l := range page.Items {
 				got = append(got, l.Topic+" "+l.Label)
 			}
-			if n := countDead(t, acme, f); n != len(got) {
+			if n := testkit.CountDead(t, acme, f); n != len(got) {
 				t.Errorf("%d are counted, %d listed", n, len(got))
 			}
 			return strings.Join(got, ", ")
@@ -135,7 +131,7 @@ func TestDeadLetterFilters(t *testing.T) {
 				t.Errorf("%+v selects %q, want %q", e.f, got, e.want)
 			}
 		}
-		l := must[delivery.Page[delivery.DeadLetter]](t)(acme.DeadLetters().List(t.Context(), delivery.DeadFilter{Destination: a.ID}, "")).Items[0]
+		l := testkit.Try(acme.DeadLetters().List(t.Context(), delivery.DeadFilter{Destination: a.ID}, "")).Must(t).Items[0]
 		if l.Delivery != first || l.ID != first+"-1" || l.CorrelationID != "corr" || l.State != queue.Dead || l.Reason != queue.Permanent ||
 			!l.CreatedAt.Equal(start) || !l.EndedAt.Equal(start) || l.Attempts[0].Error.Message == "" || l.Type != "fake" ||
 			l.Payload.Size != 3 || l.DetailsURL != "acme/"+first {
@@ -167,10 +163,10 @@ func TestDeadLetterFilters(t *testing.T) {
 		// Another organization reaches none of it, by whatever it names.
 		theirs := other.DeadLetters()
 		for _, f := range []delivery.DeadFilter{{All: true}, {Destination: b.ID}, {Topic: "second"}} {
-			r := must[delivery.Retried](t)(theirs.Retry(t.Context(), f))
-			n := must[int](t)(theirs.Purge(t.Context(), f))
-			page := must[delivery.Page[delivery.DeadLetter]](t)(theirs.List(t.Context(), f, ""))
-			if r != (delivery.Retried{}) || n != 0 || len(page.Items) != 0 || countDead(t, other, f) != 0 {
+			r := testkit.Try(theirs.Retry(t.Context(), f)).Must(t)
+			n := testkit.Try(theirs.Purge(t.Context(), f)).Must(t)
+			page := testkit.Try(theirs.List(t.Context(), f, "")).Must(t)
+			if r != (delivery.Retried{}) || n != 0 || len(page.Items) != 0 || testkit.CountDead(t, other, f) != 0 {
 				t.Errorf("%+v reaches %+v, %d, %+v", f, r, n, page)
 			}
 		}
@@ -178,53 +174,53 @@ func TestDeadLetterFilters(t *testing.T) {
 }
 
 func TestPurge(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option())
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option())
 		acme := svc.Org("acme")
-		a, b := create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{Default: true})
-		f.fail(a, errNever)
-		f.fail(b, errNever)
+		a, b := testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, acme, destination.Spec{Default: true})
+		f.Fail(a, testkit.ErrNever)
+		f.Fail(b, testkit.ErrNever)
 		large := payload.Bytes("x", make([]byte, 100_000))
 		ids := make([]string, 2)
 		for i := range ids {
-			ids[i] = send(t, acme, delivery.Request{Payload: large})
+			ids[i] = testkit.Send(t, acme, delivery.Request{Payload: large})
 		}
-		process(t, svc)
+		testkit.Process(t, svc)
 		if err := acme.Retry(t.Context(), ids[0], b.ID); err != nil { // pending, beside a dead one
 			t.Fatal(err)
 		}
-		before := show(status(t, acme, ids[0]))
+		before := testkit.Show(testkit.Status(t, acme, ids[0]))
 		dead := acme.DeadLetters()
-		if n := must[int](t)(dead.Purge(t.Context(), delivery.DeadFilter{All: true, DryRun: true})); n != 3 || countDead(t, acme, delivery.DeadFilter{}) != 3 {
+		if n := testkit.Try(dead.Purge(t.Context(), delivery.DeadFilter{All: true, DryRun: true})).Must(t); n != 3 || testkit.CountDead(t, acme, delivery.DeadFilter{}) != 3 {
 			t.Errorf("a dry run purges %d", n)
 		}
-		if n := must[int](t)(dead.Purge(t.Context(), delivery.DeadFilter{Destination: b.ID})); n != 1 {
+		if n := testkit.Try(dead.Purge(t.Context(), delivery.DeadFilter{Destination: b.ID})).Must(t); n != 1 {
 			t.Errorf("purged %d", n)
 		}
-		if n := must[int](t)(dead.Purge(t.Context(), delivery.DeadFilter{All: true})); n != 2 || countDead(t, acme, delivery.DeadFilter{}) != 0 {
+		if n := testkit.Try(dead.Purge(t.Context(), delivery.DeadFilter{All: true})).Must(t); n != 2 || testkit.CountDead(t, acme, delivery.DeadFilter{}) != 0 {
 			t.Errorf("purged %d", n)
 		}
-		if s := status(t, acme, ids[0]); show(s) != before || s.State != queue.InProgress {
-			t.Errorf("status was %s, is %s", before, show(s))
+		if s := testkit.Status(t, acme, ids[0]); testkit.Show(s) != before || s.State != queue.InProgress {
+			t.Errorf("status was %s, is %s", before, testkit.Show(s))
 		}
-		f.heal(a)
-		f.heal(b)
-		c.advance(25 * time.Hour)
-		must[delivery.Chores](t)(svc.Maintain(t.Context()))
-		if pass := process(t, svc); pass.Delivered != 1 || len(f.contents[len(f.contents)-1]) != 100_000 {
+		f.Heal(a)
+		f.Heal(b)
+		c.Advance(25 * time.Hour)
+		testkit.Try(svc.Maintain(t.Context())).Must(t)
+		if pass := testkit.Process(t, svc); pass.Delivered != 1 || len(f.Contents[len(f.Contents)-1]) != 100_000 {
 			t.Errorf("what was pending: %+v", pass)
 		}
-		s := status(t, acme, ids[1])
+		s := testkit.Status(t, acme, ids[1])
 		if s.State != queue.Failed || len(s.Items[0].Attempts) != 1 {
-			t.Errorf("the history is %s", show(s))
+			t.Errorf("the history is %s", testkit.Show(s))
 		}
 		if err := acme.Retry(t.Context(), ids[1], a.ID); !errors.Is(err, delivery.ErrNotRetryable) || !strings.Contains(err.Error(), "purged") {
 			t.Errorf("retrying what was purged: %v", err)
 		}
-		must[*delivery.Receipt](t)(acme.Replay(t.Context(), delivery.Replay{Delivery: ids[1]}))
-		if pass := process(t, svc); pass.Delivered != 2 {
+		testkit.Try(acme.Replay(t.Context(), delivery.Replay{Delivery: ids[1]})).Must(t)
+		if pass := testkit.Process(t, svc); pass.Delivered != 2 {
 			t.Errorf("replaying what was purged: %+v", pass)
 		}
 	})

@@ -15,35 +15,14 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/retry"
 )
 
-// heard takes what a subscriber has got so far.
-func heard(ch <-chan event.Event) (all []event.Event) {
-	for {
-		select {
-		case e, ok := <-ch:
-			if !ok {
-				return all
-			}
-			all = append(all, e)
-		default:
-			return all
-		}
-	}
-}
-
-func kinds(events []event.Event) (all []event.Kind) {
-	for _, e := range events {
-		all = append(all, e.Kind)
-	}
-	return all
-}
-
 func TestEveryChangeIsAnEvent(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		v := &vault{}
-		svc, d := openVault(t, db, v)
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		v := &testkit.Vault{}
+		svc, d := testkit.OpenVault(t, db, v)
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		ctx := t.Context()
@@ -70,12 +49,12 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 			if err := step.do(); err != nil {
 				t.Fatal(err)
 			}
-			got := heard(all)
-			if !slices.Equal(kinds(got), step.want) {
-				t.Errorf("got %v, want %v", kinds(got), step.want)
+			got := testkit.Heard(all)
+			if !slices.Equal(testkit.Kinds(got), step.want) {
+				t.Errorf("got %v, want %v", testkit.Kinds(got), step.want)
 			}
-			if got := heard(mine); !slices.Equal(kinds(got), step.want) {
-				t.Errorf("the organization got %v, want %v", kinds(got), step.want)
+			if got := testkit.Heard(mine); !slices.Equal(testkit.Kinds(got), step.want) {
+				t.Errorf("the organization got %v, want %v", testkit.Kinds(got), step.want)
 			}
 			for _, e := range got {
 				if e.Organization != "acme" || e.Destination != d.ID || e.At.IsZero() || e.Missed != 0 {
@@ -83,20 +62,20 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 				}
 			}
 		}
-		if got := heard(only); len(got) != 1 || got[0].Version == 0 || got[0].Reason == "" {
+		if got := testkit.Heard(only); len(got) != 1 || got[0].Version == 0 || got[0].Reason == "" {
 			t.Errorf("rotations are %+v", got)
 		}
 		if _, err := svc.Org("other").Destinations().Get(ctx, d.ID); !errors.Is(err, delivery.ErrNotFound) {
 			t.Error(err)
 		}
-		if got := heard(all); len(got) != 1 || got[0].Kind != event.SecurityNoted || got[0].Organization != "acme" {
+		if got := testkit.Heard(all); len(got) != 1 || got[0].Kind != event.SecurityNoted || got[0].Organization != "acme" {
 			t.Errorf("a security event gave %+v", got)
 		}
-		create(t, acme, destination.Spec{})
-		if got := heard(all); !slices.Equal(kinds(got), []event.Kind{event.DestinationCreated}) {
+		testkit.Create(t, acme, destination.Spec{})
+		if got := testkit.Heard(all); !slices.Equal(testkit.Kinds(got), []event.Kind{event.DestinationCreated}) {
 			t.Errorf("got %+v", got)
 		}
-		if got := heard(others); len(got) != 0 {
+		if got := testkit.Heard(others); len(got) != 0 {
 			t.Errorf("another organization heard %+v", got)
 		}
 	})
@@ -105,7 +84,7 @@ func TestEveryChangeIsAnEvent(t *testing.T) {
 // Who may see destinations and no security events does not hear of those either.
 func TestSecurityEventsAreHeardByThoseWhoMayReadThem(t *testing.T) {
 	t.Parallel()
-	acme := service(t, open(t, "sqlite"), &fake{}, delivery.WithAuthorizer(access.ByRole())).Org("acme")
+	acme := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{}, delivery.WithAuthorizer(access.ByRole())).Org("acme")
 	hears := func(role access.Role) <-chan event.Event {
 		return acme.Subscribe(access.WithActor(t.Context(), access.Actor{ID: "a", Roles: map[string]access.Role{"acme": role}}), event.Filter{})
 	}
@@ -113,63 +92,63 @@ func TestSecurityEventsAreHeardByThoseWhoMayReadThem(t *testing.T) {
 	if _, err := acme.Destinations().Get(access.WithActor(t.Context(), access.Actor{ID: "eve"}), "x"); !errors.Is(err, delivery.ErrNotFound) {
 		t.Fatal(err)
 	}
-	create(t, acme, destination.Spec{})
-	if got := kinds(heard(admin)); !slices.Equal(got, []event.Kind{event.SecurityNoted, event.DestinationCreated}) {
+	testkit.Create(t, acme, destination.Spec{})
+	if got := testkit.Kinds(testkit.Heard(admin)); !slices.Equal(got, []event.Kind{event.SecurityNoted, event.DestinationCreated}) {
 		t.Errorf("an admin heard %v", got)
 	}
-	if got := kinds(heard(viewer)); !slices.Equal(got, []event.Kind{event.DestinationCreated}) {
+	if got := testkit.Kinds(testkit.Heard(viewer)); !slices.Equal(got, []event.Kind{event.DestinationCreated}) {
 		t.Errorf("a viewer heard %v", got)
 	}
 }
 
 func TestHealthChangesAreEvents(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
 		var failing atomic.Bool
 		failing.Store(true)
-		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
 			if failing.Load() {
 				return nil, errors.New("no")
 			}
 			return nil, nil
 		}}
-		svc := service(t, db, f, c.option(), patient(), breaker(retry.Breaker{}), delivery.WithWorkers(1))
+		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}), delivery.WithWorkers(1))
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{
+		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{
 			Failures: 2, Cooldown: time.Minute, Probes: 1, DisableFailures: 4, DisableAfter: -1, Recovery: time.Hour,
 		}})
 		ch := acme.Subscribe(t.Context(), event.Filter{})
-		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(3)))
+		testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(3))).Must(t)
 		for range 200 {
-			process(t, svc)
-			if health(t, acme, d.ID).Disabled {
+			testkit.Process(t, svc)
+			if testkit.Health(t, acme, d.ID).Disabled {
 				break
 			}
-			c.advance(20 * time.Second)
+			c.Advance(20 * time.Second)
 		}
 		failing.Store(false)
 		for range 200 {
-			c.advance(time.Minute)
-			process(t, svc)
-			if count(t, db, "delivery_queue") == 0 {
+			c.Advance(time.Minute)
+			testkit.Process(t, svc)
+			if testkit.Count(t, db, "delivery_queue") == 0 {
 				break
 			}
 		}
-		got := heard(ch)
+		got := testkit.Heard(ch)
 		for _, e := range got {
 			if e.Organization != "acme" || e.Destination != d.ID || e.At.IsZero() {
 				t.Errorf("got %+v", e)
 			}
 		}
 		var reduced []event.Kind
-		for _, k := range kinds(got) {
+		for _, k := range testkit.Kinds(got) {
 			if len(reduced) == 0 || reduced[len(reduced)-1] != k {
 				reduced = append(reduced, k)
 			}
 		}
 		want := []event.Kind{event.BreakerOpened, event.DestinationDisabled, event.BreakerClosed, event.DestinationEnabled}
 		if !slices.Equal(reduced, want) {
-			t.Errorf("got %v, want %v", kinds(got), want)
+			t.Errorf("got %v, want %v", testkit.Kinds(got), want)
 		}
 		for _, e := range got {
 			if e.Kind == event.DestinationDisabled && e.Reason == "" {
@@ -181,24 +160,24 @@ func TestHealthChangesAreEvents(t *testing.T) {
 
 func TestSlowSubscribersMissEvents(t *testing.T) {
 	t.Parallel()
-	svc := service(t, open(t, "sqlite"), &fake{})
+	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{})
 	ch := svc.Subscribe(t.Context(), event.Filter{})
 	const buffer, more = 256, 44
 	for range buffer + more {
 		svc.Publish(event.Event{Kind: event.DestinationUpdated, Organization: "acme"})
 	}
-	if got := heard(ch); len(got) != buffer {
+	if got := testkit.Heard(ch); len(got) != buffer {
 		t.Errorf("got %d events, want %d", len(got), buffer)
 	}
 	svc.Publish(event.Event{Kind: event.DestinationUpdated, Organization: "acme"})
-	if got := heard(ch); len(got) != 1 || got[0].Missed != more {
+	if got := testkit.Heard(ch); len(got) != 1 || got[0].Missed != more {
 		t.Errorf("got %+v, want one that %d were missed before", got, more)
 	}
 }
 
 func TestSubscriptionsEnd(t *testing.T) {
 	t.Parallel()
-	svc := service(t, open(t, "sqlite"), &fake{})
+	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, open := svc.Subscribe(ctx, event.Filter{}), svc.Subscribe(t.Context(), event.Filter{})
 	cancel()

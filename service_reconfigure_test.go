@@ -12,6 +12,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -19,33 +20,33 @@ import (
 
 // New settings apply to what begins afterwards, and a zero field is the default again.
 func TestReconfigure(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errors.New("down") }}
-		svc := service(t, db, f, c.option(), delivery.WithRetry(retry.Policy{Retries: retry.None}))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errors.New("down") }}
+		svc := testkit.Service(t, db, f, c.Option(), delivery.WithRetry(retry.Policy{Retries: retry.None}))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		first := send(t, acme, delivery.Request{})
-		process(t, svc)
-		if s := status(t, acme, first); s.State != queue.Failed {
-			t.Fatalf("without retries: %s", show(s))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		first := testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, first); s.State != queue.Failed {
+			t.Fatalf("without retries: %s", testkit.Show(s))
 		}
 		if err := svc.Reconfigure(delivery.WithRetry(retry.Policy{Retries: 1, First: time.Hour, Jitter: -1})); err != nil {
 			t.Fatal(err)
 		}
-		second := send(t, acme, delivery.Request{})
-		process(t, svc)
-		s := status(t, acme, second)
-		if at := s.Items[0].NextAttempt; s.State != queue.InProgress || !at.Equal(c.now().Add(time.Hour)) {
-			t.Errorf("with a retry after an hour: next at %v, %s", at, show(s))
+		second := testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		s := testkit.Status(t, acme, second)
+		if at := s.Items[0].NextAttempt; s.State != queue.InProgress || !at.Equal(c.Now().Add(time.Hour)) {
+			t.Errorf("with a retry after an hour: next at %v, %s", at, testkit.Show(s))
 		}
 		if err := svc.Reconfigure(delivery.WithRetry(retry.Policy{Jitter: -1})); err != nil {
 			t.Fatal(err)
 		}
-		third := send(t, acme, delivery.Request{})
-		process(t, svc)
-		if at := status(t, acme, third).Items[0].NextAttempt; !at.Equal(c.now().Add(retry.Default().First)) {
-			t.Errorf("a zero field is %v, not the default", at.Sub(c.now()))
+		third := testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		if at := testkit.Status(t, acme, third).Items[0].NextAttempt; !at.Equal(c.Now().Add(retry.Default().First)) {
+			t.Errorf("a zero field is %v, not the default", at.Sub(c.Now()))
 		}
 		if err := svc.Reconfigure(delivery.WithQuotas(delivery.Quotas{InMemory: 1})); err != nil {
 			t.Fatal(err)
@@ -59,10 +60,10 @@ func TestReconfigure(t *testing.T) {
 // An option that is fixed, bad, nil or given twice changes nothing, and the error names each of them.
 func TestReconfigureAllOrNone(t *testing.T) {
 	t.Parallel()
-	svc := service(t, open(t, "sqlite"), &fake{})
+	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{})
 	err := svc.Reconfigure(
 		delivery.WithQuotas(delivery.Quotas{InMemory: 1}),
-		delivery.WithWorkers(3), delivery.WithHandler("other", &fake{}), delivery.WithActorRequired(),
+		delivery.WithWorkers(3), delivery.WithHandler("other", &testkit.Fake{}), delivery.WithActorRequired(),
 		delivery.WithShutdownTimeout(-time.Second), nil,
 		delivery.WithPollInterval(time.Second), delivery.WithPollInterval(time.Second),
 	)
@@ -78,7 +79,7 @@ func TestReconfigureAllOrNone(t *testing.T) {
 		}
 	}
 	acme := svc.Org("acme")
-	create(t, acme, destination.Spec{Default: true})
+	testkit.Create(t, acme, destination.Spec{Default: true})
 	if _, err := acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("hello")}); err != nil {
 		t.Errorf("one of the settings was taken: %v", err)
 	}
@@ -92,14 +93,14 @@ func TestReconfigureAllOrNone(t *testing.T) {
 
 // Settings may change while everything runs: each claim, attempt and call goes by one policy.
 func TestReconfigureUnderLoad(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := &fake{}
-		svc := service(t, db, f)
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := &testkit.Fake{}
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
 		for range 3 {
-			create(t, acme, destination.Spec{Default: true})
+			testkit.Create(t, acme, destination.Spec{Default: true})
 		}
-		run(t, svc)
+		testkit.Run(t, svc)
 		const deliveries = 100
 		stop := make(chan struct{})
 		var changing sync.WaitGroup
@@ -126,15 +127,15 @@ func TestReconfigureUnderLoad(t *testing.T) {
 			})
 		}
 		for range deliveries {
-			must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("hello")}))
-			must[delivery.Chores](t)(svc.Maintain(t.Context()))
+			testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("hello")})).Must(t)
+			testkit.Try(svc.Maintain(t.Context())).Must(t)
 		}
-		receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("hello")}))
-		must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), receipt.ID))
+		receipt := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("hello")})).Must(t)
+		testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), receipt.ID)).Must(t)
 		close(stop)
 		changing.Wait()
-		for limit := within(t, time.Minute); ; {
-			stats := must[*queue.Stats](t)(svc.Queue().Stats(t.Context()))
+		for limit := testkit.Within(t, time.Minute); ; {
+			stats := testkit.Try(svc.Queue().Stats(t.Context())).Must(t)
 			if stats.Ready+stats.Processing+stats.Scheduled == 0 {
 				break
 			}
@@ -144,7 +145,7 @@ func TestReconfigureUnderLoad(t *testing.T) {
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
-		if n := f.count(); n != 3*(deliveries+1) {
+		if n := f.Count(); n != 3*(deliveries+1) {
 			t.Errorf("%d attempts were made, want %d", n, 3*(deliveries+1))
 		}
 	})

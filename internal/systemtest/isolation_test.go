@@ -1,9 +1,8 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -19,6 +18,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -172,14 +172,14 @@ var matrix = map[string]method{
 		return c.ds.RotateSecret(c.ctx, c.id, destination.Rotation{})
 	})},
 	"Destinations.Create": {call: func(c called) (any, error) {
-		_, err := c.ds.Create(c.ctx, destination.Spec{Label: "new", Config: locked{Name: "n"}})
+		_, err := c.ds.Create(c.ctx, destination.Spec{Label: "new", Config: testkit.Locked{Name: "n"}})
 		return nil, err
 	}},
 	"Destinations.Validate": {call: only(func(c called) ([]*destination.FieldError, error) {
-		return c.ds.Validate(c.ctx, destination.Spec{Label: "new", Config: locked{Name: "n"}})
+		return c.ds.Validate(c.ctx, destination.Spec{Label: "new", Config: testkit.Locked{Name: "n"}})
 	})},
 	"Destinations.TestSpec": {call: func(c called) (any, error) {
-		_, err := c.ds.TestSpec(c.ctx, destination.Spec{Label: "new", Config: locked{Name: "n"}})
+		_, err := c.ds.TestSpec(c.ctx, destination.Spec{Label: "new", Config: testkit.Locked{Name: "n"}})
 		return nil, err
 	}},
 	"Destinations.Defaults": {call: only(func(c called) (delivery.DefaultRoute, error) { return c.ds.Defaults(c.ctx, "t") })},
@@ -248,22 +248,22 @@ const label = "The label of acme alone"
 
 func newWorld(t *testing.T, db *sql.DB) *world {
 	t.Helper()
-	v := &vault{}
-	v.deliver = func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errors.New("no") }
-	svc := service(t, db, &fake{}, delivery.WithHandler("vault", v), delivery.WithAuthorizer(access.ByRole()))
+	v := &testkit.Vault{}
+	v.Do = func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errors.New("no") }
+	svc := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("vault", v), delivery.WithAuthorizer(access.ByRole()))
 	acme := svc.Org("acme")
-	d := createVault(t, acme, destination.Spec{Label: label, Default: true, Config: locked{
+	d := testkit.CreateVault(t, acme, destination.Spec{Label: label, Default: true, Config: testkit.Locked{
 		Name: "n", Token: destination.NewSecret("s3cret"), Secrets: []destination.Secret{destination.NewSecret("first")},
 	}})
-	dead := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1), Retry: retry.Policy{Retries: retry.None}}))
-	process(t, svc)
-	if countDead(t, acme, delivery.DeadFilter{}) != 1 {
+	dead := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1), Retry: retry.Policy{Retries: retry.None}})).Must(t)
+	testkit.Process(t, svc)
+	if testkit.CountDead(t, acme, delivery.DeadFilter{}) != 1 {
 		t.Fatal("there is no dead letter")
 	}
-	must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1)})) // it waits
-	staged := must[payload.Payload](t)(acme.Stage(t.Context(), payload.JSON(1)))
+	testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1)})).Must(t) // it waits
+	staged := testkit.Try(acme.Stage(t.Context(), payload.JSON(1))).Must(t)
 	_, ref, _ := staged.Ref()
-	own := create(t, svc.Org("other"), destination.Spec{Config: script{Name: "n"}})
+	own := testkit.Create(t, svc.Org("other"), destination.Spec{Config: testkit.Script{Name: "n"}})
 	return &world{svc, map[string]string{"destination": d.ID, "delivery": dead.ID, "staged payload": ref}, own.ID}
 }
 
@@ -276,7 +276,7 @@ func (w *world) call(ctx context.Context, db *sql.DB, organization, id string, m
 func (w *world) events(t *testing.T, actor string) (all []delivery.SecurityEvent) {
 	t.Helper()
 	for after := ""; ; {
-		page := must[delivery.Page[delivery.SecurityEvent]](t)(w.svc.Org("acme").SecurityEvents(t.Context(), after))
+		page := testkit.Try(w.svc.Org("acme").SecurityEvents(t.Context(), after)).Must(t)
 		for _, e := range page.Items {
 			if e.Actor == actor {
 				all = append(all, e)
@@ -288,11 +288,6 @@ func (w *world) events(t *testing.T, actor string) (all []delivery.SecurityEvent
 	}
 }
 
-func shown(t *testing.T, v any) string {
-	t.Helper()
-	return string(must[[]byte](t)(json.Marshal(v)))
-}
-
 func (w *world) leaks(text string) bool {
 	return strings.Contains(text, label) || slices.ContainsFunc([]string{"destination", "delivery"}, func(kind string) bool {
 		return strings.Contains(text, w.ids[kind])
@@ -301,9 +296,9 @@ func (w *world) leaks(text string) bool {
 
 // Who calls for another organization, with the ids of this one, is answered as if there were nothing of that id.
 func TestForeignIDsMatrix(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)
-		before := dump(t, db)
+		before := testkit.Dump(t, db)
 		for name, m := range matrix {
 			actor := access.Actor{ID: "insider of other: " + name, Roles: map[string]access.Role{"other": access.Admin}}
 			ctx, cancel := context.WithTimeout(access.WithActor(t.Context(), actor), time.Minute)
@@ -313,9 +308,9 @@ func TestForeignIDsMatrix(t *testing.T) {
 			}
 			id := w.ids[m.takes]
 			got, err := w.call(ctx, db, "other", id, m)
-			never := must[uuid.UUID](t)(uuid.NewV7()).String()
+			never := testkit.Try(uuid.NewV7()).Must(t).String()
 			same, sameErr := w.call(ctx, db, "other", never, m)
-			if text := strings.ReplaceAll(shown(t, got), id, never); text != shown(t, same) || w.leaks(text) {
+			if text := strings.ReplaceAll(testkit.JSON(t, got), id, never); text != testkit.JSON(t, same) || w.leaks(text) {
 				t.Errorf("%s: returned %s, and %+v for an id that never was", name, text, same)
 			}
 			switch {
@@ -338,10 +333,10 @@ func TestForeignIDsMatrix(t *testing.T) {
 				t.Errorf("%s: the security event is %+v", name, events[0])
 			}
 		}
-		if after := dump(t, db); after != before {
+		if after := testkit.Dump(t, db); after != before {
 			t.Errorf("something changed:\n%s\n%s", before, after)
 		}
-		if page := must[delivery.Page[delivery.SecurityEvent]](t)(w.svc.Org("other").SecurityEvents(t.Context(), "")); len(page.Items) != 0 {
+		if page := testkit.Try(w.svc.Org("other").SecurityEvents(t.Context(), "")).Must(t); len(page.Items) != 0 {
 			t.Errorf("the events are told to who made them: %+v", page.Items)
 		}
 	})
@@ -349,14 +344,14 @@ func TestForeignIDsMatrix(t *testing.T) {
 
 // What takes no id shows and changes nothing of another organization's.
 func TestOrganizationsSeeTheirOwn(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)
 		acme := w.svc.Org("acme")
 		state := func() string {
-			d := must[*destination.Destination](t)(acme.Destinations().Get(t.Context(), w.ids["destination"]))
-			stats := must[*queue.Stats](t)(acme.Queue().Stats(t.Context()))
+			d := testkit.Try(acme.Destinations().Get(t.Context(), w.ids["destination"])).Must(t)
+			stats := testkit.Try(acme.Queue().Stats(t.Context())).Must(t)
 			text := fmt.Sprint(stats.Ready, stats.Scheduled, stats.Processing, stats.Held)
-			return fmt.Sprintf("%+v %s %d", d, text, countDead(t, acme, delivery.DeadFilter{}))
+			return fmt.Sprintf("%+v %s %d", d, text, testkit.CountDead(t, acme, delivery.DeadFilter{}))
 		}
 		before := state()
 		for name, m := range matrix {
@@ -367,7 +362,7 @@ func TestOrganizationsSeeTheirOwn(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if text := shown(t, got); w.leaks(text) {
+			if text := testkit.JSON(t, got); w.leaks(text) {
 				t.Errorf("%s: returned %s", name, text)
 			}
 		}
@@ -379,27 +374,27 @@ func TestOrganizationsSeeTheirOwn(t *testing.T) {
 
 // Who does not belong to an organization cannot tell it from one that is not there, and is noted.
 func TestForeignActorsMatrix(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)
-		before := dump(t, db)
+		before := testkit.Dump(t, db)
 		for name, m := range matrix {
 			actor := access.Actor{ID: "intruder: " + name, Roles: map[string]access.Role{"other": access.Admin}}
 			ctx, cancel := context.WithTimeout(access.WithActor(t.Context(), actor), time.Minute)
 			defer cancel()
 			got, err := w.call(ctx, db, "acme", w.ids[m.takes], m)
-			never, neverErr := w.call(ctx, db, "nobody", must[uuid.UUID](t)(uuid.NewV7()).String(), m)
+			never, neverErr := w.call(ctx, db, "nobody", testkit.Try(uuid.NewV7()).Must(t).String(), m)
 			if !errors.Is(err, delivery.ErrNotFound) || !errors.Is(neverErr, delivery.ErrNotFound) ||
 				strings.ReplaceAll(err.Error(), "acme", "nobody") != neverErr.Error() {
 				t.Errorf("%s: %v; for an organization that never was: %v", name, err, neverErr)
 			}
-			if text := shown(t, got); text != shown(t, never) || w.leaks(text) {
+			if text := testkit.JSON(t, got); text != testkit.JSON(t, never) || w.leaks(text) {
 				t.Errorf("%s: returned %s", name, text)
 			}
 			if events := w.events(t, actor.ID); len(events) != 1 || events[0].Kind != delivery.ForeignActor || events[0].Action == "" {
 				t.Errorf("%s: security events are %+v", name, events)
 			}
 		}
-		if after := dump(t, db); after != before {
+		if after := testkit.Dump(t, db); after != before {
 			t.Errorf("something changed:\n%s\n%s", before, after)
 		}
 	})
@@ -407,10 +402,10 @@ func TestForeignActorsMatrix(t *testing.T) {
 
 // A role that permits nothing is told so by every method, without a change; and with WithActorRequired nobody calls unnamed.
 func TestDeniedActorsMatrix(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)
-		strict := service(t, db, &fake{}, delivery.WithHandler("vault", &vault{}), delivery.WithActorRequired())
-		before := dump(t, db)
+		strict := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("vault", &testkit.Vault{}), delivery.WithActorRequired())
+		before := testkit.Dump(t, db)
 		for name, m := range matrix {
 			actor := access.Actor{ID: "trainee: " + name, Roles: map[string]access.Role{"acme": "trainee"}}
 			ctx := access.WithActor(t.Context(), actor)
@@ -429,7 +424,7 @@ func TestDeniedActorsMatrix(t *testing.T) {
 				t.Errorf("%s: security events are %+v", name, events)
 			}
 		}
-		if after := dump(t, db); after != before {
+		if after := testkit.Dump(t, db); after != before {
 			t.Errorf("something changed:\n%s\n%s", before, after)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -25,42 +26,34 @@ import (
 // hosts are the ways in which a host holds its database and begins a transaction.
 var hosts = map[string]func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx){
 	"sql.Tx": func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx) {
-		return db, must[*sql.Tx](t)(db.BeginTx(t.Context(), nil))
+		return db, testkit.Try(db.BeginTx(t.Context(), nil)).Must(t)
 	},
 	"sqlx.Tx": func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx) {
 		x := sqlx.NewDb(db, "any")
-		return x, must[*sqlx.Tx](t)(x.BeginTxx(t.Context(), nil))
+		return x, testkit.Try(x.BeginTxx(t.Context(), nil)).Must(t)
 	},
 }
 
 func eachHost(t *testing.T, test func(t *testing.T, db *sql.DB, begin func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx))) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		for name, begin := range hosts {
 			t.Run(name, func(t *testing.T) { test(t, db, begin) })
 		}
 	})
 }
 
-func count(t *testing.T, db *sql.DB, table string) (n int) {
-	t.Helper()
-	if err := db.QueryRowContext(t.Context(), "select count(*) from "+table).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 func TestDeliverTxCommitsOrVanishesWithTheHost(t *testing.T) {
 	eachHost(t, func(t *testing.T, db *sql.DB, begin func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx)) {
 		db.SetMaxOpenConns(1) // another connection would wait for ever
-		f := &fake{}
-		svc := service(t, db, f)
+		f := &testkit.Fake{}
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("tx-" + t.Name())
-		create(t, acme, destination.Spec{Default: true})
+		testkit.Create(t, acme, destination.Spec{Default: true})
 		for _, size := range []int{3, 200_000} {
 			_, tx := begin(t, db)
-			receipt := must[*delivery.Receipt](t)(acme.DeliverTx(within(t, 20*time.Second), tx, delivery.Request{
+			receipt := testkit.Try(acme.DeliverTx(testkit.Within(t, 20*time.Second), tx, delivery.Request{
 				Payload: payload.Bytes("a", make([]byte, size)), IdempotencyKey: "k",
-			}))
+			})).Must(t)
 			if err := tx.Rollback(); err != nil {
 				t.Fatal(err)
 			}
@@ -69,15 +62,15 @@ func TestDeliverTxCommitsOrVanishesWithTheHost(t *testing.T) {
 			}
 		}
 		_, tx := begin(t, db)
-		receipt := must[*delivery.Receipt](t)(acme.DeliverTx(within(t, 20*time.Second), tx, delivery.Request{
+		receipt := testkit.Try(acme.DeliverTx(testkit.Within(t, 20*time.Second), tx, delivery.Request{
 			Payload: payload.Bytes("a", make([]byte, 200_000)), IdempotencyKey: "k",
-		}))
+		})).Must(t)
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		must[delivery.Pass](t)(svc.ProcessDue(within(t, 20*time.Second)))
-		if s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID)); s.State != queue.Completed || f.count() != 1 {
-			t.Errorf("status is %s", show(s))
+		testkit.Try(svc.ProcessDue(testkit.Within(t, 20*time.Second))).Must(t)
+		if s := testkit.Try(acme.Status(t.Context(), receipt.ID)).Must(t); s.State != queue.Completed || f.Count() != 1 {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 	})
 }
@@ -85,13 +78,13 @@ func TestDeliverTxCommitsOrVanishesWithTheHost(t *testing.T) {
 // Whatever is wrong with a request, the host's transaction goes on.
 func TestRequestErrorLeavesTheTransactionUsable(t *testing.T) {
 	eachHost(t, func(t *testing.T, db *sql.DB, begin func(t *testing.T, db *sql.DB) (delivery.DB, delivery.Tx)) {
-		svc := service(t, db, &fake{})
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		acme := svc.Org("acme-" + t.Name())
-		d := create(t, acme, destination.Spec{})
-		foreign := create(t, svc.Org("other"), destination.Spec{})
-		must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{
+		d := testkit.Create(t, acme, destination.Spec{})
+		foreign := testkit.Create(t, svc.Org("other"), destination.Spec{})
+		testkit.Try(acme.Deliver(t.Context(), delivery.Request{
 			Payload: payload.JSON(1), Destinations: []string{d.ID}, IdempotencyKey: "taken",
-		}))
+		})).Must(t)
 		const unknown = "01890000-0000-7000-8000-000000000000"
 		for name, c := range map[string]struct {
 			req  delivery.Request
@@ -118,7 +111,7 @@ func TestRequestErrorLeavesTheTransactionUsable(t *testing.T) {
 				&destination.ValidationError{}},
 			"priority": {delivery.Request{Payload: payload.JSON(1), Destinations: []string{d.ID}, Priority: 6}, &destination.ValidationError{}},
 		} {
-			before := count(t, db, "delivery_deliveries") + count(t, db, "delivery_queue") + count(t, db, "delivery_idempotency")
+			before := testkit.Count(t, db, "delivery_deliveries") + testkit.Count(t, db, "delivery_queue") + testkit.Count(t, db, "delivery_idempotency")
 			_, tx := begin(t, db)
 			_, err := acme.DeliverTx(t.Context(), tx, c.req)
 			var validation *destination.ValidationError
@@ -143,7 +136,7 @@ func TestRequestErrorLeavesTheTransactionUsable(t *testing.T) {
 			if err := tx.Commit(); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if after := count(t, db, "delivery_deliveries") + count(t, db, "delivery_queue") + count(t, db, "delivery_idempotency"); after != before {
+			if after := testkit.Count(t, db, "delivery_deliveries") + testkit.Count(t, db, "delivery_queue") + testkit.Count(t, db, "delivery_idempotency"); after != before {
 				t.Errorf("%s: %d rows were written", name, after-before)
 			}
 		}
@@ -151,16 +144,16 @@ func TestRequestErrorLeavesTheTransactionUsable(t *testing.T) {
 }
 
 func TestIdempotencyKeys(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		svc := service(t, db, &fake{}, c.option())
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		svc := testkit.Service(t, db, &testkit.Fake{}, c.Option())
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
+		testkit.Create(t, acme, destination.Spec{Default: true})
 		req := delivery.Request{Payload: payload.JSON("x"), IdempotencyKey: "key", Topic: "t"}
-		first := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), req))
-		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
+		first := testkit.Try(acme.Deliver(t.Context(), req)).Must(t)
+		testkit.Try(svc.ProcessDue(t.Context())).Must(t)
 		req.CorrelationID = "another"
-		again := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), req))
+		again := testkit.Try(acme.Deliver(t.Context(), req)).Must(t)
 		if !again.Duplicate || again.ID != first.ID || len(again.Items) != 1 || again.Items[0] != first.Items[0] {
 			t.Errorf("the same request gives %+v, first %+v", again, first)
 		}
@@ -170,15 +163,15 @@ func TestIdempotencyKeys(t *testing.T) {
 		if _, err := acme.Deliver(t.Context(), other); !errors.As(err, &conflict) || conflict.Delivery != first.ID {
 			t.Errorf("another request gives %v", err)
 		}
-		if r := must[*delivery.Receipt](t)(withDefault(t, svc, "other").Deliver(t.Context(), req)); r.Duplicate {
+		if r := testkit.Try(withDefault(t, svc, "other").Deliver(t.Context(), req)).Must(t); r.Duplicate {
 			t.Error("a key reaches into another organization")
 		}
-		c.advance(25 * time.Hour)
-		if r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), other)); r.Duplicate || r.ID == first.ID {
+		c.Advance(25 * time.Hour)
+		if r := testkit.Try(acme.Deliver(t.Context(), other)).Must(t); r.Duplicate || r.ID == first.ID {
 			t.Errorf("after a day the key gives %+v", r)
 		}
-		c.advance(25 * time.Hour)
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.KeysExpired != 2 {
+		c.Advance(25 * time.Hour)
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.KeysExpired != 2 {
 			t.Errorf("maintenance did %+v", chores)
 		}
 	})
@@ -186,26 +179,26 @@ func TestIdempotencyKeys(t *testing.T) {
 
 func withDefault(t *testing.T, svc *delivery.DeliveryService, name string) *delivery.Org {
 	org := svc.Org(name)
-	create(t, org, destination.Spec{Default: true})
+	testkit.Create(t, org, destination.Spec{Default: true})
 	return org
 }
 
 func TestDeliverManyIsAllOrNone(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{})
-		def := create(t, acme, destination.Spec{Default: true})
+		d := testkit.Create(t, acme, destination.Spec{})
+		def := testkit.Create(t, acme, destination.Spec{Default: true})
 		req := func(key string, n int, ids ...string) delivery.Request {
 			return delivery.Request{Payload: payload.JSON(n), IdempotencyKey: key, Destinations: ids}
 		}
-		rs := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), []delivery.Request{
+		rs := testkit.Try(acme.DeliverMany(t.Context(), []delivery.Request{
 			req("a", 1, d.ID), req("b", 1), req("a", 1, d.ID), req("", 1, d.ID, def.ID),
-		}))
+		})).Must(t)
 		if rs[0].Duplicate || !rs[2].Duplicate || rs[2].ID != rs[0].ID || rs[1].Items[0].Destination != def.ID || len(rs[3].Items) != 2 {
 			t.Errorf("receipts are %+v %+v %+v %+v", rs[0], rs[1], rs[2], rs[3])
 		}
-		before := count(t, db, "delivery_queue")
+		before := testkit.Count(t, db, "delivery_queue")
 		if before != 4 {
 			t.Errorf("%d items", before)
 		}
@@ -216,17 +209,17 @@ func TestDeliverManyIsAllOrNone(t *testing.T) {
 			"invalid":               {req("", 1, d.ID), {}},
 		} {
 			_, err := acme.DeliverMany(t.Context(), reqs)
-			if err == nil || count(t, db, "delivery_queue") != before || count(t, db, "delivery_deliveries") != 3 {
-				t.Errorf("%s: %v, and %d items", name, err, count(t, db, "delivery_queue"))
+			if err == nil || testkit.Count(t, db, "delivery_queue") != before || testkit.Count(t, db, "delivery_deliveries") != 3 {
+				t.Errorf("%s: %v, and %d items", name, err, testkit.Count(t, db, "delivery_queue"))
 			}
-			tx := must[*sql.Tx](t)(db.BeginTx(t.Context(), nil))
+			tx := testkit.Try(db.BeginTx(t.Context(), nil)).Must(t)
 			if _, err := acme.DeliverManyTx(t.Context(), tx, reqs); err == nil {
 				t.Errorf("%s in a transaction: no error", name)
 			}
 			if err := tx.Commit(); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			if n := count(t, db, "delivery_queue"); n != before || count(t, db, "delivery_idempotency") != 2 {
+			if n := testkit.Count(t, db, "delivery_queue"); n != before || testkit.Count(t, db, "delivery_idempotency") != 2 {
 				t.Errorf("%s in a transaction: %d items", name, n)
 			}
 		}
@@ -234,7 +227,7 @@ func TestDeliverManyIsAllOrNone(t *testing.T) {
 }
 
 func TestLargePayloads(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		content := make([]byte, 3<<20+17)
 		_, _ = rand.Read(content)
 		file := filepath.Join(t.TempDir(), "export.csv")
@@ -242,7 +235,7 @@ func TestLargePayloads(t *testing.T) {
 			t.Fatal(err)
 		}
 		var tail []byte
-		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
 			rc, err := r.Payload.OpenAt(ctx, 2<<20+5)
 			if err != nil {
 				return nil, err
@@ -251,10 +244,10 @@ func TestLargePayloads(t *testing.T) {
 			tail, err = io.ReadAll(rc)
 			return nil, err
 		}}
-		svc := service(t, db, f, delivery.WithWorkers(1))
+		svc := testkit.Service(t, db, f, delivery.WithWorkers(1))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		staged := must[payload.Payload](t)(acme.Stage(t.Context(), payload.File(file)))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		staged := testkit.Try(acme.Stage(t.Context(), payload.File(file))).Must(t)
 		if _, err := svc.Org("other").Deliver(t.Context(), delivery.Request{Payload: staged}); !errors.Is(err, delivery.ErrNotFound) {
 			t.Errorf("another organization's staged payload: %v", err)
 		}
@@ -265,15 +258,15 @@ func TestLargePayloads(t *testing.T) {
 			"bytes":  payload.Bytes("export.csv", content),
 			"staged": staged,
 		} {
-			f.contents = nil
-			receipt := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: p}))
-			must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
-			s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID))
+			f.Contents = nil
+			receipt := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: p})).Must(t)
+			testkit.Try(svc.ProcessDue(t.Context())).Must(t)
+			s := testkit.Try(acme.Status(t.Context(), receipt.ID)).Must(t)
 			if s.State != queue.Completed || s.Payload.Size != int64(len(content)) || s.Payload.Name != "export.csv" ||
 				!strings.HasPrefix(s.Payload.ContentType, "text/csv") {
-				t.Errorf("%s: %s, payload %+v", name, show(s), s.Payload)
+				t.Errorf("%s: %s, payload %+v", name, testkit.Show(s), s.Payload)
 			}
-			if len(f.contents) != 1 || f.contents[0] != string(content) || !bytes.Equal(tail, content[2<<20+5:]) {
+			if len(f.Contents) != 1 || f.Contents[0] != string(content) || !bytes.Equal(tail, content[2<<20+5:]) {
 				t.Errorf("%s: the content differs", name)
 			}
 		}
@@ -282,15 +275,15 @@ func TestLargePayloads(t *testing.T) {
 			"panic":  payload.Writer("x", func(w io.Writer) error { _, _ = w.Write(content); panic("boom") }),
 			"file":   payload.File(file + "x"),
 		} {
-			before := count(t, db, "delivery_payload_chunks")
+			before := testkit.Count(t, db, "delivery_payload_chunks")
 			if _, err := acme.Deliver(t.Context(), delivery.Request{Payload: p}); err == nil {
 				t.Errorf("%s: no error", name)
 			}
-			if after := count(t, db, "delivery_payload_chunks"); after != before {
+			if after := testkit.Count(t, db, "delivery_payload_chunks"); after != before {
 				t.Errorf("%s: %d chunks are left", name, after-before)
 			}
 		}
-		before := count(t, db, "delivery_payload_chunks")
+		before := testkit.Count(t, db, "delivery_payload_chunks")
 		for i, c := range []struct {
 			destinations []string
 			key          string
@@ -301,7 +294,7 @@ func TestLargePayloads(t *testing.T) {
 			if (err != nil) != (i == 2) {
 				t.Errorf("request %d: %v", i, err)
 			}
-			if n := count(t, db, "delivery_payload_chunks"); n != before+4 {
+			if n := testkit.Count(t, db, "delivery_payload_chunks"); n != before+4 {
 				t.Errorf("after request %d there are %d chunks more", i, n-before)
 			}
 		}
@@ -313,58 +306,46 @@ type failing struct{}
 func (failing) Read([]byte) (int, error) { return 0, errors.New("the disk is gone") }
 
 func TestStagedPayloadsAreCollected(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		svc := service(t, db, &fake{}, c.option())
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		svc := testkit.Service(t, db, &testkit.Fake{}, c.Option())
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		used := must[payload.Payload](t)(acme.Stage(t.Context(), payload.Bytes("a", []byte("used"))))
-		must[payload.Payload](t)(acme.Stage(t.Context(), payload.Bytes("b", []byte("unused"))))
-		tx := must[*sql.Tx](t)(db.BeginTx(t.Context(), nil))
-		receipt := must[*delivery.Receipt](t)(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: used}))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		used := testkit.Try(acme.Stage(t.Context(), payload.Bytes("a", []byte("used")))).Must(t)
+		testkit.Try(acme.Stage(t.Context(), payload.Bytes("b", []byte("unused")))).Must(t)
+		tx := testkit.Try(db.BeginTx(t.Context(), nil)).Must(t)
+		receipt := testkit.Try(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: used})).Must(t)
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.PayloadsDropped != 0 {
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.PayloadsDropped != 0 {
 			t.Errorf("maintenance did %+v", chores)
 		}
-		c.advance(25 * time.Hour)
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.PayloadsDropped != 1 {
+		c.Advance(25 * time.Hour)
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.PayloadsDropped != 1 {
 			t.Errorf("maintenance did %+v", chores)
 		}
-		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
-		if s := must[*delivery.Status](t)(acme.Status(t.Context(), receipt.ID)); s.State != queue.Completed {
-			t.Errorf("status is %s", show(s))
+		testkit.Try(svc.ProcessDue(t.Context())).Must(t)
+		if s := testkit.Try(acme.Status(t.Context(), receipt.ID)).Must(t); s.State != queue.Completed {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 	})
 }
 
-type memorySource map[string]string
-
-func (m memorySource) Open(_ context.Context, organization, ref string) (*payload.Content, error) {
-	text, ok := m[organization+"/"+ref]
-	if !ok {
-		return nil, os.ErrNotExist
-	}
-	return payload.NewContent(payload.Info{Size: int64(len(text)), ContentType: "text/plain"}, func(_ context.Context, offset int64) (io.ReadCloser, error) {
-		return io.NopCloser(strings.NewReader(text[offset:])), nil
-	}), nil
-}
-
 func TestPayloadThatStaysWithItsSource(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := &fake{}
-		svc := service(t, db, f, delivery.WithSource("mem", memorySource{"acme/1": "one"}))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := &testkit.Fake{}
+		svc := testkit.Service(t, db, f, delivery.WithSource("mem", testkit.MemorySource{"acme/1": "one"}))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		found := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Ref("mem", "1")}))
-		gone := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Ref("mem", "2")}))
-		must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
-		if s := must[*delivery.Status](t)(acme.Status(t.Context(), found.ID)); s.State != queue.Completed || f.contents[0] != "one" {
-			t.Errorf("status is %s", show(s))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		found := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Ref("mem", "1")})).Must(t)
+		gone := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.Ref("mem", "2")})).Must(t)
+		testkit.Try(svc.ProcessDue(t.Context())).Must(t)
+		if s := testkit.Try(acme.Status(t.Context(), found.ID)).Must(t); s.State != queue.Completed || f.Contents[0] != "one" {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
-		if s := must[*delivery.Status](t)(acme.Status(t.Context(), gone.ID)); s.Items[0].Reason != queue.Permanent {
-			t.Errorf("status is %s", show(s))
+		if s := testkit.Try(acme.Status(t.Context(), gone.ID)).Must(t); s.Items[0].Reason != queue.Permanent {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 	})
 }

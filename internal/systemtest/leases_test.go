@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"bytes"
@@ -16,16 +16,17 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
 
 // An attempt that ignores its timeout loses its lease, and what was claimed with it keeps theirs.
 func TestStuckAttemptsLoseTheirLease(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var stuck, good atomic.Int64
 		again, end := make(chan struct{}), make(chan struct{})
-		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
 			switch r.Topic {
 			case "quick":
 				return nil, nil
@@ -46,7 +47,7 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 				return nil, context.Cause(ctx)
 			}
 		}}
-		svc := service(t, db, f, lease(time.Second))
+		svc := testkit.Service(t, db, f, testkit.Lease(time.Second))
 		acme := svc.Org("acme")
 		var reqs []delivery.Request
 		for _, topic := range []string{"stuck", "good", "quick"} { // one claim takes them all
@@ -54,49 +55,49 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 			if topic == "stuck" {
 				timeout = destination.Duration(50 * time.Millisecond)
 			}
-			create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}, Limits: destination.Limits{Timeout: timeout}})
+			testkit.Create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}, Limits: destination.Limits{Timeout: timeout}})
 			reqs = append(reqs, delivery.Request{Topic: topic, Payload: payload.JSON(1)})
 		}
-		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
-		run(t, svc)
+		receipts := testkit.Try(acme.DeliverMany(t.Context(), reqs)).Must(t)
+		testkit.Run(t, svc)
 		t.Cleanup(func() { close(end) }) // before run waits for it
-		ctx := within(t, time.Minute)
+		ctx := testkit.Within(t, time.Minute)
 		for i, want := range []int{2, 1, 1} {
-			s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[i].ID))
+			s := testkit.Try(acme.WaitFor(ctx, receipts[i].ID)).Must(t)
 			attempts := s.Items[0].Attempts
 			if s.State != queue.Completed || len(attempts) != want || attempts[0].Reason == queue.LeaseLost != (want == 2) {
-				t.Errorf("%s is %s", s.Topic, show(s))
+				t.Errorf("%s is %s", s.Topic, testkit.Show(s))
 			}
 		}
 		if stuck.Load() != 2 || good.Load() != 1 {
 			t.Errorf("%d and %d attempts", stuck.Load(), good.Load())
 		}
-		waitFor(ctx, t, func() bool { return count(t, db, "delivery_leases") == 0 })
+		testkit.WaitFor(ctx, t, func() bool { return testkit.Count(t, db, "delivery_leases") == 0 })
 	})
 }
 
 // However many leases end at once, and whether anything is left of them, one pass takes up all that was under them.
 func TestManyLostLeases(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		const leases, empty = 60, 200
-		c := newClock()
-		svc := service(t, db, &fake{}, c.option())
+		c := testkit.NewClock()
+		svc := testkit.Service(t, db, &testkit.Fake{}, c.Option())
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		for _, r := range must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(leases))) {
-			leaseItems(t, db, c.now().Add(30*time.Second), 0, `delivery_id = '`+r.ID+`'`)
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		for _, r := range testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(leases))).Must(t) {
+			testkit.LeaseItems(t, db, c.Now().Add(30*time.Second), 0, `delivery_id = '`+r.ID+`'`)
 		}
 		for range empty { // which end first
-			leaseItems(t, db, c.now().Add(20*time.Second), 0, `1 = 0`)
+			testkit.LeaseItems(t, db, c.Now().Add(20*time.Second), 0, `1 = 0`)
 		}
-		if pass := must[delivery.Pass](t)(svc.ProcessDue(t.Context())); pass.Attempts != 0 {
+		if pass := testkit.Try(svc.ProcessDue(t.Context())).Must(t); pass.Attempts != 0 {
 			t.Errorf("leased items were attempted: %+v", pass)
 		}
-		c.advance(time.Minute)
-		if pass := must[delivery.Pass](t)(svc.ProcessDue(t.Context())); pass.Delivered != leases {
+		c.Advance(time.Minute)
+		if pass := testkit.Try(svc.ProcessDue(t.Context())).Must(t); pass.Delivered != leases {
 			t.Errorf("pass is %+v", pass)
 		}
-		if n := count(t, db, "delivery_leases"); n != 0 {
+		if n := testkit.Count(t, db, "delivery_leases"); n != 0 {
 			t.Errorf("%d leases are left", n)
 		}
 	})
@@ -123,14 +124,14 @@ func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 // An outcome that cannot be recorded for as long as its lease leaves the item to be attempted again, also while others that were
 // claimed with it go on.
 func TestOutcomesThatCannotBeRecorded(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		flaky := &flakyDB{DB: db}
 		given := make(chan struct{}) // up the outcome was
 		told := sync.OnceFunc(func() { close(given) })
 		var first, second atomic.Int64
 		began := make(chan struct{})
 		recorded := make(chan struct{})
-		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
 			switch {
 			case r.Topic == "first" && first.Add(1) == 1:
 				<-began
@@ -147,7 +148,7 @@ func TestOutcomesThatCannotBeRecorded(t *testing.T) {
 			}
 			return nil, nil
 		}}
-		svc := service(t, flaky, f, lease(time.Second), logTo(writerFunc(func(b []byte) (int, error) {
+		svc := testkit.Service(t, flaky, f, testkit.Lease(time.Second), testkit.LogTo(writerFunc(func(b []byte) (int, error) {
 			if bytes.Contains(b, []byte("outcomes could not be recorded")) {
 				told()
 			}
@@ -156,34 +157,34 @@ func TestOutcomesThatCannotBeRecorded(t *testing.T) {
 		acme := svc.Org("acme")
 		var reqs []delivery.Request
 		for _, topic := range []string{"first", "second"} { // one claim takes both
-			create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}})
+			testkit.Create(t, acme, destination.Spec{Default: true, DefaultTopics: []string{topic}})
 			reqs = append(reqs, delivery.Request{Topic: topic, Payload: payload.JSON(1)})
 		}
-		receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
-		run(t, svc)
-		ctx := within(t, time.Minute)
+		receipts := testkit.Try(acme.DeliverMany(t.Context(), reqs)).Must(t)
+		testkit.Run(t, svc)
+		ctx := testkit.Within(t, time.Minute)
 		select {
 		case <-given:
 		case <-ctx.Done():
 			t.Fatal("the outcome was recorded")
 		}
 		flaky.away.Store(false)
-		s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[0].ID))
+		s := testkit.Try(acme.WaitFor(ctx, receipts[0].ID)).Must(t)
 		if attempts := s.Items[0].Attempts; s.State != queue.Completed || len(attempts) != 2 || attempts[0].Reason != queue.LeaseLost || first.Load() != 2 {
-			t.Errorf("status is %s", show(s))
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 		close(recorded)
-		if s := must[*delivery.Status](t)(acme.WaitFor(ctx, receipts[1].ID)); s.State != queue.Completed {
-			t.Errorf("status is %s", show(s))
+		if s := testkit.Try(acme.WaitFor(ctx, receipts[1].ID)).Must(t); s.State != queue.Completed {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 	})
 }
 
 // How far a long attempt has come is told here, and seen everywhere, by those who may see it.
 func TestProgressOfLongAttempts(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		seen := make(chan struct{})
-		f := &fake{deliver: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
 			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
 			for done := int64(1); ; done++ {
@@ -197,15 +198,15 @@ func TestProgressOfLongAttempts(t *testing.T) {
 				}
 			}
 		}}
-		svc := service(t, db, f, lease(time.Second), delivery.WithAuthorizer(blind{}))
+		svc := testkit.Service(t, db, f, testkit.Lease(time.Second), delivery.WithAuthorizer(blind{}))
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{Default: true})
-		ctx := within(t, time.Minute)
+		d := testkit.Create(t, acme, destination.Spec{Default: true})
+		ctx := testkit.Within(t, time.Minute)
 		events := acme.Subscribe(ctx, event.Filter{Kinds: []event.Kind{event.ItemProgress}})
 		others := svc.Org("other").Subscribe(ctx, event.Filter{})
 		denied := acme.Subscribe(access.WithActor(ctx, access.Actor{ID: "a"}), event.Filter{})
-		receipt := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1)}))
-		run(t, svc)
+		receipt := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1)})).Must(t)
+		testkit.Run(t, svc)
 		item := receipt.ID + "-1"
 		select {
 		case e := <-events:
@@ -215,17 +216,17 @@ func TestProgressOfLongAttempts(t *testing.T) {
 		case <-ctx.Done():
 			t.Fatal("no progress was heard")
 		}
-		elsewhere := service(t, db, f).Org("acme")
+		elsewhere := testkit.Service(t, db, f).Org("acme")
 		look := func() delivery.Item {
-			return must[*delivery.Status](t)(elsewhere.Status(ctx, receipt.ID)).Items[0]
+			return testkit.Try(elsewhere.Status(ctx, receipt.ID)).Must(t).Items[0]
 		}
-		waitFor(ctx, t, func() bool { return look().Progress > 0 })
+		testkit.WaitFor(ctx, t, func() bool { return look().Progress > 0 })
 		close(seen)
-		waitFor(ctx, t, func() bool { return len(look().Attempts) > 0 })
+		testkit.WaitFor(ctx, t, func() bool { return len(look().Attempts) > 0 })
 		if i := look(); i.Progress != 0 {
 			t.Errorf("an item whose attempt has ended shows %d bytes of progress", i.Progress)
 		}
-		if got := slices.Concat(heard(others), heard(denied)); len(got) > 0 {
+		if got := slices.Concat(testkit.Heard(others), testkit.Heard(denied)); len(got) > 0 {
 			t.Errorf("others heard %+v", got)
 		}
 	})

@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"bufio"
@@ -22,6 +22,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -48,7 +49,7 @@ func victim() {
 	if err != nil {
 		panic(err)
 	}
-	h := handler.Func(func(_ context.Context, r *handler.Request, _ script) (*handler.Result, error) {
+	h := handler.Func(func(_ context.Context, r *handler.Request, _ testkit.Script) (*handler.Result, error) {
 		_, err := fmt.Fprintln(log, r.ItemID)
 		if args[3] == runs {
 			return nil, err
@@ -59,7 +60,7 @@ func victim() {
 			}
 		}
 	})
-	svc, err := delivery.New(db, delivery.WithHandler("fake", h), delivery.WithWorkers(victimWorkers), lease(victimLease), logTo(io.Discard))
+	svc, err := delivery.New(db, delivery.WithHandler("fake", h), delivery.WithWorkers(victimWorkers), testkit.Lease(victimLease), testkit.LogTo(io.Discard))
 	if err != nil {
 		panic(err)
 	}
@@ -103,19 +104,19 @@ func emptyFile(t *testing.T) string {
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	t.Parallel()
 	items, kills, most := 3000, 8, 2*time.Minute
-	if soak {
+	if testkit.Soak {
 		items, kills, most = 1_000_000, 200, 2*time.Hour
 	}
 	for _, name := range []string{"sqlite", "lib/pq"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const processes = 4
-			db, driver, dsn := openNamed(t, name)
-			svc := service(t, db, &fake{}, lease(victimLease))
+			db, driver, dsn := testkit.OpenNamed(t, name)
+			svc := testkit.Service(t, db, &testkit.Fake{}, testkit.Lease(victimLease))
 			acme := svc.Org("acme")
 			var ids []string
 			for range 5 {
-				ids = append(ids, create(t, acme, destination.Spec{Config: script{Name: "n"}}).ID)
+				ids = append(ids, testkit.Create(t, acme, destination.Spec{Config: testkit.Script{Name: "n"}}).ID)
 			}
 			seen := make(map[string]int, items)
 			for len(seen) < items {
@@ -123,14 +124,14 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 				for i := range reqs {
 					reqs[i] = delivery.Request{Payload: payload.JSON(i), Destinations: ids[i%len(ids) : i%len(ids)+1]}
 				}
-				for _, r := range must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs)) {
+				for _, r := range testkit.Try(acme.DeliverMany(t.Context(), reqs)).Must(t) {
 					seen[r.Items[0].ID] = 0
 				}
 			}
 			log := emptyFile(t)
-			ctx := within(t, most)
+			ctx := testkit.Within(t, most)
 			delivered := func() int {
-				info := must[os.FileInfo](t)(os.Stat(log))
+				info := testkit.Try(os.Stat(log)).Must(t)
 				return int(info.Size()) / len("00000000-0000-7000-8000-000000000000-1\n")
 			}
 			kill := func(v *exec.Cmd) {
@@ -145,7 +146,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 			}
 			for n := range kills - processes {
 				goal := (n+1)*items/(kills+2) + rand.IntN(50)
-				waitFor(ctx, t, func() bool { return delivered() >= goal })
+				testkit.WaitFor(ctx, t, func() bool { return delivered() >= goal })
 				i := rand.IntN(processes)
 				kill(victims[i])
 				victims[i] = newVictim(ctx, t, driver, dsn, log, runs)
@@ -154,9 +155,9 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 				kill(v)
 			}
 			killed := time.Now()
-			held := count(t, db, "delivery_queue where lease <> 0")
+			held := testkit.Count(t, db, "delivery_queue where lease <> 0")
 			newVictim(ctx, t, driver, dsn, log, runs)
-			waitFor(ctx, t, func() bool { return count(t, db, "delivery_queue") == 0 })
+			testkit.WaitFor(ctx, t, func() bool { return testkit.Count(t, db, "delivery_queue") == 0 })
 
 			for _, id := range lines(t, log) {
 				seen[id]++
@@ -171,7 +172,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 			if most := kills * 2 * victimWorkers; repeated > most {
 				t.Errorf("%d items were repeated, at most %d were held when a process was killed", repeated, most)
 			}
-			if n := count(t, db, fmt.Sprintf("delivery_attempts where state = %d", queue.Delivered)); n != items {
+			if n := testkit.Count(t, db, fmt.Sprintf("delivery_attempts where state = %d", queue.Delivered)); n != items {
 				t.Errorf("%d items of %d are on record as delivered", n, items)
 			}
 			var last time.Time
@@ -181,7 +182,7 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 			}
 			recovery := last.Sub(killed)
 			t.Logf("%d items, %d kills, %d repeated; %d held by the last, taken up again after at most %s", items, kills, repeated, held, recovery)
-			if sweep := 2 * time.Second; soak && recovery > victimLease+sweep {
+			if sweep := 2 * time.Second; testkit.Soak && recovery > victimLease+sweep {
 				t.Errorf("what was held was taken up again after %s", recovery)
 			}
 		})
@@ -194,21 +195,21 @@ func TestStoppedProcessOverwritesNothing(t *testing.T) {
 	for _, name := range []string{"sqlite", "lib/pq"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db, driver, dsn := openNamed(t, name)
-			f := &fake{}
-			f.deliver = func(context.Context, *handler.Request) (*handler.Result, error) {
+			db, driver, dsn := testkit.OpenNamed(t, name)
+			f := &testkit.Fake{}
+			f.Do = func(context.Context, *handler.Request) (*handler.Result, error) {
 				return &handler.Result{Reference: handler.Reference{ID: "ours"}}, nil
 			}
-			svc := service(t, db, f, lease(victimLease))
+			svc := testkit.Service(t, db, f, testkit.Lease(victimLease))
 			acme := svc.Org("acme")
-			create(t, acme, destination.Spec{Default: true, Config: script{Name: "n"}})
-			id := send(t, acme, delivery.Request{})
+			testkit.Create(t, acme, destination.Spec{Default: true, Config: testkit.Script{Name: "n"}})
+			id := testkit.Send(t, acme, delivery.Request{})
 			log := emptyFile(t)
-			ctx := within(t, time.Minute)
+			ctx := testkit.Within(t, time.Minute)
 			v := newVictim(ctx, t, driver, dsn, log, stalls)
-			waitFor(ctx, t, func() bool { return len(lines(t, log)) == 1 })
+			testkit.WaitFor(ctx, t, func() bool { return len(lines(t, log)) == 1 })
 			// A process that is stopped as it writes keeps SQLite locked: that is no matter of leases.
-			waitFor(ctx, t, func() bool {
+			testkit.WaitFor(ctx, t, func() bool {
 				if err := v.Process.Signal(syscall.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
@@ -224,27 +225,27 @@ func TestStoppedProcessOverwritesNothing(t *testing.T) {
 				}
 				return false
 			})
-			run(t, svc)
-			delivered := must[*delivery.Status](t)(acme.WaitFor(ctx, id))
+			testkit.Run(t, svc)
+			delivered := testkit.Try(acme.WaitFor(ctx, id)).Must(t)
 			if err := os.WriteFile(log+goOn, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			if err := v.Process.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			waitFor(ctx, t, func() bool { return len(lines(t, log)) == 2 })
+			testkit.WaitFor(ctx, t, func() bool { return len(lines(t, log)) == 2 })
 			if got := lines(t, log)[1]; got != "0 dead, <nil>" {
 				t.Errorf("the stopped process took its failure for recorded: %s", got)
 			}
-			after := status(t, acme, id)
-			if diff := cmp.Diff(show(delivered), show(after)); diff != "" {
+			after := testkit.Status(t, acme, id)
+			if diff := cmp.Diff(testkit.Show(delivered), testkit.Show(after)); diff != "" {
 				t.Error(diff)
 			}
 			attempts := after.Items[0].Attempts
 			if after.State != queue.Completed || len(attempts) != 2 || attempts[0].Reason != queue.LeaseLost || attempts[1].Reference.ID != "ours" {
-				t.Errorf("it is %s", show(after))
+				t.Errorf("it is %s", testkit.Show(after))
 			}
-			if n := count(t, db, "delivery_dead_letters"); n != 0 {
+			if n := testkit.Count(t, db, "delivery_dead_letters"); n != 0 {
 				t.Errorf("%d dead letters", n)
 			}
 		})
@@ -254,7 +255,7 @@ func TestStoppedProcessOverwritesNothing(t *testing.T) {
 // writable reports whether nobody keeps SQLite's lock for long.
 func writable(ctx context.Context, t *testing.T, db *sql.DB) bool {
 	t.Helper()
-	conn := must[*sql.Conn](t)(db.Conn(ctx))
+	conn := testkit.Try(db.Conn(ctx)).Must(t)
 	defer conn.Close()
 	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 	defer cancel()
@@ -276,17 +277,4 @@ func lines(t *testing.T, file string) (all []string) {
 		all = append(all, s.Text())
 	}
 	return all
-}
-
-// waitFor returns once the condition holds, and fails the test when ctx ends first.
-func waitFor(ctx context.Context, t *testing.T, condition func() bool) {
-	t.Helper()
-	for tick := time.NewTicker(5 * time.Millisecond); !condition(); {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			tick.Stop()
-			t.Fatal("the time is over")
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"database/sql"
@@ -11,13 +11,14 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/retry"
 )
 
 // Whatever is given, it is refused as a fault of that input, or stored: no call panics, and none fails in the database.
 func TestHostileDestinations(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{}, delivery.WithHandler("free", paramsHandler{}), delivery.WithHandler("vault", &vault{}))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("free", testkit.ParamsHandler{}), delivery.WithHandler("vault", &testkit.Vault{}))
 		ds := svc.Org("acme").Destinations()
 		cyclic := map[string]any{"name": "n"}
 		cyclic["more"] = cyclic
@@ -26,10 +27,10 @@ func TestHostileDestinations(t *testing.T) {
 		texts := map[string]string{
 			"huge": strings.Repeat("x", 1<<20), "NUL": "a\x00b", "no UTF-8": "a\xff\xfeb", "surrogate": "a\xed\xa0\x80b", "line end": "a\r\nb", "escape": "\x1b[2J",
 		}
-		ok := script{Name: "n"}
+		ok := testkit.Script{Name: "n"}
 		specs := map[string]destination.Spec{
 			"no config":          {},
-			"typed nil":          {Config: (*script)(nil)},
+			"typed nil":          {Config: (*testkit.Script)(nil)},
 			"no type":            {Config: destination.As("", `{}`)},
 			"type with NUL":      {Config: destination.As("fa\x00ke", `{}`)},
 			"null":               {Config: destination.As("fake", `null`)},
@@ -64,7 +65,7 @@ func TestHostileDestinations(t *testing.T) {
 			specs["icon: "+name] = destination.Spec{Icon: "https://example.com/" + text, Config: ok}
 			specs["tag: "+name] = destination.Spec{Tags: []string{text}, Config: ok}
 			specs["metadata: "+name] = destination.Spec{Subscription: destination.Subscription{Metadata: map[string]string{text: text}}, Config: ok}
-			specs["config: "+name] = destination.Spec{Config: script{Name: text, Token: destination.NewSecret(text)}}
+			specs["config: "+name] = destination.Spec{Config: testkit.Script{Name: text, Token: destination.NewSecret(text)}}
 			specs["free config: "+name] = destination.Spec{Config: destination.As("free", map[string]any{"a": text, text: 1})}
 			specs["type: "+name] = destination.Spec{Config: destination.As(text, ok)}
 		}
@@ -78,8 +79,8 @@ func TestHostileDestinations(t *testing.T) {
 				t.Errorf("%s: an error of %d bytes", name, len(err.Error()))
 			}
 		}
-		d := createVault(t, svc.Org("acme"), destination.Spec{})
-		free := create(t, svc.Org("acme"), destination.Spec{Config: destination.As("free", `{}`)})
+		d := testkit.CreateVault(t, svc.Org("acme"), destination.Spec{})
+		free := testkit.Create(t, svc.Org("acme"), destination.Spec{Config: destination.As("free", `{}`)})
 		for name, spec := range specs {
 			if spec.Label == "" {
 				spec.Label = "x"

@@ -17,6 +17,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -27,8 +28,8 @@ func TestNewReportsEveryProblem(t *testing.T) {
 	_, err := delivery.New(none,
 		nil,
 		delivery.WithHandler("fake", nil),
-		delivery.WithHandler("Bad Type", &fake{}),
-		delivery.WithHandler("twice", &fake{}), delivery.WithHandler("twice", &fake{}),
+		delivery.WithHandler("Bad Type", &testkit.Fake{}),
+		delivery.WithHandler("twice", &testkit.Fake{}), delivery.WithHandler("twice", &testkit.Fake{}),
 		delivery.WithHandler("unwilling", unwilling{}),
 		delivery.WithKeys(delivery.LocalKey("k", "short")),
 		delivery.WithWorkers(0), delivery.WithPollInterval(-1), delivery.WithLogger(nil), delivery.WithSource("x", nil),
@@ -60,7 +61,7 @@ func TestNewReportsEveryProblem(t *testing.T) {
 	}
 }
 
-type unwilling struct{ paramsHandler }
+type unwilling struct{ testkit.ParamsHandler }
 
 func (unwilling) Open(handler.Env) error { return errors.New("not today") }
 
@@ -72,17 +73,17 @@ func (strange) Open(string) (driver.Conn, error)             { return nil, error
 
 func TestMigrateManyAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, name := range databases {
+	for _, name := range testkit.Databases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var db *sql.DB
 			if name == "sqlite" {
-				db = must[*sql.DB](t)(sql.Open("sqlite", dbtest.SQLite(t)))
+				db = testkit.Try(sql.Open("sqlite", dbtest.SQLite(t))).Must(t)
 			} else {
-				db = must[*sql.DB](t)(sql.Open(map[string]string{"lib/pq": "postgres", "pgx": "pgx"}[name], dbtest.Postgres(t)))
+				db = testkit.Try(sql.Open(map[string]string{"lib/pq": "postgres", "pgx": "pgx"}[name], dbtest.Postgres(t))).Must(t)
 			}
 			t.Cleanup(func() { _ = db.Close() })
-			svc := service(t, db, &fake{})
+			svc := testkit.Service(t, db, &testkit.Fake{})
 			for call, err := range map[string]error{
 				"ProcessDue": errOf(svc.ProcessDue(t.Context())), "Run": svc.Run(t.Context()), "Maintain": errOf(svc.Maintain(t.Context())),
 				"Deliver": errOf(svc.Org("a").Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1)})),
@@ -101,8 +102,8 @@ func TestMigrateManyAtOnce(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			create(t, svc.Org("acme"), destination.Spec{})
-			if n := count(t, db, "delivery_migrations where version_id = 1"); n != 1 {
+			testkit.Create(t, svc.Org("acme"), destination.Spec{})
+			if n := testkit.Count(t, db, "delivery_migrations where version_id = 1"); n != 1 {
 				t.Errorf("version 1 is recorded %d times", n)
 			}
 		})
@@ -122,10 +123,10 @@ func TestExportedMigrations(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v, %v", dialect, files, err)
 		}
-		db := open(t, name)
-		p := must[*goose.Provider](t)(goose.NewProvider(map[delivery.Dialect]database.Dialect{
+		db := testkit.Open(t, name)
+		p := testkit.Try(goose.NewProvider(map[delivery.Dialect]database.Dialect{
 			delivery.SQLite: database.DialectSQLite3, delivery.Postgres: database.DialectPostgres,
-		}[dialect], db, delivery.Migrations(dialect), goose.WithTableName("delivery_migrations"), goose.WithDisableGlobalRegistry(true)))
+		}[dialect], db, delivery.Migrations(dialect), goose.WithTableName("delivery_migrations"), goose.WithDisableGlobalRegistry(true))).Must(t)
 		for range files {
 			if _, err := p.Down(t.Context()); err != nil {
 				t.Fatal(err)
@@ -137,14 +138,14 @@ func TestExportedMigrations(t *testing.T) {
 		if _, err := p.Up(t.Context()); err != nil {
 			t.Error(err)
 		}
-		create(t, service(t, db, &fake{}).Org("acme"), destination.Spec{})
+		testkit.Create(t, testkit.Service(t, db, &testkit.Fake{}).Org("acme"), destination.Spec{})
 	}
 }
 
 func TestClosedService(t *testing.T) {
 	t.Parallel()
-	db := open(t, "sqlite")
-	svc := service(t, db, &fake{})
+	db := testkit.Open(t, "sqlite")
+	svc := testkit.Service(t, db, &testkit.Fake{})
 	done := make(chan error)
 	go func() { done <- svc.Run(context.Background()) }()
 	if err := svc.Close(); err != nil {
@@ -168,7 +169,7 @@ func TestClosedService(t *testing.T) {
 
 func TestTypesAreDescribed(t *testing.T) {
 	t.Parallel()
-	svc := service(t, open(t, "sqlite"), &fake{}, delivery.WithHandler("another", &fake{}))
+	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{}, delivery.WithHandler("another", &testkit.Fake{}))
 	infos := svc.Types()
 	if len(infos) != 2 || infos[0].Type != "another" || infos[1].Type != "fake" {
 		t.Errorf("types are %+v", infos)

@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/webhook"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -28,17 +29,17 @@ func labels(all []*destination.Destination) (found []string) {
 }
 
 func TestListFilters(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{}, delivery.WithHandler("vault", &vault{}))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("vault", &testkit.Vault{}))
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
-		create(t, acme, destination.Spec{Label: "Alpha 100%", Default: true, Tags: []string{"eu"}})
-		create(t, acme, destination.Spec{Label: "beta_1", Disabled: true})
-		broken := createVault(t, acme, destination.Spec{Label: "Gamma"})
+		testkit.Create(t, acme, destination.Spec{Label: "Alpha 100%", Default: true, Tags: []string{"eu"}})
+		testkit.Create(t, acme, destination.Spec{Label: "beta_1", Disabled: true})
+		broken := testkit.CreateVault(t, acme, destination.Spec{Label: "Gamma"})
 		if err := ds.OpenBreaker(t.Context(), broken.ID); err != nil {
 			t.Fatal(err)
 		}
-		create(t, svc.Org("other"), destination.Spec{Label: "Alpha of another"})
+		testkit.Create(t, svc.Org("other"), destination.Spec{Label: "Alpha of another"})
 		for name, test := range map[string]struct {
 			filter delivery.DestinationFilter
 			want   []string
@@ -69,11 +70,11 @@ func TestListFilters(t *testing.T) {
 			t.Errorf("a bad filter is answered with %v", err)
 		}
 		for i := range 103 {
-			create(t, svc.Org("many"), destination.Spec{Label: fmt.Sprint(i)})
+			testkit.Create(t, svc.Org("many"), destination.Spec{Label: fmt.Sprint(i)})
 		}
 		var all []string
 		for after, pages := "", 0; ; pages++ {
-			page := must[delivery.Page[*destination.Destination]](t)(svc.Org("many").Destinations().List(t.Context(), delivery.DestinationFilter{}, after))
+			page := testkit.Try(svc.Org("many").Destinations().List(t.Context(), delivery.DestinationFilter{}, after)).Must(t)
 			all = append(all, labels(page.Items)...)
 			if after = page.Next; after == "" {
 				if pages != 1 {
@@ -89,34 +90,34 @@ func TestListFilters(t *testing.T) {
 }
 
 func TestDuplicateHasTheCredentials(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc, d := openVault(t, db, &vault{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc, d := testkit.OpenVault(t, db, &testkit.Vault{})
 		ds := svc.Org("acme").Destinations()
-		c := must[*destination.Destination](t)(ds.Duplicate(t.Context(), d.ID, ""))
+		c := testkit.Try(ds.Duplicate(t.Context(), d.ID, "")).Must(t)
 		if c.ID == d.ID || c.Label != d.Label+" (copy)" || !c.Disabled || c.Default || c.Type != "vault" || !bytes.Equal(c.Config, d.Config) {
 			t.Errorf("of %+v the copy is %+v", d, c)
 		}
-		secrets := must[[]destination.Secret](t)(ds.SigningSecrets(t.Context(), c.ID))
+		secrets := testkit.Try(ds.SigningSecrets(t.Context(), c.ID)).Must(t)
 		if len(secrets) != 1 || secrets[0].Reveal() != "first" {
 			t.Errorf("the copy signs with %d secrets", len(secrets))
 		}
-		long := create(t, svc.Org("acme"), destination.Spec{Label: strings.Repeat("é", 100)})
-		if c := must[*destination.Destination](t)(ds.Duplicate(t.Context(), long.ID, "")); c.Label != strings.Repeat("é", 96)+" (copy)" {
+		long := testkit.Create(t, svc.Org("acme"), destination.Spec{Label: strings.Repeat("é", 100)})
+		if c := testkit.Try(ds.Duplicate(t.Context(), long.ID, "")).Must(t); c.Label != strings.Repeat("é", 96)+" (copy)" {
 			t.Errorf("the copy of a long label has the label %q", c.Label)
 		}
 	})
 }
 
 func TestDeleteWithPendingItems(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := &fake{}
-		svc := service(t, db, f, c.option())
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := &testkit.Fake{}
+		svc := testkit.Service(t, db, f, c.Option())
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
-		d := create(t, acme, destination.Spec{})
-		later := delivery.Request{Destinations: []string{d.ID}, NotBefore: c.now().Add(time.Hour), Payload: payload.JSON(1)}
-		id := send(t, acme, later)
+		d := testkit.Create(t, acme, destination.Spec{})
+		later := delivery.Request{Destinations: []string{d.ID}, NotBefore: c.Now().Add(time.Hour), Payload: payload.JSON(1)}
+		id := testkit.Send(t, acme, later)
 		if err := ds.Delete(t.Context(), d.ID, destination.RefusePending); !errors.Is(err, delivery.ErrInUse) {
 			t.Errorf("refused with %v", err)
 		}
@@ -126,46 +127,46 @@ func TestDeleteWithPendingItems(t *testing.T) {
 		if _, err := acme.Deliver(t.Context(), later); !errors.Is(err, delivery.ErrNotFound) {
 			t.Errorf("what is being deleted takes something new: %v", err)
 		}
-		must[delivery.Chores](t)(svc.Maintain(t.Context()))
-		if got := must[*destination.Destination](t)(ds.Get(t.Context(), d.ID)); got.DrainingAt.IsZero() {
+		testkit.Try(svc.Maintain(t.Context())).Must(t)
+		if got := testkit.Try(ds.Get(t.Context(), d.ID)).Must(t); got.DrainingAt.IsZero() {
 			t.Errorf("it is %+v", got)
 		}
-		c.advance(2 * time.Hour)
-		process(t, svc)
-		if s := status(t, acme, id); s.State != queue.Completed {
-			t.Errorf("it is %s", show(s))
+		c.Advance(2 * time.Hour)
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.Completed {
+			t.Errorf("it is %s", testkit.Show(s))
 		}
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.DestinationsDrained != 1 {
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.DestinationsDrained != 1 {
 			t.Errorf("got %+v", chores)
 		}
 		if _, err := ds.Get(t.Context(), d.ID); !errors.Is(err, delivery.ErrNotFound) {
 			t.Error(err)
 		}
-		if s := status(t, acme, id); s.State != queue.Completed || s.Items[0].Label != d.Label {
-			t.Errorf("its history is %s", show(s))
+		if s := testkit.Status(t, acme, id); s.State != queue.Completed || s.Items[0].Label != d.Label {
+			t.Errorf("its history is %s", testkit.Show(s))
 		}
-		other := create(t, acme, destination.Spec{})
-		id = send(t, acme, delivery.Request{Destinations: []string{other.ID}, NotBefore: c.now().Add(time.Hour)})
+		other := testkit.Create(t, acme, destination.Spec{})
+		id = testkit.Send(t, acme, delivery.Request{Destinations: []string{other.ID}, NotBefore: c.Now().Add(time.Hour)})
 		if err := ds.Delete(t.Context(), other.ID, destination.CancelPending); err != nil {
 			t.Fatal(err)
 		}
-		if s := status(t, acme, id); s.Items[0].State != queue.Cancelled || s.Items[0].Reason != queue.DestinationGone {
-			t.Errorf("it is %s", show(s))
+		if s := testkit.Status(t, acme, id); s.Items[0].State != queue.Cancelled || s.Items[0].Reason != queue.DestinationGone {
+			t.Errorf("it is %s", testkit.Show(s))
 		}
 	})
 }
 
 // Where no primary default is usable, the lowest fallback that is steps in, and receipts and statuses say so.
 func TestFallbacks(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		ids := map[string]string{}
 		for label, place := range map[string]int{"primary": 0, "also primary": 0, "first": 1, "second": 2} {
-			ids[label] = create(t, acme, destination.Spec{Label: label, Default: true, Fallback: place}).ID
+			ids[label] = testkit.Create(t, acme, destination.Spec{Label: label, Default: true, Fallback: place}).ID
 		}
-		ids["audit"] = create(t, acme, destination.Spec{Label: "audit", Default: true, DefaultTopics: []string{"audit.*"}}).ID
+		ids["audit"] = testkit.Create(t, acme, destination.Spec{Label: "audit", Default: true, DefaultTopics: []string{"audit.*"}}).ID
 		expect := func(topic string, fallback, usable bool, want ...string) {
 			t.Helper()
 			var wanted []string
@@ -173,7 +174,7 @@ func TestFallbacks(t *testing.T) {
 				wanted = append(wanted, ids[label])
 			}
 			slices.Sort(wanted)
-			now := must[delivery.DefaultRoute](t)(ds.Defaults(t.Context(), topic))
+			now := testkit.Try(ds.Defaults(t.Context(), topic)).Must(t)
 			var found []string
 			for _, d := range now.Destinations {
 				found = append(found, d.ID)
@@ -182,8 +183,8 @@ func TestFallbacks(t *testing.T) {
 			if now.Fallback != fallback || now.Usable != usable || !slices.Equal(found, wanted) {
 				t.Errorf("defaults are %v, a fallback %t, usable %t; want %v", labels(now.Destinations), now.Fallback, now.Usable, want)
 			}
-			r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Topic: topic, Payload: payload.JSON(1)}))
-			s := status(t, acme, r.ID)
+			r := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Topic: topic, Payload: payload.JSON(1)})).Must(t)
+			s := testkit.Status(t, acme, r.ID)
 			found = nil
 			for i, item := range r.Items {
 				found = append(found, item.Destination)
@@ -206,15 +207,15 @@ func TestFallbacks(t *testing.T) {
 		expect("audit.login", false, true, "audit")
 		check(ds.OpenBreaker(t.Context(), ids["primary"]))
 		expect("report", false, true, "primary", "also primary") // one is enough
-		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["also primary"], ""))
+		testkit.Try(ds.Disable(t.Context(), ids["also primary"], "")).Must(t)
 		expect("report", true, true, "first")
-		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["first"], ""))
+		testkit.Try(ds.Disable(t.Context(), ids["first"], "")).Must(t)
 		expect("report", true, true, "second")
-		must[*destination.Destination](t)(ds.Disable(t.Context(), ids["second"], ""))
+		testkit.Try(ds.Disable(t.Context(), ids["second"], "")).Must(t)
 		expect("report", false, false, "primary", "also primary") // they wait there
 		check(ds.CloseBreaker(t.Context(), ids["primary"]))
 		expect("report", false, true, "primary", "also primary")
-		r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1), Destinations: []string{ids["second"]}}))
+		r := testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON(1), Destinations: []string{ids["second"]}})).Must(t)
 		if len(r.Items) != 1 || r.Items[0].Destination != ids["second"] || r.Items[0].Fallback {
 			t.Errorf("a request that names its destination goes to %+v", r.Items)
 		}
@@ -223,51 +224,51 @@ func TestFallbacks(t *testing.T) {
 
 // A default that would get nothing is warned of: before it is saved, with a change, and as it is.
 func TestUnusableDefaultsAreWarnedOf(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
 			return nil, handler.Permanent(errors.New("no"))
 		}}
-		svc := service(t, db, f)
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		expect := func(ds *delivery.Destinations, id string, p destination.Patch, want ...string) {
 			t.Helper()
 			var got []string
-			for _, w := range must[[]*destination.FieldError](t)(ds.ValidatePatch(t.Context(), id, p)) {
+			for _, w := range testkit.Try(ds.ValidatePatch(t.Context(), id, p)).Must(t) {
 				got = append(got, w.Path+" "+w.Code)
 			}
 			if !slices.Equal(got, want) {
 				t.Errorf("warned of %q, want %q", got, want)
 			}
 		}
-		warnings := must[[]*destination.FieldError](t)(ds.Validate(t.Context(), destination.Spec{
-			Label: "x", Config: script{Name: "n"}, Default: true, Disabled: true,
-		}))
+		warnings := testkit.Try(ds.Validate(t.Context(), destination.Spec{
+			Label: "x", Config: testkit.Script{Name: "n"}, Default: true, Disabled: true,
+		})).Must(t)
 		if len(warnings) != 1 || warnings[0].Code != "disabled" {
 			t.Errorf("a disabled default: %v", warnings)
 		}
-		d := create(t, acme, destination.Spec{})
+		d := testkit.Create(t, acme, destination.Spec{})
 		expect(ds, d.ID, destination.Patch{Default: destination.Set(true)})
 		if _, err := ds.Disable(t.Context(), d.ID, ""); err != nil {
 			t.Fatal(err)
 		}
 		expect(ds, d.ID, destination.Patch{})
 		expect(ds, d.ID, destination.Patch{Default: destination.Set(true)}, "default disabled")
-		must[*destination.Destination](t)(ds.Update(t.Context(), d.ID, destination.Patch{Default: destination.Set(true)}))
+		testkit.Try(ds.Update(t.Context(), d.ID, destination.Patch{Default: destination.Set(true)})).Must(t)
 		expect(ds, d.ID, destination.Patch{}, "default disabled")
 		expect(ds, d.ID, destination.Patch{Disabled: destination.Set(false)})
-		must[*destination.Destination](t)(ds.Enable(t.Context(), d.ID))
+		testkit.Try(ds.Enable(t.Context(), d.ID)).Must(t)
 		expect(ds, d.ID, destination.Patch{})
 		for range 3 {
-			send(t, acme, delivery.Request{})
-			process(t, svc)
+			testkit.Send(t, acme, delivery.Request{})
+			testkit.Process(t, svc)
 		}
 		expect(ds, d.ID, destination.Patch{}, "default unhealthy")
 		if err := errors.Join(ds.OpenBreaker(t.Context(), d.ID), ds.Pause(t.Context(), d.ID)); err != nil {
 			t.Fatal(err)
 		}
 		expect(ds, d.ID, destination.Patch{}, "default unhealthy", "default paused")
-		elsewhere := must[*delivery.DeliveryService](t)(delivery.New(db, delivery.WithHandler("vault", &vault{})))
+		elsewhere := testkit.Try(delivery.New(db, delivery.WithHandler("vault", &testkit.Vault{}))).Must(t)
 		t.Cleanup(func() { _ = elsewhere.Close() })
 		expect(elsewhere.Org("acme").Destinations(), d.ID, destination.Patch{}, "type no_handler", "default unhealthy", "default paused")
 
@@ -278,28 +279,28 @@ func TestUnusableDefaultsAreWarnedOf(t *testing.T) {
 		if _, err := ds.ValidatePatch(t.Context(), d.ID, destination.Patch{Label: destination.Set("")}); !errors.As(err, &invalid) {
 			t.Errorf("an empty label is answered with %v", err)
 		}
-		if got := must[*destination.Destination](t)(ds.Get(t.Context(), d.ID)); got.Label != d.Label {
+		if got := testkit.Try(ds.Get(t.Context(), d.ID)).Must(t); got.Label != d.Label {
 			t.Error("a check has changed something")
 		}
 	})
 }
 
 func TestSample(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var got []handler.Request
-		f := &fake{}
-		f.deliver = func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{}
+		f.Do = func(_ context.Context, r *handler.Request) (*handler.Result, error) {
 			got = append(got, *r)
 			return nil, errors.New("no")
 		}
-		svc := service(t, db, f)
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{})
-		r := must[*delivery.Receipt](t)(acme.Destinations().Sample(t.Context(), d.ID, "report.finished"))
-		process(t, svc)
-		s := status(t, acme, r.ID)
+		d := testkit.Create(t, acme, destination.Spec{})
+		r := testkit.Try(acme.Destinations().Sample(t.Context(), d.ID, "report.finished")).Must(t)
+		testkit.Process(t, svc)
+		s := testkit.Status(t, acme, r.ID)
 		if len(got) != 1 || !got[0].Test || got[0].Topic != "report.finished" || !s.Test || s.Items[0].State != queue.Dead || s.Deadline.IsZero() {
-			t.Errorf("%d attempts, %s", len(got), show(s))
+			t.Errorf("%d attempts, %s", len(got), testkit.Show(s))
 		}
 	})
 }
@@ -307,7 +308,7 @@ func TestSample(t *testing.T) {
 // Types have a schema for forms, and warnings come apart from errors.
 func TestValidateAndSchemas(t *testing.T) {
 	t.Parallel()
-	svc := service(t, open(t, "sqlite"), &fake{}, delivery.WithHandler("vault", &vault{}), delivery.WithHandler("webhook", webhook.New()))
+	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{}, delivery.WithHandler("vault", &testkit.Vault{}), delivery.WithHandler("webhook", webhook.New()))
 	for _, info := range svc.Types() {
 		if info.Schema == nil {
 			continue
@@ -318,16 +319,16 @@ func TestValidateAndSchemas(t *testing.T) {
 		}
 	}
 	ds := svc.Org("acme").Destinations()
-	warnings, err := ds.Validate(t.Context(), destination.Spec{Label: "x", Config: locked{Name: "suspicious"}})
+	warnings, err := ds.Validate(t.Context(), destination.Spec{Label: "x", Config: testkit.Locked{Name: "suspicious"}})
 	if err != nil || len(warnings) != 1 || warnings[0].Path != "config.name" || warnings[0].Code != "suspicious" {
 		t.Errorf("got %v, %v", warnings, err)
 	}
 	var invalid *destination.ValidationError
-	_, err = ds.Validate(t.Context(), destination.Spec{Config: locked{}})
+	_, err = ds.Validate(t.Context(), destination.Spec{Config: testkit.Locked{}})
 	if !errors.As(err, &invalid) || len(invalid.Fields) != 2 {
 		t.Errorf("got %v", err)
 	}
-	_, err = ds.Create(t.Context(), destination.Spec{Label: "x", Default: true, Disabled: true, Fallback: -1, Config: locked{Name: "n"}})
+	_, err = ds.Create(t.Context(), destination.Spec{Label: "x", Default: true, Disabled: true, Fallback: -1, Config: testkit.Locked{Name: "n"}})
 	if !errors.As(err, &invalid) {
 		t.Errorf("a fallback of -1 is answered with %v", err)
 	}

@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/settings"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -22,37 +23,37 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 	for name, wrong := range map[string]time.Duration{"fast": time.Hour, "slow": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db := open(t, "pgx")
+			db := testkit.Open(t, "pgx")
 			local := func(s *settings.Builder) error {
 				s.Local = func() time.Time { return time.Now().Add(wrong) }
 				return nil
 			}
 			h := &told{seen: map[string]time.Time{}, attempts: map[string]int{}}
-			opts := []delivery.Option{lease(time.Second), delivery.WithRetry(retry.Policy{First: 50 * time.Millisecond})}
-			off := service(t, db, h, append(opts, local)...)
-			right := service(t, db, &fake{deliver: h.deliver}, opts...)
+			opts := []delivery.Option{testkit.Lease(time.Second), delivery.WithRetry(retry.Policy{First: 50 * time.Millisecond})}
+			off := testkit.Service(t, db, h, append(opts, local)...)
+			right := testkit.Service(t, db, &testkit.Fake{Do: h.deliver}, opts...)
 			acme := off.Org("acme")
-			d := create(t, acme, destination.Spec{Default: true})
-			limited := create(t, acme, destination.Spec{Limits: destination.Limits{PerSecond: 50, Burst: 1}})
-			must[*delivery.Receipt](t)(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("to learn the time")}))
+			d := testkit.Create(t, acme, destination.Spec{Default: true})
+			limited := testkit.Create(t, acme, destination.Spec{Limits: destination.Limits{PerSecond: 50, Burst: 1}})
+			testkit.Try(acme.Deliver(t.Context(), delivery.Request{Payload: payload.JSON("to learn the time")})).Must(t)
 
 			start := time.Now()
-			later := send(t, acme, delivery.Request{NotBefore: start.Add(30 * time.Minute), Topic: "later"})
-			soon := send(t, acme, delivery.Request{NotBefore: start.Add(300 * time.Millisecond), Topic: "soon"})
+			later := testkit.Send(t, acme, delivery.Request{NotBefore: start.Add(30 * time.Minute), Topic: "later"})
+			soon := testkit.Send(t, acme, delivery.Request{NotBefore: start.Add(300 * time.Millisecond), Topic: "soon"})
 			all := []string{soon}
 			for range 20 {
 				all = append(all,
-					send(t, acme, delivery.Request{Deadline: start.Add(10 * time.Minute), Topic: "in time"}),
-					send(t, acme, delivery.Request{Topic: "fails once"}),
-					send(t, acme, delivery.Request{Destinations: []string{limited.ID}, Topic: "limited"}))
+					testkit.Send(t, acme, delivery.Request{Deadline: start.Add(10 * time.Minute), Topic: "in time"}),
+					testkit.Send(t, acme, delivery.Request{Topic: "fails once"}),
+					testkit.Send(t, acme, delivery.Request{Destinations: []string{limited.ID}, Topic: "limited"}))
 			}
-			slow := send(t, acme, delivery.Request{Topic: "slow"}) // longer than its lease
-			run(t, off)
-			run(t, right)
+			slow := testkit.Send(t, acme, delivery.Request{Topic: "slow"}) // longer than its lease
+			testkit.Run(t, off)
+			testkit.Run(t, right)
 			for _, id := range append(all, slow) {
-				s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), id))
+				s := testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), id)).Must(t)
 				if s.State != queue.Completed {
-					t.Errorf("%s is %s", s.Topic, show(s))
+					t.Errorf("%s is %s", s.Topic, testkit.Show(s))
 				}
 				for _, a := range s.Items[0].Attempts {
 					if a.Reason == queue.LeaseLost || a.EndedAt.Sub(start).Abs() > 5*time.Minute {
@@ -60,8 +61,8 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 					}
 				}
 			}
-			if s := status(t, acme, later); s.State != queue.Queued {
-				t.Errorf("what was to wait is %s", show(s))
+			if s := testkit.Status(t, acme, later); s.State != queue.Queued {
+				t.Errorf("what was to wait is %s", testkit.Show(s))
 			}
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -71,7 +72,7 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 			if now := h.env.Now(); time.Until(now).Abs() > time.Minute {
 				t.Errorf("handlers are told that it is %s", now)
 			}
-			if s := must[*destination.Destination](t)(acme.Destinations().Get(t.Context(), d.ID)); s.Disabled {
+			if s := testkit.Try(acme.Destinations().Get(t.Context(), d.ID)).Must(t); s.Disabled {
 				t.Error("the destination was disabled")
 			}
 		})
@@ -80,7 +81,7 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 
 // told fails each item of one topic once, takes its time for another, and notes when it was first asked.
 type told struct {
-	handler.Parser[script]
+	handler.Parser[testkit.Script]
 	env      handler.Env
 	mu       sync.Mutex
 	seen     map[string]time.Time

@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -11,20 +11,21 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 )
 
 // Calls that share transactions have each the outcome that they would have alone.
 func TestDeliverTogether(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		const organizations, calls = 3, 25
 		var wg sync.WaitGroup
 		var accepted, duplicates sync.Map
 		for i := range organizations {
 			org := svc.Org(fmt.Sprint("org", i))
-			d := create(t, org, destination.Spec{})
-			stranger := create(t, svc.Org(fmt.Sprint("other", i)), destination.Spec{})
+			d := testkit.Create(t, org, destination.Spec{})
+			stranger := testkit.Create(t, svc.Org(fmt.Sprint("other", i)), destination.Spec{})
 			for k := range calls {
 				wg.Go(func() {
 					req := delivery.Request{Payload: payload.JSON(k), Destinations: []string{d.ID}}
@@ -65,10 +66,10 @@ func TestDeliverTogether(t *testing.T) {
 		if a, d := size(&accepted), size(&duplicates); a != organizations*12 || d != organizations*8 {
 			t.Errorf("%d were accepted and %d were not the first with their key", a, d)
 		}
-		if n := count(t, db, "delivery_deliveries"); n != organizations*12 {
+		if n := testkit.Count(t, db, "delivery_deliveries"); n != organizations*12 {
 			t.Errorf("%d deliveries are stored", n)
 		}
-		if n := count(t, db, "delivery_queue"); n != organizations*12 {
+		if n := testkit.Count(t, db, "delivery_queue"); n != organizations*12 {
 			t.Errorf("%d items are stored", n)
 		}
 	})
@@ -80,13 +81,13 @@ func TestDeliverBesideOneThatWaits(t *testing.T) {
 	for _, name := range []string{"lib/pq", "pgx"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db := open(t, name)
-			svc := service(t, db, &fake{})
+			db := testkit.Open(t, name)
+			svc := testkit.Service(t, db, &testkit.Fake{})
 			acme, other := svc.Org("acme"), svc.Org("other")
-			create(t, acme, destination.Spec{Default: true})
-			create(t, other, destination.Spec{Default: true})
-			tx := must[*sql.Tx](t)(db.BeginTx(t.Context(), nil))
-			first := must[*delivery.Receipt](t)(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k"}))
+			testkit.Create(t, acme, destination.Spec{Default: true})
+			testkit.Create(t, other, destination.Spec{Default: true})
+			tx := testkit.Try(db.BeginTx(t.Context(), nil)).Must(t)
+			first := testkit.Try(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k"})).Must(t)
 
 			var waiting sync.WaitGroup
 			for range 4 {
@@ -118,7 +119,7 @@ func TestDeliverBesideOneThatWaits(t *testing.T) {
 				t.Fatal(err)
 			}
 			waiting.Wait()
-			if n := count(t, db, "delivery_deliveries"); n != 41 {
+			if n := testkit.Count(t, db, "delivery_deliveries"); n != 41 {
 				t.Errorf("%d deliveries are stored", n)
 			}
 		})

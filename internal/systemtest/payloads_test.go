@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"bytes"
@@ -18,13 +18,14 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/storage/local"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
 
 // reading keeps what it is delivered.
 type reading struct {
-	fake
+	testkit.Fake
 	mu  sync.Mutex
 	got [][]byte
 	err error
@@ -32,7 +33,7 @@ type reading struct {
 
 func newReading() *reading {
 	r := &reading{}
-	r.fake.deliver = func(ctx context.Context, req *handler.Request) (*handler.Result, error) {
+	r.Fake.Do = func(ctx context.Context, req *handler.Request) (*handler.Result, error) {
 		if r.err != nil {
 			return nil, r.err
 		}
@@ -79,21 +80,21 @@ func bytesOf(n int) []byte {
 }
 
 func TestPayloadStore(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
 		h := newReading()
 		store, dir := newStore(t)
-		svc := service(t, db, h, c.option(), delivery.WithPayloadStore(store))
+		svc := testkit.Service(t, db, h, c.Option(), delivery.WithPayloadStore(store))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
+		testkit.Create(t, acme, destination.Spec{Default: true})
 		large, small := bytesOf(3<<20+17), bytesOf(1000)
-		send(t, acme, delivery.Request{Payload: payload.Reader("large", bytes.NewReader(large))})
-		send(t, acme, delivery.Request{Payload: payload.Reader("small", bytes.NewReader(small))})
-		staged := must[payload.Payload](t)(acme.Stage(t.Context(), payload.Reader("staged", bytes.NewReader(large[1:]))))
-		empty := must[payload.Payload](t)(acme.Stage(t.Context(), payload.Bytes("empty", nil)))
-		send(t, acme, delivery.Request{Payload: staged})
-		send(t, acme, delivery.Request{Payload: empty})
-		process(t, svc)
+		testkit.Send(t, acme, delivery.Request{Payload: payload.Reader("large", bytes.NewReader(large))})
+		testkit.Send(t, acme, delivery.Request{Payload: payload.Reader("small", bytes.NewReader(small))})
+		staged := testkit.Try(acme.Stage(t.Context(), payload.Reader("staged", bytes.NewReader(large[1:])))).Must(t)
+		empty := testkit.Try(acme.Stage(t.Context(), payload.Bytes("empty", nil))).Must(t)
+		testkit.Send(t, acme, delivery.Request{Payload: staged})
+		testkit.Send(t, acme, delivery.Request{Payload: empty})
+		testkit.Process(t, svc)
 		want := map[string]bool{string(large): true, string(small): true, string(large[1:]): true, "": true}
 		for _, b := range h.got {
 			if !want[string(b)] {
@@ -104,7 +105,7 @@ func TestPayloadStore(t *testing.T) {
 		if len(want) != 0 {
 			t.Errorf("%d payloads were not delivered", len(want))
 		}
-		if n, files := count(t, db, "delivery_payload_chunks"), stored(t, dir); n != 0 || len(files) != 3 {
+		if n, files := testkit.Count(t, db, "delivery_payload_chunks"), stored(t, dir); n != 0 || len(files) != 3 {
 			t.Errorf("%d chunks in the database, and %q", n, files)
 		}
 	})
@@ -112,16 +113,16 @@ func TestPayloadStore(t *testing.T) {
 
 // What is refused, fails or is a repetition leaves nothing behind.
 func TestPayloadStoreAfterFailures(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		store, dir := newStore(t)
-		svc := service(t, db, newReading(), delivery.WithPayloadStore(store), delivery.WithQuotas(delivery.Quotas{Payload: 4 << 20}))
+		svc := testkit.Service(t, db, newReading(), delivery.WithPayloadStore(store), delivery.WithQuotas(delivery.Quotas{Payload: 4 << 20}))
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{})
+		d := testkit.Create(t, acme, destination.Spec{})
 		large := bytesOf(3 << 20)
 		request := func() delivery.Request {
 			return delivery.Request{Payload: payload.Reader("large", bytes.NewReader(large)), Destinations: []string{d.ID}, IdempotencyKey: "k"}
 		}
-		send(t, acme, request())
+		testkit.Send(t, acme, request())
 		broken := errors.New("the export broke")
 		for name, req := range map[string]delivery.Request{
 			"repetition":          request(),
@@ -140,7 +141,7 @@ func TestPayloadStoreAfterFailures(t *testing.T) {
 			if (name == "repetition") != (err == nil) {
 				t.Errorf("%s: %v", name, err)
 			}
-			if files, rows := stored(t, dir), count(t, db, "delivery_payloads"); len(files) != 1 || rows != 1 {
+			if files, rows := stored(t, dir), testkit.Count(t, db, "delivery_payloads"); len(files) != 1 || rows != 1 {
 				t.Errorf("%s leaves %q and %d rows", name, files, rows)
 			}
 		}
@@ -156,7 +157,7 @@ type faulty struct {
 func (f faulty) Put(_ context.Context, _ string, r io.Reader) error { return f.put(r) }
 
 func TestFaultyPayloadStores(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		inner, _ := newStore(t)
 		full := errors.New("the bucket is full")
 		for name, put := range map[string]func(io.Reader) error{
@@ -168,7 +169,7 @@ func TestFaultyPayloadStores(t *testing.T) {
 			"panics at last":  func(r io.Reader) error { _, _ = io.Copy(io.Discard, r); panic("boom") },
 			"nothing of this": func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err },
 		} {
-			svc := service(t, db, newReading(), delivery.WithPayloadStore(faulty{inner, put}))
+			svc := testkit.Service(t, db, newReading(), delivery.WithPayloadStore(faulty{inner, put}))
 			_, err := svc.Org("acme").Stage(t.Context(), payload.Reader("x", bytes.NewReader(bytesOf(5<<20))))
 			if ok := name == "nothing of this"; ok != (err == nil) {
 				t.Errorf("%s: %v", name, err)
@@ -177,7 +178,7 @@ func TestFaultyPayloadStores(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if n := count(t, db, "delivery_payloads"); n != 1 {
+		if n := testkit.Count(t, db, "delivery_payloads"); n != 1 {
 			t.Errorf("%d payloads are left, want that of the one that did not fail", n)
 		}
 	})
@@ -186,50 +187,50 @@ func TestFaultyPayloadStores(t *testing.T) {
 // Maintain removes what nobody needs, and nothing that a pending item, a dead letter, a retained delivery or a recent
 // staging needs.
 func TestPayloadsAreCollected(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		c.t = time.Now()
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		c.Set(time.Now())
 		h := newReading()
 		store, dir := newStore(t)
 		const day = 24 * time.Hour
-		svc := service(t, db, h, c.option(), delivery.WithPayloadStore(store), delivery.WithRetention(delivery.Retention{Deliveries: 3 * day, DeadLetters: 10 * day}))
-		without := service(t, db, h, c.option())
+		svc := testkit.Service(t, db, h, c.Option(), delivery.WithPayloadStore(store), delivery.WithRetention(delivery.Retention{Deliveries: 3 * day, DeadLetters: 10 * day}))
+		without := testkit.Service(t, db, h, c.Option())
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
+		testkit.Create(t, acme, destination.Spec{Default: true})
 		large := func() payload.Payload { return payload.Reader("x", bytes.NewReader(bytesOf(200_000))) }
 		maintain := func(svc *delivery.DeliveryService, dropped, left int) {
 			t.Helper()
-			chores := must[delivery.Chores](t)(svc.Maintain(t.Context()))
+			chores := testkit.Try(svc.Maintain(t.Context())).Must(t)
 			if files := stored(t, dir); chores.PayloadsDropped != dropped || len(files) != left || chores.OrphansDropped != 0 {
 				t.Errorf("%+v, %d files are left, want %d dropped and %d left", chores, len(files), dropped, left)
 			}
 		}
-		send(t, acme, delivery.Request{Payload: large()})
-		process(t, svc)
+		testkit.Send(t, acme, delivery.Request{Payload: large()})
+		testkit.Process(t, svc)
 		h.err = handler.Permanent(errors.New("no"))
-		send(t, acme, delivery.Request{Payload: large()})
-		process(t, svc)
+		testkit.Send(t, acme, delivery.Request{Payload: large()})
+		testkit.Process(t, svc)
 		h.err = nil
-		waiting := send(t, acme, delivery.Request{Payload: large(), NotBefore: c.now().Add(30 * day)})
-		must[payload.Payload](t)(acme.Stage(t.Context(), large()))
-		recent := must[payload.Payload](t)(acme.Stage(t.Context(), large()))
+		waiting := testkit.Send(t, acme, delivery.Request{Payload: large(), NotBefore: c.Now().Add(30 * day)})
+		testkit.Try(acme.Stage(t.Context(), large())).Must(t)
+		recent := testkit.Try(acme.Stage(t.Context(), large())).Must(t)
 
-		c.advance(23 * time.Hour)
+		c.Advance(23 * time.Hour)
 		maintain(svc, 0, 5)
-		send(t, acme, delivery.Request{Payload: recent, NotBefore: c.now().Add(30 * day)})
-		c.advance(2 * time.Hour)
+		testkit.Send(t, acme, delivery.Request{Payload: recent, NotBefore: c.Now().Add(30 * day)})
+		c.Advance(2 * time.Hour)
 		maintain(without, 0, 5) // it has not the store, and must not forget what is there
-		c.advance(time.Hour)
+		c.Advance(time.Hour)
 		maintain(svc, 1, 4) // the one that was staged in vain
-		c.advance(3 * day)
+		c.Advance(3 * day)
 		maintain(svc, 1, 3) // the one that was delivered
-		c.advance(8 * day)
+		c.Advance(8 * day)
 		maintain(svc, 1, 2) // the dead letter
-		c.advance(30 * day)
+		c.Advance(30 * day)
 		h.got = nil
-		process(t, svc)
-		if s := status(t, acme, waiting); s.State != queue.Completed || len(h.got) != 2 {
-			t.Errorf("%s, %d were delivered", show(s), len(h.got))
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, waiting); s.State != queue.Completed || len(h.got) != 2 {
+			t.Errorf("%s, %d were delivered", testkit.Show(s), len(h.got))
 		}
 		maintain(svc, 2, 0)
 	})
@@ -237,32 +238,32 @@ func TestPayloadsAreCollected(t *testing.T) {
 
 // A process without the store tries again later, and loses nothing.
 func TestProcessWithoutTheStore(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
 		h := newReading()
 		store, _ := newStore(t)
-		svc, without := service(t, db, h, c.option(), delivery.WithPayloadStore(store)), service(t, db, h, c.option())
+		svc, without := testkit.Service(t, db, h, c.Option(), delivery.WithPayloadStore(store)), testkit.Service(t, db, h, c.Option())
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		id := send(t, acme, delivery.Request{Payload: payload.Reader("x", bytes.NewReader(bytesOf(200_000)))})
-		process(t, without)
-		if s := status(t, acme, id); s.State.Ended() || len(h.got) != 0 {
-			t.Errorf("%s", show(s))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		id := testkit.Send(t, acme, delivery.Request{Payload: payload.Reader("x", bytes.NewReader(bytesOf(200_000)))})
+		testkit.Process(t, without)
+		if s := testkit.Status(t, acme, id); s.State.Ended() || len(h.got) != 0 {
+			t.Errorf("%s", testkit.Show(s))
 		}
-		c.advance(time.Hour)
-		process(t, svc)
-		if s := status(t, acme, id); s.State != queue.Completed || len(h.got) != 1 {
-			t.Errorf("%s", show(s))
+		c.Advance(time.Hour)
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.Completed || len(h.got) != 1 {
+			t.Errorf("%s", testkit.Show(s))
 		}
 	})
 }
 
 // What is in the store and belongs to nothing is removed after a day, unless it is another database's.
 func TestOrphansAreCollected(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		store, dir := newStore(t)
-		svc := service(t, db, newReading(), delivery.WithPayloadStore(store))
-		must[payload.Payload](t)(svc.Org("acme").Stage(t.Context(), payload.Reader("x", bytes.NewReader(bytesOf(200_000)))))
+		svc := testkit.Service(t, db, newReading(), delivery.WithPayloadStore(store))
+		testkit.Try(svc.Org("acme").Stage(t.Context(), payload.Reader("x", bytes.NewReader(bytesOf(200_000))))).Must(t)
 		known := stored(t, dir)
 		if len(known) != 1 {
 			t.Fatalf("%q", known)
@@ -280,7 +281,7 @@ func TestOrphansAreCollected(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.OrphansDropped != 1 {
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.OrphansDropped != 1 {
 			t.Errorf("%+v", chores)
 		}
 		if left := stored(t, dir); len(left) != 3 || strings.Contains(strings.Join(left, " "), old) {
@@ -292,30 +293,30 @@ func TestOrphansAreCollected(t *testing.T) {
 // A staged payload that is a day old is delivered in a host's transaction while Maintain looks for what is unused: it is
 // either refused or kept.
 func TestCollectingBesideATransaction(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		if isSQLite(db) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		if testkit.IsSQLite(db) {
 			t.Skip("its writers exclude each other")
 		}
-		c := newClock()
+		c := testkit.NewClock()
 		h := newReading()
 		store, dir := newStore(t)
-		svc := service(t, db, h, c.option(), delivery.WithPayloadStore(store))
+		svc := testkit.Service(t, db, h, c.Option(), delivery.WithPayloadStore(store))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		staged := must[payload.Payload](t)(acme.Stage(t.Context(), payload.Reader("x", bytes.NewReader(bytesOf(200_000)))))
-		c.advance(25 * time.Hour)
-		tx := must[*sql.Tx](t)(db.BeginTx(t.Context(), nil))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		staged := testkit.Try(acme.Stage(t.Context(), payload.Reader("x", bytes.NewReader(bytesOf(200_000))))).Must(t)
+		c.Advance(25 * time.Hour)
+		tx := testkit.Try(db.BeginTx(t.Context(), nil)).Must(t)
 		defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do
 		if _, err := acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: staged}); err != nil {
 			t.Fatal(err)
 		}
-		if chores := must[delivery.Chores](t)(svc.Maintain(t.Context())); chores.PayloadsDropped != 0 || len(stored(t, dir)) != 1 {
+		if chores := testkit.Try(svc.Maintain(t.Context())).Must(t); chores.PayloadsDropped != 0 || len(stored(t, dir)) != 1 {
 			t.Errorf("%+v", chores)
 		}
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		process(t, svc)
+		testkit.Process(t, svc)
 		if len(h.got) != 1 {
 			t.Error("not delivered")
 		}

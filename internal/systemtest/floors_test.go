@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/settings"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -23,39 +24,39 @@ func slow(s *settings.Builder) error {
 // What was numbered early and committed late is found, though the service has gone on to later numbers.
 func TestLateCommitsAreFound(t *testing.T) {
 	t.Parallel()
-	for _, name := range databases[1:] { // SQLite has one writer
+	for _, name := range testkit.Databases[1:] { // SQLite has one writer
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db := open(t, name)
+			db := testkit.Open(t, name)
 			var delivered atomic.Int64
-			f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+			f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
 				delivered.Add(1)
 				return nil, nil
 			}}
-			svc := service(t, db, f, slow, delivery.WithPollInterval(10*time.Millisecond))
+			svc := testkit.Service(t, db, f, slow, delivery.WithPollInterval(10*time.Millisecond))
 			acme := svc.Org("acme")
 			for range 3 {
-				create(t, acme, destination.Spec{Default: true})
+				testkit.Create(t, acme, destination.Spec{Default: true})
 			}
-			run(t, svc)
-			ctx := within(t, time.Minute)
+			testkit.Run(t, svc)
+			ctx := testkit.Within(t, time.Minute)
 			want := int64(0)
 			for range 5 {
 				tx, err := db.BeginTx(t.Context(), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				must[*delivery.Receipt](t)(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: payload.JSON("late")}))
+				testkit.Try(acme.DeliverTx(t.Context(), tx, delivery.Request{Payload: payload.JSON("late")})).Must(t)
 				for range 5 {
-					must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), topics(40)))
+					testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(40))).Must(t)
 				}
 				want += 3 * 200
-				waitFor(ctx, t, func() bool { return delivered.Load() == want })
+				testkit.WaitFor(ctx, t, func() bool { return delivered.Load() == want })
 				if err := tx.Commit(); err != nil {
 					t.Fatal(err)
 				}
 				want += 3
-				waitFor(ctx, t, func() bool { return delivered.Load() == want })
+				testkit.WaitFor(ctx, t, func() bool { return delivered.Load() == want })
 			}
 		})
 	}
@@ -63,26 +64,26 @@ func TestLateCommitsAreFound(t *testing.T) {
 
 // Priorities, retries and leases hold by partial looks as they do by whole ones.
 func TestPartialLooks(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var delivered atomic.Int64
-		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
 			if r.Attempt < 3 {
 				return nil, handler.RateLimited(0, context.DeadlineExceeded)
 			}
 			delivered.Add(1)
 			return nil, nil
 		}}
-		svc := service(t, db, f, slow, patient10ms())
+		svc := testkit.Service(t, db, f, slow, patient10ms())
 		acme := svc.Org("acme")
 		for _, l := range []destination.Limits{{}, {Ordered: true}, {Concurrency: 2}} {
-			create(t, acme, destination.Spec{Default: true, Limits: l})
+			testkit.Create(t, acme, destination.Spec{Default: true, Limits: l})
 		}
-		run(t, svc)
-		reqs := topics(11)
+		testkit.Run(t, svc)
+		reqs := testkit.Topics(11)
 		for i := range reqs {
 			reqs[i].Priority = delivery.Priority(i%11 - 5)
 		}
-		must[[]*delivery.Receipt](t)(acme.DeliverMany(t.Context(), reqs))
-		waitFor(within(t, time.Minute), t, func() bool { return delivered.Load() == 33 })
+		testkit.Try(acme.DeliverMany(t.Context(), reqs)).Must(t)
+		testkit.WaitFor(testkit.Within(t, time.Minute), t, func() bool { return delivered.Load() == 33 })
 	})
 }

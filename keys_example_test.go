@@ -10,6 +10,7 @@ import (
 
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/testkit"
 )
 
 // vaultKey is a key that never leaves a key management service: a host calls Encrypt and Decrypt of its SDK in place of the
@@ -36,14 +37,14 @@ func (k vaultKey) Unwrap(_ context.Context, wrapped, associatedData []byte) ([]b
 func ExampleKeyWrapper() {
 	block, _ := aes.NewCipher(make([]byte, 32))
 	aead, _ := cipher.NewGCM(block)
-	example(&fake{}, func(ctx context.Context, db *sql.DB, _ *delivery.DeliveryService) error {
-		svc, err := delivery.New(db, delivery.WithHandler("fake", &fake{}), delivery.WithKeys(vaultKey{aead}))
+	example(&testkit.Fake{}, func(ctx context.Context, db *sql.DB, _ *delivery.DeliveryService) error {
+		svc, err := delivery.New(db, delivery.WithHandler("fake", &testkit.Fake{}), delivery.WithKeys(vaultKey{aead}))
 		if err != nil {
 			return err
 		}
 		defer svc.Close()
 		d, err := svc.Org("acme").Destinations().Create(ctx, destination.Spec{
-			Label: "SIEM", Config: script{Name: "n", Token: destination.NewSecret("s3cret")},
+			Label: "SIEM", Config: testkit.Script{Name: "n", Token: destination.NewSecret("s3cret")},
 		})
 		if err != nil {
 			return err

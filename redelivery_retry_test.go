@@ -14,116 +14,76 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
 
-// switchable is a handler whose destinations fail as long as they are said to.
-type switchable struct {
-	fake
-	failing sync.Map // error by destination
-}
-
-func newSwitchable() *switchable {
-	s := &switchable{}
-	s.deliver = func(_ context.Context, r *handler.Request) (*handler.Result, error) {
-		if err, ok := s.failing.Load(r.Destination.ID); ok {
-			return nil, err.(error)
-		}
-		return &handler.Result{Reference: handler.Reference{ID: "theirs"}}, nil
-	}
-	return s
-}
-
-func (s *switchable) fail(d *destination.Destination, err error) { s.failing.Store(d.ID, err) }
-
-func (s *switchable) heal(d *destination.Destination) { s.failing.Delete(d.ID) }
-
-var errNever = handler.Permanent(errors.New("never"))
-
-func send(t *testing.T, org *delivery.Org, req delivery.Request) string {
-	t.Helper()
-	if req.Payload.IsZero() {
-		req.Payload = payload.JSON("x")
-	}
-	return must[*delivery.Receipt](t)(org.Deliver(t.Context(), req)).ID
-}
-
-func process(t *testing.T, svc *delivery.DeliveryService) delivery.Pass {
-	t.Helper()
-	return must[delivery.Pass](t)(svc.ProcessDue(t.Context()))
-}
-
-func status(t *testing.T, org *delivery.Org, id string) *delivery.Status {
-	t.Helper()
-	return must[*delivery.Status](t)(org.Status(t.Context(), id))
-}
-
 func TestRetryOneOfSeveralItems(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option(), delivery.WithRetry(retry.Policy{Retries: 1, Jitter: -1}), delivery.WithWorkers(1))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option(), delivery.WithRetry(retry.Policy{Retries: 1, Jitter: -1}), delivery.WithWorkers(1))
 		acme := svc.Org("acme")
-		good, one, two := create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{Default: true})
-		f.fail(one, errNever)
-		f.fail(two, errors.New("not now"))
-		id := send(t, acme, delivery.Request{})
-		process(t, svc)
-		c.advance(time.Minute)
-		process(t, svc)
-		if s := status(t, acme, id); s.State != queue.PartiallyFailed || s.Items[1].Reason != queue.Permanent || s.Items[2].Reason != queue.Exhausted {
-			t.Fatalf("status is %s", show(s))
+		good, one, two := testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, acme, destination.Spec{Default: true})
+		f.Fail(one, testkit.ErrNever)
+		f.Fail(two, errors.New("not now"))
+		id := testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		c.Advance(time.Minute)
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.PartiallyFailed || s.Items[1].Reason != queue.Permanent || s.Items[2].Reason != queue.Exhausted {
+			t.Fatalf("status is %s", testkit.Show(s))
 		}
-		before := f.count()
-		f.heal(one)
+		before := f.Count()
+		f.Heal(one)
 		if err := acme.Retry(t.Context(), id, one.ID); err != nil {
 			t.Fatal(err)
 		}
-		s := status(t, acme, id)
+		s := testkit.Status(t, acme, id)
 		if i := s.Items[1]; s.State != queue.InProgress || i.State != queue.Ready || i.Reason != queue.None || !i.EndedAt.IsZero() ||
 			len(i.Attempts) != 2 || i.Attempts[1].State != queue.Ready || i.Attempts[1].Reason != queue.Requested {
-			t.Errorf("status is %s", show(s))
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 		if s.Items[0].State != queue.Delivered || s.Items[2].State != queue.Dead {
-			t.Errorf("other items were touched: %s", show(s))
+			t.Errorf("other items were touched: %s", testkit.Show(s))
 		}
-		if n := countDead(t, acme, delivery.DeadFilter{}); n != 1 {
+		if n := testkit.CountDead(t, acme, delivery.DeadFilter{}); n != 1 {
 			t.Errorf("%d dead letters", n)
 		}
-		process(t, svc)
-		s = status(t, acme, id)
+		testkit.Process(t, svc)
+		s = testkit.Status(t, acme, id)
 		if i := s.Items[1]; s.State != queue.PartiallyFailed || i.State != queue.Delivered || i.Reference.ID != "theirs" || i.Attempts[2].Number != 1 {
-			t.Errorf("status is %s", show(s))
+			t.Errorf("status is %s", testkit.Show(s))
 		}
-		if last := f.requests[before]; f.count() != before+1 || last.MessageID != s.Items[1].ID || last.Attempt != 1 {
-			t.Errorf("attempts %+v", f.requests[before:])
+		if last := f.Requests[before]; f.Count() != before+1 || last.MessageID != s.Items[1].ID || last.Attempt != 1 {
+			t.Errorf("attempts %+v", f.Requests[before:])
 		}
 
 		// The other one has all of its policy's attempts again, and is a dead letter anew.
-		c.advance(time.Hour)
+		c.Advance(time.Hour)
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		if pass := process(t, svc); pass.Retrying != 1 {
+		if pass := testkit.Process(t, svc); pass.Retrying != 1 {
 			t.Errorf("pass is %+v", pass)
 		}
-		if i := status(t, acme, id).Items[2]; i.State != queue.Scheduled || i.Reason != queue.Backoff || i.NextAttempt.IsZero() {
+		if i := testkit.Status(t, acme, id).Items[2]; i.State != queue.Scheduled || i.Reason != queue.Backoff || i.NextAttempt.IsZero() {
 			t.Errorf("item is %+v", i)
 		}
-		c.advance(time.Minute)
-		process(t, svc)
-		s = status(t, acme, id)
-		if i := s.Items[2]; i.Reason != queue.Exhausted || !i.EndedAt.Equal(c.now()) || len(i.Attempts) != 5 || i.Attempts[4].Number != 2 {
-			t.Errorf("status is %s", show(s))
+		c.Advance(time.Minute)
+		testkit.Process(t, svc)
+		s = testkit.Status(t, acme, id)
+		if i := s.Items[2]; i.Reason != queue.Exhausted || !i.EndedAt.Equal(c.Now()) || len(i.Attempts) != 5 || i.Attempts[4].Number != 2 {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
-		if n := countDead(t, acme, delivery.DeadFilter{Destination: two.ID}); n != 1 {
+		if n := testkit.CountDead(t, acme, delivery.DeadFilter{Destination: two.ID}); n != 1 {
 			t.Errorf("%d dead letters", n)
 		}
 		// A duplicate's receipt names each item once.
-		if w := must[*delivery.Status](t)(acme.WaitFor(within(t, 20*time.Second), id)); len(w.Items) != 3 {
-			t.Errorf("status is %s", show(w))
+		if w := testkit.Try(acme.WaitFor(testkit.Within(t, 20*time.Second), id)).Must(t); len(w.Items) != 3 {
+			t.Errorf("status is %s", testkit.Show(w))
 		}
 		for name, c := range map[string]struct {
 			id   string
@@ -132,7 +92,7 @@ func TestRetryOneOfSeveralItems(t *testing.T) {
 		}{
 			"delivered":           {id, []string{good.ID}, delivery.ErrNotRetryable},
 			"one delivered":       {id, []string{two.ID, good.ID}, delivery.ErrNotRetryable},
-			"no item":             {id, []string{create(t, acme, destination.Spec{}).ID}, delivery.ErrNotFound},
+			"no item":             {id, []string{testkit.Create(t, acme, destination.Spec{}).ID}, delivery.ErrNotFound},
 			"no id":               {id, []string{"x"}, delivery.ErrNotFound},
 			"no delivery":         {good.ID, nil, delivery.ErrNotFound},
 			"no id of a delivery": {"x", nil, delivery.ErrNotFound},
@@ -144,79 +104,79 @@ func TestRetryOneOfSeveralItems(t *testing.T) {
 		if err := svc.Org("other").Retry(t.Context(), id); !errors.Is(err, delivery.ErrNotFound) {
 			t.Errorf("another organization: %v", err)
 		}
-		if n := count(t, db, "delivery_queue"); n != 0 {
+		if n := testkit.Count(t, db, "delivery_queue"); n != 0 {
 			t.Errorf("what was refused left %d items", n)
 		}
 	})
 }
 
 func TestRetryOfWhatWaits(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option(), delivery.WithRetry(retry.Policy{Retries: 2, First: time.Hour, Max: time.Hour, Jitter: -1}))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option(), delivery.WithRetry(retry.Policy{Retries: 2, First: time.Hour, Max: time.Hour, Jitter: -1}))
 		acme := svc.Org("acme")
-		dead, waits, later := create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{Default: true}), create(t, acme, destination.Spec{})
-		f.fail(dead, errNever)
-		f.fail(waits, errors.New("not now"))
-		id := send(t, acme, delivery.Request{Destinations: []string{dead.ID, waits.ID, later.ID},
-			PerDestination: map[string]delivery.Override{later.ID: {NotBefore: c.now().Add(24 * time.Hour)}}})
-		process(t, svc)
+		dead, waits, later := testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, acme, destination.Spec{Default: true}), testkit.Create(t, acme, destination.Spec{})
+		f.Fail(dead, testkit.ErrNever)
+		f.Fail(waits, errors.New("not now"))
+		id := testkit.Send(t, acme, delivery.Request{Destinations: []string{dead.ID, waits.ID, later.ID},
+			PerDestination: map[string]delivery.Override{later.ID: {NotBefore: c.Now().Add(24 * time.Hour)}}})
+		testkit.Process(t, svc)
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		s := status(t, acme, id)
+		s := testkit.Status(t, acme, id)
 		if s.Items[0].State != queue.Ready || s.Items[1].State != queue.Ready || s.Items[2].Reason != queue.NotBefore {
-			t.Errorf("status is %s", show(s))
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Errorf("of what is ready: %v", err)
 		}
-		if got := status(t, acme, id); show(got) != show(s) {
-			t.Errorf("the second call changes %s to %s", show(s), show(got))
+		if got := testkit.Status(t, acme, id); testkit.Show(got) != testkit.Show(s) {
+			t.Errorf("the second call changes %s to %s", testkit.Show(s), testkit.Show(got))
 		}
-		process(t, svc)
-		s = status(t, acme, id)
+		testkit.Process(t, svc)
+		s = testkit.Status(t, acme, id)
 		if i := s.Items[1]; i.State != queue.Scheduled || i.Attempts[len(i.Attempts)-1].Number != 2 {
-			t.Errorf("the attempts of what waited are charged on: %s", show(s))
+			t.Errorf("the attempts of what waited are charged on: %s", testkit.Show(s))
 		}
-		if err := acme.Retry(t.Context(), id, later.ID); err != nil || status(t, acme, id).Items[2].Reason != queue.NotBefore {
-			t.Errorf("%v, status is %s", err, show(s))
+		if err := acme.Retry(t.Context(), id, later.ID); err != nil || testkit.Status(t, acme, id).Items[2].Reason != queue.NotBefore {
+			t.Errorf("%v, status is %s", err, testkit.Show(s))
 		}
 	})
 }
 
 func TestWhatCannotBeRetried(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
-		f := newSwitchable()
-		svc := service(t, db, f, c.option())
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, c.Option())
 		acme := svc.Org("acme")
-		kept, deleted := create(t, acme, destination.Spec{}), create(t, acme, destination.Spec{})
-		f.fail(kept, errNever)
-		f.fail(deleted, errNever)
-		late := send(t, acme, delivery.Request{Destinations: []string{kept.ID}, Deadline: c.now().Add(time.Hour)})
-		homeless := send(t, acme, delivery.Request{Destinations: []string{kept.ID, deleted.ID}})
-		empty := send(t, acme, delivery.Request{Destinations: []string{kept.ID}, Payload: payload.Bytes("x", make([]byte, 100_000))})
-		cancelled := send(t, acme, delivery.Request{Destinations: []string{kept.ID}, NotBefore: c.now().Add(time.Hour)})
+		kept, deleted := testkit.Create(t, acme, destination.Spec{}), testkit.Create(t, acme, destination.Spec{})
+		f.Fail(kept, testkit.ErrNever)
+		f.Fail(deleted, testkit.ErrNever)
+		late := testkit.Send(t, acme, delivery.Request{Destinations: []string{kept.ID}, Deadline: c.Now().Add(time.Hour)})
+		homeless := testkit.Send(t, acme, delivery.Request{Destinations: []string{kept.ID, deleted.ID}})
+		empty := testkit.Send(t, acme, delivery.Request{Destinations: []string{kept.ID}, Payload: payload.Bytes("x", make([]byte, 100_000))})
+		cancelled := testkit.Send(t, acme, delivery.Request{Destinations: []string{kept.ID}, NotBefore: c.Now().Add(time.Hour)})
 		if err := acme.Cancel(t.Context(), cancelled); err != nil {
 			t.Fatal(err)
 		}
-		process(t, svc)
+		testkit.Process(t, svc)
 		if err := acme.Destinations().Delete(t.Context(), deleted.ID, destination.RefusePending); err != nil {
 			t.Fatal(err)
 		}
-		execSQL(t, db, `delete from delivery_payloads`)
-		c.advance(2 * time.Hour)
+		testkit.Exec(t, db, `delete from delivery_payloads`)
+		c.Advance(2 * time.Hour)
 		for _, refused := range []struct{ id, text string }{
 			{late, "deadline, 2030-01-02T04:04:05Z, has passed"}, {homeless, "destination was deleted"}, {empty, "payload is gone"},
 			{cancelled, "no item"},
 		} {
-			before := show(status(t, acme, refused.id))
+			before := testkit.Show(testkit.Status(t, acme, refused.id))
 			if err := acme.Retry(t.Context(), refused.id); !errors.Is(err, delivery.ErrNotRetryable) || !strings.Contains(err.Error(), refused.text) {
 				t.Errorf("%q: %v", refused.text, err)
 			}
-			if after := show(status(t, acme, refused.id)); after != before {
+			if after := testkit.Show(testkit.Status(t, acme, refused.id)); after != before {
 				t.Errorf("%q: status was %s, is %s", refused.text, before, after)
 			}
 		}
@@ -224,10 +184,10 @@ func TestWhatCannotBeRetried(t *testing.T) {
 			t.Errorf("the other item: %v", err)
 		}
 		all := delivery.DeadFilter{All: true}
-		if r := must[delivery.Retried](t)(acme.DeadLetters().Retry(t.Context(), all)); r != (delivery.Retried{Refused: 3}) {
+		if r := testkit.Try(acme.DeadLetters().Retry(t.Context(), all)).Must(t); r != (delivery.Retried{Refused: 3}) {
 			t.Errorf("retried %+v", r)
 		}
-		if n := countDead(t, acme, all); n != 3 {
+		if n := testkit.CountDead(t, acme, all); n != 3 {
 			t.Errorf("%d dead letters", n)
 		}
 	})
@@ -235,17 +195,17 @@ func TestWhatCannotBeRetried(t *testing.T) {
 
 // However many calls there are, a dead letter comes back once.
 func TestRetryTwiceAtOnce(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := newSwitchable()
-		svc := service(t, db, f)
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{Default: true})
-		f.fail(d, errNever)
+		d := testkit.Create(t, acme, destination.Spec{Default: true})
+		f.Fail(d, testkit.ErrNever)
 		var ids []string
 		for range 5 {
-			ids = append(ids, send(t, acme, delivery.Request{}))
+			ids = append(ids, testkit.Send(t, acme, delivery.Request{}))
 		}
-		process(t, svc)
+		testkit.Process(t, svc)
 		var wg sync.WaitGroup
 		var revived atomic.Int64
 		for i := range 6 {
@@ -266,16 +226,16 @@ func TestRetryTwiceAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := count(t, db, "delivery_queue"); n != len(ids) || revived.Load() > int64(n) {
+		if n := testkit.Count(t, db, "delivery_queue"); n != len(ids) || revived.Load() > int64(n) {
 			t.Errorf("%d items, %d by filter", n, revived.Load())
 		}
-		f.heal(d)
-		if pass := process(t, svc); pass.Delivered != len(ids) {
+		f.Heal(d)
+		if pass := testkit.Process(t, svc); pass.Delivered != len(ids) {
 			t.Errorf("pass is %+v", pass)
 		}
 		for _, id := range ids {
-			if s := status(t, acme, id); s.State != queue.Completed || len(s.Items[0].Attempts) != 3 {
-				t.Errorf("status is %s", show(s))
+			if s := testkit.Status(t, acme, id); s.State != queue.Completed || len(s.Items[0].Attempts) != 3 {
+				t.Errorf("status is %s", testkit.Show(s))
 			}
 		}
 	})
@@ -283,22 +243,22 @@ func TestRetryTwiceAtOnce(t *testing.T) {
 
 // Retrying while workers end the same items loses none, and gives none two places.
 func TestRetryRacesWithWorkers(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var left atomic.Int64
 		left.Store(60)
-		f := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
 			if left.Add(-1) >= 0 {
-				return nil, errNever
+				return nil, testkit.ErrNever
 			}
 			return nil, nil
 		}}
-		svc := service(t, db, f, delivery.WithWorkers(4), delivery.WithPollInterval(10*time.Millisecond))
+		svc := testkit.Service(t, db, f, delivery.WithWorkers(4), delivery.WithPollInterval(10*time.Millisecond))
 		acme := svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		create(t, acme, destination.Spec{Default: true})
-		ids := []string{send(t, acme, delivery.Request{}), send(t, acme, delivery.Request{})}
-		run(t, svc)
-		ctx := within(t, time.Minute)
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		ids := []string{testkit.Send(t, acme, delivery.Request{}), testkit.Send(t, acme, delivery.Request{})}
+		testkit.Run(t, svc)
+		ctx := testkit.Within(t, time.Minute)
 		var wg sync.WaitGroup
 		for i := range 4 {
 			wg.Go(func() {
@@ -322,9 +282,9 @@ func TestRetryRacesWithWorkers(t *testing.T) {
 		wg.Wait()
 		attempts, ends, returns := 0, 0, 0
 		for _, id := range ids {
-			s := status(t, acme, id)
+			s := testkit.Status(t, acme, id)
 			if s.State != queue.Completed {
-				t.Errorf("status is %s", show(s))
+				t.Errorf("status is %s", testkit.Show(s))
 			}
 			for _, i := range s.Items {
 				for _, a := range i.Attempts {
@@ -338,10 +298,10 @@ func TestRetryRacesWithWorkers(t *testing.T) {
 				}
 			}
 		}
-		if f.count() != 64 || ends != 64 || returns != 60 || attempts != 124 {
-			t.Errorf("%d attempts made, %d ends, %d returns and %d rows recorded", f.count(), ends, returns, attempts)
+		if f.Count() != 64 || ends != 64 || returns != 60 || attempts != 124 {
+			t.Errorf("%d attempts made, %d ends, %d returns and %d rows recorded", f.Count(), ends, returns, attempts)
 		}
-		if n := count(t, db, "delivery_dead_letters") + count(t, db, "delivery_queue"); n != 0 {
+		if n := testkit.Count(t, db, "delivery_dead_letters") + testkit.Count(t, db, "delivery_queue"); n != 0 {
 			t.Errorf("%d rows are left", n)
 		}
 	})
@@ -349,50 +309,50 @@ func TestRetryRacesWithWorkers(t *testing.T) {
 
 // An attempt that is under way goes on: retrying its item is no second one.
 func TestRetryOfWhatIsUnderWay(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var acme *delivery.Org
-		f := &fake{}
-		f.deliver = func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
-			if f.count() > 1 {
+		f := &testkit.Fake{}
+		f.Do = func(ctx context.Context, r *handler.Request) (*handler.Result, error) {
+			if f.Count() > 1 {
 				return nil, nil
 			}
 			if err := acme.Retry(ctx, r.DeliveryID, r.Destination.ID); err != nil {
 				t.Error(err)
 			}
-			return nil, errNever
+			return nil, testkit.ErrNever
 		}
-		svc := service(t, db, f)
+		svc := testkit.Service(t, db, f)
 		acme = svc.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		id := send(t, acme, delivery.Request{})
-		process(t, svc)
-		if s := status(t, acme, id); s.State != queue.Failed || len(s.Items[0].Attempts) != 1 {
-			t.Errorf("status is %s", show(s))
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		id := testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.Failed || len(s.Items[0].Attempts) != 1 {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		process(t, svc)
-		if s := status(t, acme, id); s.State != queue.Completed {
-			t.Errorf("status is %s", show(s))
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.Completed {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 	})
 }
 
 // A stale worker of before the retry is refused after it.
 func TestStaleWorkerAfterARetry(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		c := newClock()
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
 		began, wake := make(chan struct{}), make(chan struct{})
-		stale := &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) {
+		stale := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
 			close(began)
 			<-wake
 			return &handler.Result{Reference: handler.Reference{ID: "stale"}}, nil
 		}}
-		old := service(t, db, stale, c.option(), lease(time.Hour))
+		old := testkit.Service(t, db, stale, c.Option(), testkit.Lease(time.Hour))
 		acme := old.Org("acme")
-		create(t, acme, destination.Spec{Default: true})
-		id := send(t, acme, delivery.Request{})
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		id := testkit.Send(t, acme, delivery.Request{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
@@ -401,39 +361,39 @@ func TestStaleWorkerAfterARetry(t *testing.T) {
 		}()
 		<-began
 		cancel() // it claims no more
-		c.advance(2 * time.Hour)
-		sweepOnly(t, db, c) // its lease is lost
-		svc := service(t, db, &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) { return nil, errNever }}, c.option())
-		process(t, svc)
+		c.Advance(2 * time.Hour)
+		testkit.SweepOnly(t, db, c) // its lease is lost
+		svc := testkit.Service(t, db, &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) { return nil, testkit.ErrNever }}, c.Option())
+		testkit.Process(t, svc)
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		before := show(status(t, acme, id))
+		before := testkit.Show(testkit.Status(t, acme, id))
 		close(wake)
 		<-done
-		if s := status(t, acme, id); show(s) != before || s.Items[0].State != queue.Ready {
-			t.Errorf("status was %s, is %s", before, show(s))
+		if s := testkit.Status(t, acme, id); testkit.Show(s) != before || s.Items[0].State != queue.Ready {
+			t.Errorf("status was %s, is %s", before, testkit.Show(s))
 		}
 	})
 }
 
 // A retried item keeps the priority that the request gave it.
 func TestRetryKeepsThePriority(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := newSwitchable()
-		svc := service(t, db, f, delivery.WithWorkers(1))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f, delivery.WithWorkers(1))
 		acme := svc.Org("acme")
-		a, b := create(t, acme, destination.Spec{}), create(t, acme, destination.Spec{})
-		f.fail(a, errNever)
-		f.fail(b, errNever)
-		id := send(t, acme, delivery.Request{Destinations: []string{a.ID, b.ID},
+		a, b := testkit.Create(t, acme, destination.Spec{}), testkit.Create(t, acme, destination.Spec{})
+		f.Fail(a, testkit.ErrNever)
+		f.Fail(b, testkit.ErrNever)
+		id := testkit.Send(t, acme, delivery.Request{Destinations: []string{a.ID, b.ID},
 			PerDestination: map[string]delivery.Override{b.ID: {Priority: destination.Set(delivery.Highest)}}})
-		process(t, svc)
+		testkit.Process(t, svc)
 		if err := acme.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		process(t, svc)
-		if got := f.requests[2].Destination.ID; got != b.ID {
+		testkit.Process(t, svc)
+		if got := f.Requests[2].Destination.ID; got != b.ID {
 			t.Errorf("the item of low priority is first")
 		}
 	})
@@ -441,31 +401,31 @@ func TestRetryKeepsThePriority(t *testing.T) {
 
 // What a delivery's history says of an item that is pending again is not what it is now.
 func TestItemsThatHaveEndedBefore(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := newSwitchable()
-		svc := service(t, db, f)
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := testkit.NewSwitchable()
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
-		d := create(t, acme, destination.Spec{Default: true})
-		f.fail(d, errNever)
+		d := testkit.Create(t, acme, destination.Spec{Default: true})
+		f.Fail(d, testkit.ErrNever)
 		req := delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k"}
-		id := send(t, acme, req)
+		id := testkit.Send(t, acme, req)
 		for range 3 {
-			process(t, svc)
+			testkit.Process(t, svc)
 			if err := acme.Retry(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if s := status(t, acme, id); s.State != queue.InProgress || len(s.Items) != 1 {
-			t.Errorf("status is %s", show(s))
+		if s := testkit.Status(t, acme, id); s.State != queue.InProgress || len(s.Items) != 1 {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
-		if r := must[*delivery.Receipt](t)(acme.Deliver(t.Context(), req)); !r.Duplicate || len(r.Items) != 1 {
+		if r := testkit.Try(acme.Deliver(t.Context(), req)).Must(t); !r.Duplicate || len(r.Items) != 1 {
 			t.Errorf("the receipt of a duplicate is %+v", r)
 		}
 		if err := acme.Cancel(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		if s := status(t, acme, id); s.State != queue.AllCancelled {
-			t.Errorf("status is %s", show(s))
+		if s := testkit.Status(t, acme, id); s.State != queue.AllCancelled {
+			t.Errorf("status is %s", testkit.Show(s))
 		}
 		if err := acme.Retry(t.Context(), id, d.ID); !errors.Is(err, delivery.ErrNotRetryable) || !strings.Contains(err.Error(), "cancelled") {
 			t.Errorf("retrying what was cancelled: %v", err)

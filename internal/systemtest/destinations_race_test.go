@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -16,21 +16,22 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler/webhook"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
 
 // What is accepted while its destination is deleted ends, delivered or cancelled, and afterwards nothing is accepted.
 func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
-		run(t, svc)
+		testkit.Run(t, svc)
 		for name, pending := range map[string]destination.Pending{
 			"refuse": destination.RefusePending, "cancel": destination.CancelPending, "drain": destination.DrainPending,
 		} {
-			d := create(t, acme, destination.Spec{Label: name, Tags: []string{name}})
+			d := testkit.Create(t, acme, destination.Spec{Label: name, Tags: []string{name}})
 			var mu sync.Mutex
 			var accepted []string
 			var senders sync.WaitGroup
@@ -60,7 +61,7 @@ func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
 			for range 3 {
 				<-begun
 			}
-			ctx := within(t, time.Minute)
+			ctx := testkit.Within(t, time.Minute)
 			err := ds.Delete(ctx, d.ID, pending)
 			for errors.Is(err, delivery.ErrInUse) && pending == destination.RefusePending {
 				err = ds.Delete(ctx, d.ID, pending)
@@ -70,9 +71,9 @@ func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
 			}
 			senders.Wait()
 			for _, id := range accepted {
-				s := must[*delivery.Status](t)(acme.WaitFor(ctx, id))
+				s := testkit.Try(acme.WaitFor(ctx, id)).Must(t)
 				if s.State != queue.Completed && (s.State != queue.AllCancelled || pending == destination.DrainPending) {
-					t.Errorf("%s: it ended as %s", name, show(s))
+					t.Errorf("%s: it ended as %s", name, testkit.Show(s))
 				}
 			}
 		}
@@ -81,13 +82,13 @@ func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
 
 // Who pages sees all that was there before and still is, once each and in order, whatever is created and deleted meanwhile.
 func TestPagesWhileOthersChange(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc := service(t, db, &fake{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc := testkit.Service(t, db, &testkit.Fake{})
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		var want, passing []string
 		for i := range 220 {
-			d := create(t, acme, destination.Spec{Tags: []string{"old"}, Label: fmt.Sprint(i)})
+			d := testkit.Create(t, acme, destination.Spec{Tags: []string{"old"}, Label: fmt.Sprint(i)})
 			if i%5 == 0 {
 				passing = append(passing, d.ID)
 			} else {
@@ -100,7 +101,7 @@ func TestPagesWhileOthersChange(t *testing.T) {
 		defer cancel()
 		others.Go(func() {
 			for ctx.Err() == nil {
-				if _, err := ds.Create(ctx, destination.Spec{Label: "new", Config: script{Name: "n"}}); err != nil && ctx.Err() == nil {
+				if _, err := ds.Create(ctx, destination.Spec{Label: "new", Config: testkit.Script{Name: "n"}}); err != nil && ctx.Err() == nil {
 					t.Error(err)
 				}
 			}
@@ -115,7 +116,7 @@ func TestPagesWhileOthersChange(t *testing.T) {
 		for range 3 {
 			var got []string
 			for cursor := ""; ; {
-				page := must[delivery.Page[*destination.Destination]](t)(ds.List(t.Context(), delivery.DestinationFilter{}, cursor))
+				page := testkit.Try(ds.List(t.Context(), delivery.DestinationFilter{}, cursor)).Must(t)
 				for _, d := range page.Items {
 					if len(d.Tags) > 0 && !slices.Contains(passing, d.ID) {
 						got = append(got, d.ID)
@@ -134,7 +135,7 @@ func TestPagesWhileOthersChange(t *testing.T) {
 
 // A receiver that changes over at any time within the overlap verifies all that it gets, while secrets are rotated.
 func TestRotationWhileItIsDeliveredTo(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var known atomic.Pointer[[]string] // what the receiver verifies with
 		var refused atomic.Int64
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -144,24 +145,24 @@ func TestRotationWhileItIsDeliveredTo(t *testing.T) {
 			}
 		}))
 		t.Cleanup(server.Close)
-		svc := service(t, db, &fake{}, delivery.WithHandler("webhook", webhook.New()), delivery.WithNetwork(delivery.Network{Loopback: true}))
+		svc := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("webhook", webhook.New()), delivery.WithNetwork(delivery.Network{Loopback: true}))
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
-		d := create(t, acme, destination.Spec{Config: webhook.Config{URL: server.URL}})
-		known.Store(&[]string{must[[]destination.Secret](t)(ds.SigningSecrets(t.Context(), d.ID))[0].Reveal()})
-		run(t, svc)
+		d := testkit.Create(t, acme, destination.Spec{Config: webhook.Config{URL: server.URL}})
+		known.Store(&[]string{testkit.Try(ds.SigningSecrets(t.Context(), d.ID)).Must(t)[0].Reveal()})
+		testkit.Run(t, svc)
 		for i := range 6 { // with one more, 8 would be in force
 			var ids []string
 			for range 10 {
-				ids = append(ids, send(t, acme, delivery.Request{Destinations: []string{d.ID}}))
+				ids = append(ids, testkit.Send(t, acme, delivery.Request{Destinations: []string{d.ID}}))
 			}
-			next := must[destination.Secret](t)(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{}))
+			next := testkit.Try(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{})).Must(t)
 			for range 10 {
-				ids = append(ids, send(t, acme, delivery.Request{Destinations: []string{d.ID}}))
+				ids = append(ids, testkit.Send(t, acme, delivery.Request{Destinations: []string{d.ID}}))
 			}
 			for _, id := range ids {
-				if s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), id)); s.State != queue.Completed {
-					t.Fatalf("after rotation %d it is %s", i, show(s))
+				if s := testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), id)).Must(t); s.State != queue.Completed {
+					t.Fatalf("after rotation %d it is %s", i, testkit.Show(s))
 				}
 			}
 			known.Store(&[]string{next.Reveal()})

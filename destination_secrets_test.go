@@ -23,26 +23,27 @@ import (
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/handler/webhook"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
 )
 
 func TestRotateSecret(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		svc, d := openVault(t, db, &vault{})
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		svc, d := testkit.OpenVault(t, db, &testkit.Vault{})
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
 		secrets := func() (all []string) {
-			for _, s := range must[[]destination.Secret](t)(ds.SigningSecrets(t.Context(), d.ID)) {
+			for _, s := range testkit.Try(ds.SigningSecrets(t.Context(), d.ID)).Must(t) {
 				all = append(all, s.Reveal())
 			}
 			return all
 		}
-		got := must[destination.Secret](t)(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{}))
+		got := testkit.Try(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{})).Must(t)
 		if got.Reveal() != "generated-1" || !slices.Equal(secrets(), []string{"generated-1", "first"}) {
 			t.Errorf("rotated to %v", secrets())
 		}
-		must[destination.Secret](t)(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{Secret: destination.NewSecret("brought"), Overlap: -1}))
+		testkit.Try(ds.RotateSecret(t.Context(), d.ID, destination.Rotation{Secret: destination.NewSecret("brought"), Overlap: -1})).Must(t)
 		if !slices.Equal(secrets(), []string{"brought"}) {
 			t.Errorf("rotated to %v", secrets())
 		}
@@ -52,7 +53,7 @@ func TestRotateSecret(t *testing.T) {
 				t.Errorf("%v is answered with %v", bad, err)
 			}
 		}
-		plain := create(t, acme, destination.Spec{})
+		plain := testkit.Create(t, acme, destination.Spec{})
 		if _, err := ds.RotateSecret(t.Context(), plain.ID, destination.Rotation{}); !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
 		}
@@ -61,18 +62,18 @@ func TestRotateSecret(t *testing.T) {
 
 // Keys are rotated while deliveries go on: nothing is lost, and then the old key is needed no more.
 func TestKeysRotateUnderLoad(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		old, next := delivery.LocalKey("k1", testKey), delivery.LocalKey("k2", strings.Repeat("ab", 32))
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		old, next := delivery.LocalKey("k1", testkit.Key), delivery.LocalKey("k2", strings.Repeat("ab", 32))
 		var mu sync.Mutex
 		seen := map[string]int{}
-		f := &fake{deliver: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+		f := &testkit.Fake{Do: func(_ context.Context, r *handler.Request) (*handler.Result, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			seen[r.ItemID]++
 			return nil, nil
 		}}
 		with := func(keys delivery.Option) *delivery.DeliveryService {
-			svc := must[*delivery.DeliveryService](t)(delivery.New(db, delivery.WithHandler("fake", f), keys, logTo(t.Output())))
+			svc := testkit.Try(delivery.New(db, delivery.WithHandler("fake", f), keys, testkit.LogTo(t.Output()))).Must(t)
 			t.Cleanup(func() { _ = svc.Close() })
 			return svc
 		}
@@ -80,7 +81,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 		acme := before.Org("acme")
 		const destinations, rounds = 60, 5
 		for range destinations {
-			create(t, acme, destination.Spec{Default: false, Tags: []string{"all"}})
+			testkit.Create(t, acme, destination.Spec{Default: false, Tags: []string{"all"}})
 		}
 		after := with(delivery.WithKeys(next, old))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -106,21 +107,21 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 		}
 		for i := range rounds {
 			for _, id := range ids {
-				all = append(all, send(t, acme, delivery.Request{Destinations: []string{id}}))
+				all = append(all, testkit.Send(t, acme, delivery.Request{Destinations: []string{id}}))
 			}
 			if i == 1 {
-				chores := must[delivery.Chores](t)(after.Maintain(t.Context()))
+				chores := testkit.Try(after.Maintain(t.Context())).Must(t)
 				if chores.ConfigsResealed != destinations {
 					t.Errorf("%d were sealed anew", chores.ConfigsResealed)
 				}
 			}
 		}
 		for _, id := range all {
-			if s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), id)); s.State != queue.Completed {
-				t.Fatalf("it is %s", show(s))
+			if s := testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), id)).Must(t); s.State != queue.Completed {
+				t.Fatalf("it is %s", testkit.Show(s))
 			}
 		}
-		if use := must[map[string]int](t)(after.KeysInUse(t.Context())); use["k2"] != destinations || use["k1"] != 0 {
+		if use := testkit.Try(after.KeysInUse(t.Context())).Must(t); use["k2"] != destinations || use["k1"] != 0 {
 			t.Errorf("in use are %v", use)
 		}
 		alone := with(delivery.WithKeys(next))
@@ -139,11 +140,11 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 
 // What is sealed for one destination opens at no other.
 func TestSwappedCiphertextDoesNotOpen(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
-		f := &fake{}
-		svc := service(t, db, f)
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		f := &testkit.Fake{}
+		svc := testkit.Service(t, db, f)
 		acme := svc.Org("acme")
-		a, b := create(t, acme, destination.Spec{Label: "a", Default: true}), create(t, acme, destination.Spec{Label: "b", Default: true})
+		a, b := testkit.Create(t, acme, destination.Spec{Label: "a", Default: true}), testkit.Create(t, acme, destination.Spec{Label: "b", Default: true})
 		sealed := map[string][]byte{}
 		for _, label := range []string{"a", "b"} {
 			var text []byte
@@ -160,9 +161,9 @@ func TestSwappedCiphertextDoesNotOpen(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		send(t, acme, delivery.Request{})
-		process(t, svc)
-		if n := f.count(); n != 0 {
+		testkit.Send(t, acme, delivery.Request{})
+		testkit.Process(t, svc)
+		if n := f.Count(); n != 0 {
 			t.Errorf("%d attempts with another's credentials", n)
 		}
 		for _, d := range []*destination.Destination{a, b} {
@@ -175,7 +176,7 @@ func TestSwappedCiphertextDoesNotOpen(t *testing.T) {
 
 // Credentials come out nowhere, whatever fails: not in logs, errors, statuses, events or the database.
 func TestCanariesAreSeenNowhere(t *testing.T) {
-	each(t, func(t *testing.T, db *sql.DB) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		canary := func(name string) string { return "canary-" + name + "-Zq8Xw3Rk7Lm2Vt9Yb4Nc6Hd1" }
 		secrets := map[string]string{}
 		for _, name := range []string{"bearer", "header", "basic", "client", "signing", "query", "token"} {
@@ -221,14 +222,14 @@ func TestCanariesAreSeenNowhere(t *testing.T) {
 			fmt.Fprintf(&said, format+"\n", args...)
 		}
 		logs := writer(func(p []byte) { say("%s", p) })
-		svc := must[*delivery.DeliveryService](t)(delivery.New(db,
-			delivery.WithHandler("webhook", webhook.New()), delivery.WithKeys(delivery.LocalKey("k1", testKey)),
-			delivery.WithHandler("fake", &fake{deliver: func(context.Context, *handler.Request) (*handler.Result, error) { panic("oh") }}),
+		svc := testkit.Try(delivery.New(db,
+			delivery.WithHandler("webhook", webhook.New()), delivery.WithKeys(delivery.LocalKey("k1", testkit.Key)),
+			delivery.WithHandler("fake", &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) { panic("oh") }}),
 			delivery.WithLogger(slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))),
 			delivery.WithNetwork(delivery.Network{Loopback: true}), delivery.WithRetry(retry.Policy{Retries: 1, First: time.Millisecond}),
 			delivery.WithLimits(destination.Limits{Timeout: destination.Duration(500 * time.Millisecond)}),
 			delivery.WithBreaker(retry.Breaker{Failures: 2, DisableFailures: 2, DisableAfter: -1}),
-		))
+		)).Must(t)
 		t.Cleanup(func() { _ = svc.Close() })
 		acme := svc.Org("acme")
 		ds := acme.Destinations()
@@ -254,42 +255,42 @@ func TestCanariesAreSeenNowhere(t *testing.T) {
 					SecretHeaders:  map[string]destination.Secret{"X-Secret": destination.NewSecret(secrets["header"])},
 					SigningSecrets: []destination.Secret{destination.NewSecret("raw:" + secrets["signing"])},
 				}
-				d := must[*destination.Destination](t)(ds.Create(t.Context(), destination.Spec{Label: url + name, Config: config}))
+				d := testkit.Try(ds.Create(t.Context(), destination.Spec{Label: url + name, Config: config})).Must(t)
 				ids = append(ids, d.ID)
-				say("%+v %s", d, shown(t, d))
+				say("%+v %s", d, testkit.JSON(t, d))
 				report, err := ds.Test(t.Context(), d.ID)
-				say("%+v %v %s", report, err, shown(t, report))
+				say("%+v %v %s", report, err, testkit.JSON(t, report))
 				config.Method = "BREW"
 				_, err = ds.TestSpec(t.Context(), destination.Spec{Label: "x", Config: config})
 				say("%v %+v %#v", err, err, config)
 				_, err = ds.Update(t.Context(), d.ID, destination.Patch{Merge: map[string]any{"method": 7, "auth": map[string]any{"token": secrets["bearer"], "what": 1}}})
-				say("%v %s", err, shown(t, err))
+				say("%v %s", err, testkit.JSON(t, err))
 			}
 		}
-		ids = append(ids, create(t, acme, destination.Spec{Config: script{Name: "n", Token: destination.NewSecret(secrets["token"])}}).ID)
+		ids = append(ids, testkit.Create(t, acme, destination.Spec{Config: testkit.Script{Name: "n", Token: destination.NewSecret(secrets["token"])}}).ID)
 		var deliveries []string
 		for len(ids) > 0 {
 			n := min(50, len(ids))
-			deliveries = append(deliveries, send(t, acme, delivery.Request{Destinations: ids[:n], Topic: "t"}))
+			deliveries = append(deliveries, testkit.Send(t, acme, delivery.Request{Destinations: ids[:n], Topic: "t"}))
 			ids = ids[n:]
 		}
 		for range 3 {
-			process(t, svc)
+			testkit.Process(t, svc)
 		}
 		_, err := svc.Maintain(t.Context())
 		say("%v", err)
 		for _, id := range deliveries {
-			s := status(t, acme, id)
-			say("%+v %s %s", s, show(s), shown(t, s))
+			s := testkit.Status(t, acme, id)
+			say("%+v %s %s", s, testkit.Show(s), testkit.JSON(t, s))
 			explained, err := acme.Explain(t.Context(), id)
 			say("%+v %v", explained, err)
 		}
 		page, err := acme.DeadLetters().List(t.Context(), delivery.DeadFilter{}, "")
-		say("%s %v", shown(t, page), err)
-		for _, e := range heard(events) {
+		say("%s %v", testkit.JSON(t, page), err)
+		for _, e := range testkit.Heard(events) {
 			say("%+v", e)
 		}
-		stored := dump(t, db)
+		stored := testkit.Dump(t, db)
 		if _, ok := echoed.Load("/401"); !ok || !strings.Contains(said.String(), "[redacted]") {
 			t.Error("nothing was echoed, or nothing redacted: the test does not test")
 		}

@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/dbtest"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -30,7 +31,7 @@ type cuts interface {
 // proxy breaks them.
 func cuttable(t *testing.T, name string, effective bool) (*sql.DB, cuts) {
 	t.Helper()
-	db, driver, dsn := openNamed(t, name)
+	db, driver, dsn := testkit.OpenNamed(t, name)
 	if name == "sqlite" {
 		c := &cutter{db: db, effective: effective}
 		wrapped := sql.OpenDB(c)
@@ -39,7 +40,7 @@ func cuttable(t *testing.T, name string, effective bool) (*sql.DB, cuts) {
 	}
 	proxy, through := dbtest.NewProxy(t, dsn)
 	proxy.Effective = effective
-	db = must[*sql.DB](t)(sql.Open(driver, through))
+	db = testkit.Try(sql.Open(driver, through)).Must(t)
 	t.Cleanup(func() { _ = db.Close() })
 	return db, proxy
 }
@@ -178,8 +179,8 @@ type scene struct {
 	db   *sql.DB
 	svc  *delivery.DeliveryService
 	org  *delivery.Org
-	fake *switchable
-	*clock
+	fake *testkit.Switchable
+	*testkit.Clock
 	dest *destination.Destination
 	id   string // of a delivery
 }
@@ -233,23 +234,23 @@ var writes = []struct {
 	}},
 	{name: "claim and end", prepare: (*scene).one, call: (*scene).work, engine: true},
 	{name: "claim and reschedule", prepare: func(s *scene) {
-		s.fake.fail(s.dest, errors.New("not now"))
+		s.fake.Fail(s.dest, errors.New("not now"))
 		s.one()
 	}, call: (*scene).work, engine: true},
 	{name: "claim and bury", prepare: func(s *scene) {
-		s.fake.fail(s.dest, errNever)
+		s.fake.Fail(s.dest, testkit.ErrNever)
 		s.one()
 	}, call: (*scene).work, engine: true},
 	{name: "make ready what is due", prepare: func(s *scene) {
-		s.fake.fail(s.dest, errors.New("not now"))
+		s.fake.Fail(s.dest, errors.New("not now"))
 		s.one()
-		process(s.T, s.svc)
-		s.fake.heal(s.dest)
-		s.advance(2000 * time.Hour)
+		testkit.Process(s.T, s.svc)
+		s.fake.Heal(s.dest)
+		s.Advance(2000 * time.Hour)
 	}, call: (*scene).work, engine: true},
 	{name: "end what is too late", prepare: func(s *scene) {
-		s.id = send(s.T, s.org, delivery.Request{NotBefore: s.now().Add(time.Hour), Deadline: s.now().Add(2 * time.Hour)})
-		s.advance(3 * time.Hour)
+		s.id = testkit.Send(s.T, s.org, delivery.Request{NotBefore: s.Now().Add(time.Hour), Deadline: s.Now().Add(2 * time.Hour)})
+		s.Advance(3 * time.Hour)
 	}, call: (*scene).work, engine: true},
 	{name: "cancel", prepare: (*scene).one, call: func(s *scene) error { return s.org.Cancel(s.Context(), s.id) }},
 	{name: "retry", prepare: (*scene).dead, call: func(s *scene) error { return s.org.Retry(s.Context(), s.id) }},
@@ -272,7 +273,7 @@ var writes = []struct {
 		return err
 	}},
 	{name: "create a destination", call: func(s *scene) error {
-		_, err := s.org.Destinations().Create(s.Context(), destination.Spec{Label: "new", Config: script{Name: "n"}})
+		_, err := s.org.Destinations().Create(s.Context(), destination.Spec{Label: "new", Config: testkit.Script{Name: "n"}})
 		return err
 	}},
 	{name: "change a destination", call: func(s *scene) error {
@@ -286,9 +287,9 @@ var writes = []struct {
 		return s.org.Destinations().Delete(s.Context(), s.dest.ID, destination.CancelPending)
 	}},
 	{name: "maintain", prepare: func(s *scene) {
-		_ = must[*delivery.Receipt](s.T)(s.org.Deliver(s.Context(), delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k"}))
-		_ = must[payload.Payload](s.T)(s.org.Stage(s.Context(), payload.Bytes("x", []byte("x"))))
-		s.advance(100 * time.Hour)
+		_ = testkit.Try(s.org.Deliver(s.Context(), delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k"})).Must(s.T)
+		_ = testkit.Try(s.org.Stage(s.Context(), payload.Bytes("x", []byte("x")))).Must(s.T)
+		s.Advance(100 * time.Hour)
 	}, call: func(s *scene) error {
 		_, err := s.svc.Maintain(s.Context())
 		return err
@@ -300,13 +301,13 @@ func (s *scene) deliver(i int) error {
 	return err
 }
 
-func (s *scene) one() { s.id = send(s.T, s.org, delivery.Request{}) }
+func (s *scene) one() { s.id = testkit.Send(s.T, s.org, delivery.Request{}) }
 
 func (s *scene) dead() {
-	s.fake.fail(s.dest, errNever)
+	s.fake.Fail(s.dest, testkit.ErrNever)
 	s.one()
-	process(s.T, s.svc)
-	s.fake.heal(s.dest)
+	testkit.Process(s.T, s.svc)
+	s.fake.Heal(s.dest)
 }
 
 func (s *scene) work() error {
@@ -326,9 +327,9 @@ var tables = []string{
 func (s *scene) left() string {
 	var b strings.Builder
 	for _, table := range tables {
-		fmt.Fprintf(&b, "%d of %s, ", count(s.T, s.db, table), table)
+		fmt.Fprintf(&b, "%d of %s, ", testkit.Count(s.T, s.db, table), table)
 	}
-	fmt.Fprintf(&b, "%d attempted", s.fake.count())
+	fmt.Fprintf(&b, "%d attempted", s.fake.Count())
 	return b.String()
 }
 
@@ -336,9 +337,9 @@ func (s *scene) left() string {
 // row of each, and items that are attempted as often.
 func TestWritesSurviveBrokenCommits(t *testing.T) {
 	t.Parallel()
-	for _, name := range databases {
+	for _, name := range testkit.Databases {
 		for _, effective := range []bool{true, false} {
-			if !effective && name != "pgx" && !soak {
+			if !effective && name != "pgx" && !testkit.Soak {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, %t", name, effective), func(t *testing.T) {
@@ -347,14 +348,14 @@ func TestWritesSurviveBrokenCommits(t *testing.T) {
 				for _, w := range writes {
 					run := func(t *testing.T, nth int, want string) (left string, spared bool) {
 						dialect := map[bool]delivery.Dialect{true: delivery.SQLite, false: delivery.Postgres}[name == "sqlite"]
-						s := &scene{T: t, db: db, fake: newSwitchable(), clock: newClock()}
-						s.svc = service(t, db, s.fake, delivery.WithDialect(dialect), s.option(), logTo(io.Discard),
+						s := &scene{T: t, db: db, fake: testkit.NewSwitchable(), Clock: testkit.NewClock()}
+						s.svc = testkit.Service(t, db, s.fake, delivery.WithDialect(dialect), s.Option(), testkit.LogTo(io.Discard),
 							delivery.WithRetry(retry.Policy{First: 1000 * time.Hour, Max: 1000 * time.Hour}))
 						for _, table := range []string{"deliveries", "payloads", "payload_chunks", "idempotency", "queue", "dead_letters", "attempts", "health", "gates", "jobs", "destinations"} {
-							execSQL(t, db, "delete from delivery_"+table)
+							testkit.Exec(t, db, "delete from delivery_"+table)
 						}
 						s.org = s.svc.Org("acme")
-						s.dest = create(t, s.org, destination.Spec{Default: true})
+						s.dest = testkit.Create(t, s.org, destination.Spec{Default: true})
 						if w.prepare != nil {
 							w.prepare(s)
 						}
@@ -369,8 +370,8 @@ func TestWritesSurviveBrokenCommits(t *testing.T) {
 						}
 						// A lease of which nobody knows ends, and so does that of a chore. A connection that broke may hold its locks
 						// for a moment longer.
-						s.advance(time.Hour)
-						ctx := within(t, 10*time.Second)
+						s.Advance(time.Hour)
+						ctx := testkit.Within(t, 10*time.Second)
 						for settled := false; !settled && ctx.Err() == nil; settled = left == want || want == "" {
 							if err := w.call(s); err != nil {
 								t.Error(err)

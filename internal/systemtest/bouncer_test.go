@@ -1,4 +1,4 @@
-package delivery_test
+package systemtest_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/dbtest"
+	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -27,9 +28,9 @@ func TestBehindPgBouncer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, _, dsn := openNamed(t, "lib/pq")
+			_, _, dsn := testkit.OpenNamed(t, "lib/pq")
 			driver, _, _ := strings.Cut(name, ",")
-			db := must[*sql.DB](t)(sql.Open(driver, dbtest.Bouncer(t, dsn)+mode))
+			db := testkit.Try(sql.Open(driver, dbtest.Bouncer(t, dsn)+mode)).Must(t)
 			t.Cleanup(func() { _ = db.Close() })
 			everything(t, db)
 		})
@@ -38,52 +39,52 @@ func TestBehindPgBouncer(t *testing.T) {
 
 // everything does all that a host can do with the queue.
 func everything(t *testing.T, db *sql.DB) {
-	if err := migrate(db); err != nil {
+	if err := testkit.Migrate(db); err != nil {
 		t.Fatal(err)
 	}
-	f := newSwitchable()
-	svc := service(t, db, f, lease(2*time.Second), delivery.WithWorkers(8))
+	f := testkit.NewSwitchable()
+	svc := testkit.Service(t, db, f, testkit.Lease(2*time.Second), delivery.WithWorkers(8))
 	acme := svc.Org("acme")
 	ctx := t.Context()
-	plain := create(t, acme, destination.Spec{Default: true})
-	limited := create(t, acme, destination.Spec{Limits: destination.Limits{Concurrency: 2, PerSecond: 1000}})
-	ordered := create(t, acme, destination.Spec{Limits: destination.Limits{Ordered: true}})
-	failing := create(t, acme, destination.Spec{})
-	f.fail(failing, errNever)
+	plain := testkit.Create(t, acme, destination.Spec{Default: true})
+	limited := testkit.Create(t, acme, destination.Spec{Limits: destination.Limits{Concurrency: 2, PerSecond: 1000}})
+	ordered := testkit.Create(t, acme, destination.Spec{Limits: destination.Limits{Ordered: true}})
+	failing := testkit.Create(t, acme, destination.Spec{})
+	f.Fail(failing, testkit.ErrNever)
 	all := []string{plain.ID, limited.ID, ordered.ID, failing.ID}
 
 	// Accept: alone, together, in the host's transaction, repeated, streamed, staged, later, too late.
-	first := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",
-		Tags: []string{"a"}, Metadata: map[string]string{"b": "c"}}))
-	if r := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",
-		Tags: []string{"a"}, Metadata: map[string]string{"b": "c"}})); !r.Duplicate || r.ID != first.ID {
+	first := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",
+		Tags: []string{"a"}, Metadata: map[string]string{"b": "c"}})).Must(t)
+	if r := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",
+		Tags: []string{"a"}, Metadata: map[string]string{"b": "c"}})).Must(t); !r.Duplicate || r.ID != first.ID {
 		t.Errorf("repeated: %+v", r)
 	}
 	var conflict *delivery.ConflictError
 	if _, err := acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(2), IdempotencyKey: "k"}); !errors.As(err, &conflict) {
 		t.Errorf("conflict: %v", err)
 	}
-	receipts := must[[]*delivery.Receipt](t)(acme.DeliverMany(ctx, []delivery.Request{
+	receipts := testkit.Try(acme.DeliverMany(ctx, []delivery.Request{
 		{Payload: payload.JSON(3), Destinations: all}, {Payload: payload.Reader("x.txt", strings.NewReader(strings.Repeat("x", 200_000)))},
-	}))
-	staged := must[payload.Payload](t)(acme.Stage(ctx, payload.Reader("s.txt", strings.NewReader("staged"))))
-	tx := must[*sql.Tx](t)(db.BeginTx(ctx, nil))
-	inTx := must[*delivery.Receipt](t)(acme.DeliverTx(ctx, tx, delivery.Request{Payload: staged, IdempotencyKey: "tx"}))
+	})).Must(t)
+	staged := testkit.Try(acme.Stage(ctx, payload.Reader("s.txt", strings.NewReader("staged")))).Must(t)
+	tx := testkit.Try(db.BeginTx(ctx, nil)).Must(t)
+	inTx := testkit.Try(acme.DeliverTx(ctx, tx, delivery.Request{Payload: staged, IdempotencyKey: "tx"})).Must(t)
 	if _, err := acme.DeliverTx(ctx, tx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "tx"}); !errors.As(err, &conflict) {
 		t.Errorf("conflict in a transaction: %v", err)
 	}
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	later := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(4), NotBefore: time.Now().Add(time.Hour)}))
-	late := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(5), Destinations: []string{failing.ID},
-		Deadline: time.Now().Add(50 * time.Millisecond), NotBefore: time.Now().Add(49 * time.Millisecond)}))
+	later := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(4), NotBefore: time.Now().Add(time.Hour)})).Must(t)
+	late := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(5), Destinations: []string{failing.ID},
+		Deadline: time.Now().Add(50 * time.Millisecond), NotBefore: time.Now().Add(49 * time.Millisecond)})).Must(t)
 
 	// Deliver, with heartbeats and retries.
 	slow := make(chan struct{})
 	var begun sync.Once
-	otherwise := f.deliver
-	f.deliver = func(ctx context.Context, req *handler.Request) (*handler.Result, error) {
+	otherwise := f.Do
+	f.Do = func(ctx context.Context, req *handler.Request) (*handler.Result, error) {
 		if req.DeliveryID != first.ID {
 			return otherwise(ctx, req)
 		}
@@ -94,10 +95,10 @@ func everything(t *testing.T, db *sql.DB) {
 		}
 		return nil, ctx.Err()
 	}
-	run(t, svc)
+	testkit.Run(t, svc)
 	<-slow
 	for _, id := range []string{first.ID, receipts[0].ID, receipts[1].ID, inTx.ID, late.ID} {
-		s, err := acme.WaitFor(within(t, time.Minute), id)
+		s, err := acme.WaitFor(testkit.Within(t, time.Minute), id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +107,7 @@ func everything(t *testing.T, db *sql.DB) {
 			want = queue.Completed
 		}
 		if s.State != want {
-			t.Errorf("%s is %s", id, show(s))
+			t.Errorf("%s is %s", id, testkit.Show(s))
 		}
 	}
 
@@ -114,18 +115,18 @@ func everything(t *testing.T, db *sql.DB) {
 	if err := acme.Cancel(ctx, later.ID); err != nil {
 		t.Error(err)
 	}
-	f.heal(failing)
+	f.Heal(failing)
 	if err := acme.Retry(ctx, receipts[0].ID); err != nil {
 		t.Error(err)
 	}
-	if s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), receipts[0].ID)); s.State != queue.Completed {
-		t.Errorf("retried, it is %s", show(s))
+	if s := testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), receipts[0].ID)).Must(t); s.State != queue.Completed {
+		t.Errorf("retried, it is %s", testkit.Show(s))
 	}
-	replayed := must[*delivery.Receipt](t)(acme.Replay(ctx, delivery.Replay{Delivery: receipts[1].ID}))
-	if s := must[*delivery.Status](t)(acme.WaitFor(within(t, time.Minute), replayed.ID)); s.State != queue.Completed {
-		t.Errorf("replayed, it is %s", show(s))
+	replayed := testkit.Try(acme.Replay(ctx, delivery.Replay{Delivery: receipts[1].ID})).Must(t)
+	if s := testkit.Try(acme.WaitFor(testkit.Within(t, time.Minute), replayed.ID)).Must(t); s.State != queue.Completed {
+		t.Errorf("replayed, it is %s", testkit.Show(s))
 	}
-	if n := countDead(t, acme, delivery.DeadFilter{All: true}); n != 1 {
+	if n := testkit.CountDead(t, acme, delivery.DeadFilter{All: true}); n != 1 {
 		t.Errorf("%d dead letters", n)
 	}
 	if n, err := acme.DeadLetters().Purge(ctx, delivery.DeadFilter{All: true}); err != nil || n != 1 {
@@ -135,12 +136,12 @@ func everything(t *testing.T, db *sql.DB) {
 	if _, err := acme.Destinations().Update(ctx, plain.ID, destination.Patch{Disabled: &off}); err != nil {
 		t.Error(err)
 	}
-	held := must[*delivery.Receipt](t)(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(6), Destinations: []string{plain.ID}}))
+	held := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(6), Destinations: []string{plain.ID}})).Must(t)
 	if err := acme.Destinations().Delete(ctx, plain.ID, destination.CancelPending); err != nil {
 		t.Error(err)
 	}
-	if s := must[*delivery.Status](t)(acme.Status(ctx, held.ID)); s.State != queue.AllCancelled {
-		t.Errorf("of a deleted destination, it is %s", show(s))
+	if s := testkit.Try(acme.Status(ctx, held.ID)).Must(t); s.State != queue.AllCancelled {
+		t.Errorf("of a deleted destination, it is %s", testkit.Show(s))
 	}
 	if _, err := svc.Maintain(ctx); err != nil {
 		t.Error(err)
