@@ -52,7 +52,7 @@ const deadColumns = `l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.d
 	  from delivery_deliveries d where d.organization_id = l.organization_id and d.id = l.delivery_id), true)`
 
 // deadFrom is where a filter finds its dead letters, as l, and the parameters of that.
-func deadFrom(d Dialect, organization string, f DeadFilter) (from string, args []any) {
+func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []any) {
 	args = []any{organization}
 	from = ` from delivery_dead_letters as l`
 	if f.Destination != "" {
@@ -92,7 +92,7 @@ func deadFrom(d Dialect, organization string, f DeadFilter) (from string, args [
 }
 
 // DeadQuery is the query of DeadLetters, with $1 placeholders.
-func DeadQuery(d Dialect, organization string, f DeadFilter, page DeadPage) (query string, args []any) {
+func DeadQuery(d Syntax, organization string, f DeadFilter, page DeadPage) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
 	past, order := `>`, ` order by l.delivery_id, l.n`
 	if page.Descending {
@@ -139,7 +139,7 @@ func (tx *Tx) PurgeDead(ctx context.Context, organization string, f DeadFilter, 
 }
 
 // PurgeQuery is the statement of PurgeDead, with $1 placeholders.
-func PurgeQuery(d Dialect, organization string, f DeadFilter, after *Key, last Key) (query string, args []any) {
+func PurgeQuery(d Syntax, organization string, f DeadFilter, after *Key, last Key) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
 	bound := func(how string, k Key) {
 		from += fmt.Sprintf(` and (l.delivery_id, l.n) %s ($%d, $%d)`, how, len(args)+1, len(args)+2)

@@ -25,7 +25,7 @@ type Default struct {
 }
 
 // defaults lists the defaults of an organization.
-func defaults(ctx context.Context, d Dialect, tx Execer, organization string, now time.Time) (all []Default, err error) {
+func defaults(ctx context.Context, d Syntax, tx Execer, organization string, now time.Time) (all []Default, err error) {
 	err = Scan(ctx, tx, func(rows *sql.Rows) error {
 		var d Default
 		var topics []byte
@@ -77,7 +77,7 @@ type selectable struct {
 	subscription destination.Subscription
 }
 
-func selectables(ctx context.Context, d Dialect, tx Execer, organization string) (all []selectable, err error) {
+func selectables(ctx context.Context, d Syntax, tx Execer, organization string) (all []selectable, err error) {
 	err = Scan(ctx, tx, func(rows *sql.Rows) error {
 		var s selectable
 		var tags, subscription []byte
@@ -99,7 +99,7 @@ func (s *selectable) fits(n *NewDelivery) bool {
 
 // Resolve returns the batch with Items for the defaults, the subscribers and the tags that its deliveries ask for, after
 // those that they name. It reads nothing for deliveries that only name their destinations; then it returns batch itself.
-func Resolve(ctx context.Context, d Dialect, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]NewDelivery, error) {
+func Resolve(ctx context.Context, d Syntax, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]NewDelivery, error) {
 	byDefault := slices.ContainsFunc(batch, func(n NewDelivery) bool { return n.Defaults() })
 	selecting := slices.ContainsFunc(batch, func(n NewDelivery) bool { return n.selects() })
 	if !byDefault && !selecting {

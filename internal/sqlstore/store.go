@@ -12,7 +12,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,92 +40,6 @@ type Transaction interface {
 
 // ErrNotMigrated says that the tables are not there, or not all of them.
 var ErrNotMigrated = errors.New("delivery: the database is not migrated; call DeliveryService.Migrate, or apply delivery.Migrations")
-
-// Dialect is the SQL that differs between databases. Its statements about the queue work on batches, are called inside a
-// transaction, and take the time from their caller.
-type Dialect interface {
-	Name() string
-	Migrations() fs.FS
-	// Rebind turns $1 placeholders into the database's own.
-	Rebind(query string) string
-	// Time is a time as a parameter, nil for the zero time.
-	Time(t time.Time) any
-	// At is a parameter as a time, where nothing else says its type; the database's now where it is null.
-	At(parameter string) string
-	// JSON is a JSON document as a parameter, nil for an empty one.
-	JSON(raw []byte) any
-	// Begin starts a transaction; one that will write waits for other writers here. now is the database's clock.
-	Begin(ctx context.Context, db DB, access Access) (tx Transaction, now time.Time, err error)
-	// SingleWriter reports whether writers exclude each other, so that queueing in process beats waiting in the database.
-	SingleWriter() bool
-	// Retryable reports whether err says that the transaction lost against another and can be run again.
-	Retryable(err error) bool
-	// MissingTable reports whether err says that a table of ours does not exist.
-	MissingTable(err error) bool
-
-	// Enqueue resolves destinations and inserts deliveries, items and idempotency keys. It inserts all or, where a
-	// destination is missing, none; deliveries whose key is taken come back with Taken set.
-	Enqueue(ctx context.Context, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]Enqueued, error)
-
-	// Ranks lists those of the given ranks (lane >> 32) that have ready items, in any order.
-	Ranks(ctx context.Context, tx Execer, among []int64) ([]int64, error)
-	// Walk lists up to limit lanes with ready items in (after, last], ascending. The known ones, which are ascending too, it
-	// lists without a look at their items.
-	Walk(ctx context.Context, tx Execer, after, last int64, limit int, known []int64) ([]int64, error)
-	// Claim puts up to Share.N of the oldest ready items of each lane, from Share.Floor on, under a lease, and reads what they
-	// deliver.
-	Claim(ctx context.Context, tx Execer, shares []Share, lease int64) ([]Claimed, error)
-	// Mark returns the number of the item that became ready last, or a later one that none will have.
-	Mark(ctx context.Context, tx Execer) (int64, error)
-	// GateQuery selects number, tokens, tokens_at and the time of gates, in the order of their numbers, and locks those that are not locked; nos is a list of numbers.
-	GateQuery(nos string) string
-	// InFlight counts, by destination, the gated items that are leased or, in strict order, wait for a retry. The gates
-	// are locked by a statement before, or two processes would count the same.
-	InFlight(ctx context.Context, tx Execer, nos map[int64]string) (map[int64]int, error)
-	// InFlightOf counts the gated items of an organization that are leased. Its row of delivery_organizations is locked
-	// by a statement before.
-	InFlightOf(ctx context.Context, tx Execer, organization string) (int, error)
-	// End takes the items out of the queue whose fence matches, appends their final attempts, and calls applied with
-	// the place of each of them.
-	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error
-	// Reschedule puts the items back whose fence matches, and returns those as they were asked for. It moves the fence
-	// on, so that each lease has its own.
-	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
-	// Append adds attempts at items that go on.
-	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
-	// Locking is what ends a query that locks the rows of one of its tables, "" where writers exclude each other.
-	Locking(table string) string
-	// Sharing ends a query of one table whose rows must not be locked by SkipLocked or removed until the transaction ends.
-	Sharing() string
-	// SkipLocked is Locking for a query of one table that passes over the rows that others have locked.
-	SkipLocked() string
-	// By is what follows a table's alias to have it read by an index, "" where the planner finds it by itself.
-	By(index string) string
-	// Revive puts the items of dead letters, which the transaction has locked, back into the queue: ready, afresh, with a
-	// fence two above that of their end, as the one between is the record's of their return.
-	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
-	// Due makes scheduled items ready whose time has come, and is later than after, and returns how many.
-	Due(ctx context.Context, tx Execer, after, now time.Time, limit int) (int, error)
-	// Overdue locks and lists items whose deadline has passed unleased, likewise.
-	Overdue(ctx context.Context, tx Execer, after, now time.Time, limit int) ([]Claimed, error)
-	// Snapshot returns how long ago the oldest transaction began that keeps dead rows from being removed, as far as the
-	// database tells; 0 where there is none.
-	Snapshot(ctx context.Context, tx Execer) (time.Duration, error)
-	// Pending locks and lists the items of a delivery or, with delivery "", those of a destination that are not being
-	// cancelled already.
-	Pending(ctx context.Context, tx Execer, organization, delivery string, no int64, limit int) ([]Claimed, error)
-}
-
-// Access is what a transaction is for.
-type Access int
-
-// The accesses.
-const (
-	Reading Access = iota
-	Writing
-	Leasing   // writing what may be forgotten if the database crashes: its COMMIT does not wait for the disk
-	Combining // writing for several callers: to wait for a lock, which one of them may need, ends in an error
-)
 
 // Store runs transactions on the host's database. It may be used by many goroutines at once.
 type Store struct {

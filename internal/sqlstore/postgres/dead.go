@@ -7,18 +7,6 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// Locking implements sqlstore.Dialect.
-func (Dialect) Locking(table string) string { return ` for update of ` + table }
-
-// Sharing implements sqlstore.Dialect.
-func (Dialect) Sharing() string { return ` for key share` }
-
-// SkipLocked implements sqlstore.Dialect.
-func (Dialect) SkipLocked() string { return ` for update skip locked` }
-
-// By implements sqlstore.Dialect: dead_plans_test.go proves that it is not needed.
-func (Dialect) By(string) string { return "" }
-
 const revive = `
 with i as materialized (
   select * from unnest($1::text[], $2::uuid[], $3::smallint[], $4::int[], $5::bigint[], $6::timestamptz[])
@@ -32,7 +20,7 @@ insert into delivery_queue (organization_id, delivery_id, n, fence, lane, run_at
 select o, d, n, f + 2, lane, $7, deadline from i
 on conflict (organization_id, delivery_id, n) do nothing`
 
-// Revive implements sqlstore.Dialect.
+// Revive implements sqlstore.Native.
 func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
 	var lane, deadline array
 	for _, l := range letters {

@@ -17,7 +17,7 @@ import (
 
 const mostResolves = 10
 
-// Enqueue implements sqlstore.Dialect.
+// Enqueue implements sqlstore.Native.
 func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
 	for range mostResolves {
 		resolved, err := sqlstore.Resolve(ctx, d, tx, organization, now, batch)

@@ -14,7 +14,7 @@ select r.rank from unnest($1::bigint[]) r(rank)
  cross join lateral (select 1 from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane >= r.rank << 32 and q.lane < (r.rank + 1) << 32
    order by q.lane, q.seq limit 1) q`
 
-// Ranks implements sqlstore.Dialect.
+// Ranks implements sqlstore.Native.
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, among []int64) ([]int64, error) {
 	return lanes(ctx, tx, ranks, ints(among))
 }
@@ -34,7 +34,7 @@ with recursive walk(lane, i, n) as (
    where x.lane is not null and w.n < $3::int)
 select lane from walk where n > 0`
 
-// Walk implements sqlstore.Dialect.
+// Walk implements sqlstore.Native.
 func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, known []int64) ([]int64, error) {
 	from, _ := slices.BinarySearch(known, after+1)
 	to, _ := slices.BinarySearch(known, last+1)
@@ -75,7 +75,7 @@ select c.organization_id, c.delivery_id, c.n, c.fence, c.lane, c.seq, c.attempt,
   from claimed c left join lateral (select * from delivery_deliveries d
     where d.organization_id = c.organization_id and d.id = c.delivery_id limit 1) d on true`
 
-// Claim implements sqlstore.Dialect.
+// Claim implements sqlstore.Native.
 func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
 	lane, n, floor := newArray(len(shares), 20), newArray(len(shares), 5), newArray(len(shares), 10)
 	var limited, ordered array
@@ -177,7 +177,7 @@ select t.position, (select count(*) from gone) from t`
 		endDeleted + endKeptFull + endCounted
 )
 
-// End implements sqlstore.Dialect.
+// End implements sqlstore.Native.
 func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	var left []*sqlstore.Attempt // that were not where the claim left them
 	var leftAt []int
@@ -296,7 +296,7 @@ select o, d, n, f, destination, attempt, took, $8, state, reason, category, stat
     $10::smallint[], $11::smallint[], $12::int[], $13::text[], $14::text[], $15::jsonb[], $16::jsonb[], $17::timestamptz[])
     i(o, d, n, f, destination, attempt, took, state, reason, category, status, code, error, reference, detail, next_at)`
 
-// Append implements sqlstore.Dialect.
+// Append implements sqlstore.Native.
 func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	var next array
 	for i := range attempts {
@@ -337,7 +337,7 @@ update delivery_queue q
  where q.ctid = any(array(select tid from t))
 returning q.organization_id, q.delivery_id, q.n, q.fence - 1, q.cancel`
 
-// Reschedule implements sqlstore.Dialect.
+// Reschedule implements sqlstore.Native.
 func (Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
 	var state, runAt, charge, lost array
 	for _, c := range changes {
@@ -363,7 +363,7 @@ update delivery_queue q set state = 0, seq = case when q.gated = 2 then q.seq el
    select ctid from delivery_queue where state = 2 and run_at > $3 and run_at <= $1
    order by run_at limit $2 for update skip locked))`
 
-// Due implements sqlstore.Dialect.
+// Due implements sqlstore.Native.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) (int, error) {
 	r, err := tx.ExecContext(ctx, due, d.Time(now), limit, d.Time(after))
 	if err != nil {
@@ -373,7 +373,7 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, after, now time.Ti
 	return int(n), err
 }
 
-// GateQuery implements sqlstore.Dialect.
+// GateQuery implements sqlstore.Native.
 func (Dialect) GateQuery(nos string) string {
 	return `select destination_no, tokens, tokens_at, clock_timestamp()
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no for update skip locked`
@@ -385,7 +385,7 @@ select d.no, q.n from unnest($1::bigint[], $2::text[]) d(no, organization)
  cross join lateral (select count(*) filter (where q.state <> 0 or q.lease <> 0) n from delivery_queue q
    where q.organization_id = d.organization and q.lane & 4294967295 = d.no and q.gated <> 0) q`
 
-// InFlight implements sqlstore.Dialect.
+// InFlight implements sqlstore.Native.
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
 	no, owner := newArray(len(nos), 10), newArray(len(nos), 24)
@@ -406,13 +406,13 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 const inFlightOf = `
 select count(*) filter (where q.lease <> 0) from delivery_queue q where q.organization_id = $1 and q.gated <> 0`
 
-// InFlightOf implements sqlstore.Dialect.
+// InFlightOf implements sqlstore.Native.
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
 	return n, err
 }
 
-// Mark implements sqlstore.Dialect.
+// Mark implements sqlstore.Native.
 func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&mark) }, `select nextval('delivery_seq')`)
 	return mark, err
@@ -421,7 +421,7 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err er
 const overdue = `select ` + row + ` from delivery_queue q
  where q.deadline is not null and q.deadline > $3 and q.deadline <= $1 and q.lease = 0 order by q.deadline limit $2 for update skip locked`
 
-// Overdue implements sqlstore.Dialect.
+// Overdue implements sqlstore.Native.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, overdue, d.Time(now), limit, d.Time(after))
 }
@@ -433,7 +433,7 @@ const pendingOfDestination = `select ` + row + ` from delivery_queue q
  where q.organization_id = $1 and q.lane & 4294967295 = $2 and (q.lease = 0 or q.cancel = 0)
  order by q.delivery_id limit $3 for update`
 
-// Pending implements sqlstore.Dialect. For a destination it reads all items of its organization: for a deletion.
+// Pending implements sqlstore.Native. For a destination it reads all items of its organization: for a deletion.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
 		return list(ctx, tx, pendingOfDelivery, organization, delivery, limit)

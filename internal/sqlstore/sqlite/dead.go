@@ -16,19 +16,7 @@ func (d Dialect) bury(ctx context.Context, tx sqlstore.Execer, now time.Time, a 
 	return err
 }
 
-// Locking implements sqlstore.Dialect.
-func (Dialect) Locking(string) string { return "" }
-
-// Sharing implements sqlstore.Dialect.
-func (Dialect) Sharing() string { return "" }
-
-// SkipLocked implements sqlstore.Dialect.
-func (Dialect) SkipLocked() string { return "" }
-
-// By implements sqlstore.Dialect: without statistics, SQLite takes any prefix of a primary key for as good.
-func (Dialect) By(index string) string { return ` indexed by ` + index }
-
-// Revive implements sqlstore.Dialect.
+// Revive implements sqlstore.Native.
 func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
 	seq, err := next(ctx, tx, len(letters))
 	if err != nil {

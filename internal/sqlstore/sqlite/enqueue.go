@@ -15,7 +15,7 @@ type numbered struct {
 	no int64
 }
 
-// Enqueue implements sqlstore.Dialect. It resolves all before it inserts any.
+// Enqueue implements sqlstore.Native. It resolves all before it inserts any.
 func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
 	if now.IsZero() {
 		now = time.Now().UTC()

@@ -12,7 +12,7 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Ranks implements sqlstore.Dialect: of all ranks, as a look at each costs as much.
+// Ranks implements sqlstore.Native: of all ranks, as a look at each costs as much.
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive r(rank) as (
@@ -24,7 +24,7 @@ func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int6
 		select rank from r where rank is not null`)
 }
 
-// Walk implements sqlstore.Dialect. There are no dead rows to be stepped over, and few leased ones.
+// Walk implements sqlstore.Native. There are no dead rows to be stepped over, and few leased ones.
 func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, `
 		with recursive walk(lane, n) as (
@@ -64,7 +64,7 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 // oldest selects the oldest ready items of a lane.
 const oldest = ` where q.state = 0 and q.lease = 0 and q.lane = ?1 order by q.seq limit ?2`
 
-// Claim implements sqlstore.Dialect. As nobody else writes meanwhile, what it reads is what it then leases.
+// Claim implements sqlstore.Native. As nobody else writes meanwhile, what it reads is what it then leases.
 func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	var c sqlstore.Claimed
@@ -95,7 +95,7 @@ func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.
 
 const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 and fence = ?4 `
 
-// End implements sqlstore.Dialect.
+// End implements sqlstore.Native.
 func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	for i, a := range attempts {
 		if a.State == queue.Dead {
@@ -133,7 +133,7 @@ func changed(ctx context.Context, tx sqlstore.Execer, all []sqlstore.Changed, k 
 	return all, err
 }
 
-// Reschedule implements sqlstore.Dialect.
+// Reschedule implements sqlstore.Native.
 func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
 	seq, err := next(ctx, tx, len(changes))
 	if err != nil {
@@ -152,7 +152,7 @@ func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []s
 	return all, nil
 }
 
-// Append implements sqlstore.Dialect.
+// Append implements sqlstore.Native.
 func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	for _, a := range attempts {
 		var category, status, code, text, took any
@@ -174,7 +174,7 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 	return nil
 }
 
-// Due implements sqlstore.Dialect. The rows get consecutive numbers in the order of their times.
+// Due implements sqlstore.Native. The rows get consecutive numbers in the order of their times.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) (int, error) {
 	rows, err := list(ctx, tx, `select `+row+` from delivery_queue
 		where state = 2 and run_at <= ?1 order by run_at limit ?2`, d.Time(now), limit)
@@ -194,7 +194,7 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, 
 	return len(rows), nil
 }
 
-// GateQuery implements sqlstore.Dialect. The writer excludes all others; the time is its transaction's.
+// GateQuery implements sqlstore.Native. The writer excludes all others; the time is its transaction's.
 func (Dialect) GateQuery(nos string) string {
 	return `select destination_no, tokens, tokens_at, null
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no`
@@ -208,7 +208,7 @@ const (
 		where organization_id = ?1 and gated <> 0 and lease <> 0`
 )
 
-// InFlight implements sqlstore.Dialect.
+// InFlight implements sqlstore.Native.
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
 	of := map[string][]string{}
@@ -230,25 +230,25 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 	return all, nil
 }
 
-// InFlightOf implements sqlstore.Dialect.
+// InFlightOf implements sqlstore.Native.
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
 	return n, err
 }
 
-// Mark implements sqlstore.Dialect.
+// Mark implements sqlstore.Native.
 func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
 	first, err := next(ctx, tx, 1)
 	return first, err
 }
 
-// Overdue implements sqlstore.Dialect.
+// Overdue implements sqlstore.Native.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, `select `+row+` from delivery_queue
 		where deadline is not null and deadline <= ?1 and lease = 0 order by deadline limit ?2`, d.Time(now), limit)
 }
 
-// Pending implements sqlstore.Dialect.
+// Pending implements sqlstore.Native.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
 		return list(ctx, tx, `select `+row+` from delivery_queue
