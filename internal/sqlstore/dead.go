@@ -45,23 +45,25 @@ type DeadPage struct {
 
 // deadColumns read of other tables by scalar subqueries, which no statistics turn into a join of whole tables.
 const deadColumns = `l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
-	coalesce((select t.deleted_at is not null from delivery_destinations t
-	  where t.organization_id = l.organization_id and t.id = l.destination_id), true),
-	coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
-	    where p.organization_id = d.organization_id and p.id = d.payload_id), false)
-	  from delivery_deliveries d where d.organization_id = l.organization_id and d.id = l.delivery_id), true)`
+  coalesce((select t.deleted_at is not null from delivery_destinations t
+    where t.organization_id = l.organization_id and t.id = l.destination_id), true),
+  coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
+      where p.organization_id = d.organization_id and p.id = d.payload_id), false)
+    from delivery_deliveries d where d.organization_id = l.organization_id and d.id = l.delivery_id), true)`
 
 // deadFrom is where a filter finds its dead letters, as l, and the parameters of that.
 func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []any) {
 	args = []any{organization}
-	from = ` from delivery_dead_letters as l`
+	from = `
+  from delivery_dead_letters as l`
 	if f.Destination != "" {
 		from += d.By(`delivery_dead_letters_destination`)
 	}
-	from += ` where l.organization_id = $1`
+	from += `
+ where l.organization_id = $1`
 	and := func(condition string, arg any) {
 		args = append(args, arg)
-		from += fmt.Sprintf(` and %s $%d`, condition, len(args))
+		from += fmt.Sprintf("\n   and %s $%d", condition, len(args))
 	}
 	if f.Delivery != "" {
 		and(`l.delivery_id =`, f.Delivery)
@@ -79,14 +81,16 @@ func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []
 		and(`l.died_at <=`, d.Time(f.Until))
 	}
 	if f.Topic != "" {
-		and(`(select d.topic from delivery_deliveries d where d.organization_id = l.organization_id and d.id = l.delivery_id) =`, f.Topic)
+		and(`(select d.topic from delivery_deliveries d
+     where d.organization_id = l.organization_id and d.id = l.delivery_id) =`, f.Topic)
 	}
 	if len(f.Reasons) > 0 {
 		numbers := make([]int64, len(f.Reasons))
 		for i, r := range f.Reasons {
 			numbers[i] = int64(r)
 		}
-		from += ` and l.reason in (` + list(numbers) + `)`
+		from += `
+   and l.reason in (` + list(numbers) + `)`
 	}
 	return from, args
 }
@@ -94,12 +98,12 @@ func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []
 // DeadQuery is the query of DeadLetters, with $1 placeholders.
 func DeadQuery(d Syntax, organization string, f DeadFilter, page DeadPage) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
-	past, order := `>`, ` order by l.delivery_id, l.n`
+	past, order := `>`, "\n order by l.delivery_id, l.n"
 	if page.Descending {
-		past, order = `<`, ` order by l.delivery_id desc, l.n desc`
+		past, order = `<`, "\n order by l.delivery_id desc, l.n desc"
 	}
 	if page.After != nil {
-		from += fmt.Sprintf(` and (l.delivery_id, l.n) %s ($%d, $%d)`, past, len(args)+1, len(args)+2)
+		from += fmt.Sprintf("\n   and (l.delivery_id, l.n) %s ($%d, $%d)", past, len(args)+1, len(args)+2)
 		args = append(args, page.After.Delivery, page.After.N)
 	}
 	args = append(args, page.Limit)
@@ -142,7 +146,7 @@ func (tx *Tx) PurgeDead(ctx context.Context, organization string, f DeadFilter, 
 func PurgeQuery(d Syntax, organization string, f DeadFilter, after *Key, last Key) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
 	bound := func(how string, k Key) {
-		from += fmt.Sprintf(` and (l.delivery_id, l.n) %s ($%d, $%d)`, how, len(args)+1, len(args)+2)
+		from += fmt.Sprintf("\n   and (l.delivery_id, l.n) %s ($%d, $%d)", how, len(args)+1, len(args)+2)
 		args = append(args, k.Delivery, k.N)
 	}
 	if after != nil {

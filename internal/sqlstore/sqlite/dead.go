@@ -7,15 +7,6 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// bury makes an item that is about to end dead a dead letter, if its fence matches.
-func (d Dialect) bury(ctx context.Context, tx sqlstore.Execer, now time.Time, a *sqlstore.Attempt) error {
-	_, err := tx.ExecContext(ctx, `insert or replace into delivery_dead_letters
-		(organization_id, delivery_id, n, fence, lane, destination_id, reason, died_at, deadline)
-		select organization_id, delivery_id, n, fence, lane, ?5, ?6, ?7, deadline from delivery_queue`+matching,
-		a.Organization, a.Delivery, a.N, a.Fence, a.Destination, int(a.Reason), d.Time(now))
-	return err
-}
-
 // Revive implements sqlstore.Native.
 func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
 	seq, err := next(ctx, tx, len(letters))

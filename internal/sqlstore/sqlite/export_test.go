@@ -2,7 +2,10 @@ package sqlite
 
 import "fmt"
 
-// Counts are the statements that count what is in flight, by name.
-func Counts() map[string]string {
-	return map[string]string{"of destinations": fmt.Sprintf(inFlight, "1, 2"), "of an organization": inFlightOf}
+// InFlight are the statements that count what is in flight, by name.
+func InFlight() map[string]string {
+	return map[string]string{"in_flight": fmt.Sprintf(inFlight, "1, 2"), "in_flight_of": inFlightOf}
 }
+
+// Claim is the statement that reads what a claim takes.
+func Claim() string { return claim }

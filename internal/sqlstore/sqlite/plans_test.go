@@ -13,6 +13,7 @@ import (
 	"github.com/deliverykit/delivery/internal/dbtest"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
+	"github.com/deliverykit/delivery/internal/sqlstore/sqltest"
 	"github.com/deliverykit/delivery/queue"
 )
 
@@ -35,40 +36,109 @@ func open(t *testing.T) *sql.DB {
 	return db
 }
 
+const (
+	inFlightShapes = "testdata/in_flight.sql"
+	deadShapes     = "testdata/dead_letters.sql"
+)
+
+// The statements that are built are those of the golden files, which the tests of plans read.
+func TestBuiltStatementsAreTheGoldenOnes(t *testing.T) {
+	t.Parallel()
+	counts := []sqltest.Shape{{Name: "of destinations", Query: sqlite.InFlight()["in_flight"]}}
+	var dead []sqltest.Shape
+	for _, s := range deadLetters() {
+		dead = append(dead, sqltest.Shape{Name: s.name, Query: s.query})
+	}
+	if err := sqltest.Golden(inFlightShapes, counts); err != nil {
+		t.Error(err)
+	}
+	if err := sqltest.Golden(deadShapes, dead); err != nil {
+		t.Error(err)
+	}
+}
+
+// A claim reads the columns that the scanner of deliveries expects.
+func TestClaimReadsTheContent(t *testing.T) {
+	t.Parallel()
+	words := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	if !strings.Contains(words(sqlite.Claim()), " q.deadline, "+words(sqlstore.ContentColumns)+" from delivery_queue") {
+		t.Errorf("claim.sql does not end its columns with %s", sqlstore.ContentColumns)
+	}
+}
+
 // What is in flight is counted without a look at what waits.
 func TestCountsStayOnTheirIndex(t *testing.T) {
 	t.Parallel()
 	db := open(t)
-	for name, query := range sqlite.Counts() {
+	for name, query := range sqlite.InFlight() {
 		check(t, db, name, query, []any{"acme"}, "delivery_queue", "delivery_queue_gated (organization_id=?")
 	}
 }
 
-// Lists, retries and purges of dead letters search by an index, and are in order without a sort.
+// Lists, retries and purges of dead letters search by an index and need no sort for their order.
 func TestDeadLetterPlansStayOnTheirIndexes(t *testing.T) {
 	t.Parallel()
 	db := open(t)
-	const id = "00000000-0000-7000-8000-000000000100"
+	shapes, err := sqltest.Read(deadShapes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	letters := deadLetters()
+	if len(shapes) != len(letters) {
+		t.Fatalf("%d shapes are in the file, %d are built", len(shapes), len(letters))
+	}
+	for i, s := range letters {
+		check(t, db, s.name, shapes[i].Query, s.args, "l", s.index)
+	}
+}
+
+// deadLetter is a shape of a statement on dead letters, and the index by which it must find them.
+type deadLetter struct {
+	name, index, query string
+	args               []any
+}
+
+func deadLetters() (all []deadLetter) {
+	const (
+		id          = "00000000-0000-7000-8000-000000000100"
+		primary     = "PRIMARY KEY"
+		destination = "delivery_dead_letters_destination"
+	)
 	last := sqlstore.Key{Delivery: id, N: 1}
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for name, f := range map[string]sqlstore.DeadFilter{
-		"all": {}, "one destination": {Destination: id}, "one delivery": {Delivery: id},
-		"all criteria": {Destination: id, Topic: "x", Reasons: []queue.Reason{queue.Permanent}, From: at, Before: at.Add(time.Hour), Until: at},
-	} {
-		index := "PRIMARY KEY"
-		if f.Destination != "" {
-			index = "delivery_dead_letters_destination"
-		}
-		for page, p := range map[string]sqlstore.DeadPage{
-			"first": {Descending: true, Limit: 101}, "next": {Descending: true, Limit: 101, After: &last},
-			"to change": {Limit: 500, Lock: true}, "to change, next": {Limit: 500, Lock: true, After: &last},
-		} {
-			query, args := sqlstore.DeadQuery(sqlite.Dialect{}, "acme", f, p)
-			check(t, db, name+", "+page, query, args, "l", index)
-		}
-		query, args := sqlstore.PurgeQuery(sqlite.Dialect{}, "acme", f, &last, last)
-		check(t, db, name+", purge", query, args, "l", index)
+	d := sqlite.Dialect{}
+	filters := []struct {
+		name, index string
+		f           sqlstore.DeadFilter
+	}{
+		{"all", primary, sqlstore.DeadFilter{}},
+		{"one destination", destination, sqlstore.DeadFilter{Destination: id}},
+		{"one delivery", primary, sqlstore.DeadFilter{Delivery: id}},
+		{"all criteria", destination, sqlstore.DeadFilter{
+			Destination: id, Topic: "x", Reasons: []queue.Reason{queue.Permanent}, From: at, Before: at.Add(time.Hour), Until: at,
+		}},
 	}
+	pages := []struct {
+		name string
+		p    sqlstore.DeadPage
+	}{
+		{"first", sqlstore.DeadPage{Descending: true, Limit: 101}},
+		{"next", sqlstore.DeadPage{Descending: true, Limit: 101, After: &last}},
+		{"to change", sqlstore.DeadPage{Limit: 500, Lock: true}},
+		{"to change, next", sqlstore.DeadPage{Limit: 500, Lock: true, After: &last}},
+	}
+	add := func(name, index, query string, args []any) {
+		all = append(all, deadLetter{name, index, d.Rebind(query), args})
+	}
+	for _, filter := range filters {
+		for _, page := range pages {
+			query, args := sqlstore.DeadQuery(d, "acme", filter.f, page.p)
+			add(filter.name+", "+page.name, filter.index, query, args)
+		}
+		query, args := sqlstore.PurgeQuery(d, "acme", filter.f, &last, last)
+		add(filter.name+", purge", filter.index, query, args)
+	}
+	return all
 }
 
 func check(t *testing.T, db *sql.DB, name, query string, args []any, table, index string) {
@@ -85,7 +155,7 @@ func check(t *testing.T, db *sql.DB, name, query string, args []any, table, inde
 		err := rows.Scan(&id, &parent, &unused, &detail)
 		plan += detail + "\n"
 		return err
-	}, "explain query plan "+sqlite.Dialect{}.Rebind(query), args...)
+	}, "explain query plan "+query, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

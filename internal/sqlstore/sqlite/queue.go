@@ -14,26 +14,12 @@ import (
 
 // Ranks implements sqlstore.Native: of all ranks, as a look at each costs as much.
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int64, error) {
-	return lanes(ctx, tx, `
-		with recursive r(rank) as (
-		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lease = 0 order by q.lane, q.seq limit 1)
-		  union all
-		  select (select q.lane >> 32 from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane >= (r.rank + 1) << 32
-		           order by q.lane, q.seq limit 1)
-		    from r where r.rank is not null)
-		select rank from r where rank is not null`)
+	return lanes(ctx, tx, ranks)
 }
 
 // Walk implements sqlstore.Native. There are no dead rows to be stepped over, and few leased ones.
 func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64) ([]int64, error) {
-	return lanes(ctx, tx, `
-		with recursive walk(lane, n) as (
-		  select (select lane from delivery_queue where state = 0 and lease = 0 and lane > ?1 and lane <= ?2 order by lane, seq limit 1), 1
-		  union all
-		  select (select q.lane from delivery_queue q where q.state = 0 and q.lease = 0 and q.lane > w.lane and q.lane <= ?2
-		           order by q.lane, q.seq limit 1), n + 1
-		    from walk w where w.lane is not null and n < ?3)
-		select lane from walk where lane is not null`, after, last, limit)
+	return lanes(ctx, tx, walk, after, last, limit)
 }
 
 func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]int64, error) {
@@ -47,8 +33,6 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-const row = `organization_id, delivery_id, n, fence, lane, seq, case when lease <> 0 then 1 else state end, attempt, lost, cancel, gated, run_at, deadline`
-
 func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
@@ -61,11 +45,8 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 	return all, err
 }
 
-// oldest selects the oldest ready items of a lane.
-const oldest = ` where q.state = 0 and q.lease = 0 and q.lane = ?1 order by q.seq limit ?2`
-
 // Claim implements sqlstore.Native. As nobody else writes meanwhile, what it reads is what it then leases.
-func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
+func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, id int64) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	var c sqlstore.Claimed
 	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
@@ -78,15 +59,11 @@ func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.
 			}
 			all = append(all, c)
 			return err
-		}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq, q.attempt, q.lost, q.deadline, `+sqlstore.ContentColumns+`
-			from delivery_queue q left join delivery_deliveries d on d.organization_id = q.organization_id and d.id = q.delivery_id`+oldest,
-			s.Lane, s.N)
+		}, claim, s.Lane, s.N)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := tx.ExecContext(ctx, `update delivery_queue set lease = ?3, gated = ?4
-			where (organization_id, delivery_id, n) in (select q.organization_id, q.delivery_id, q.n from delivery_queue q`+oldest+`)`,
-			s.Lane, s.N, lease, int(s.Gate)); err != nil {
+		if _, err := tx.ExecContext(ctx, lease, s.Lane, s.N, id, int(s.Gate)); err != nil {
 			return nil, err
 		}
 	}
@@ -99,7 +76,9 @@ const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 an
 func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
 	for i, a := range attempts {
 		if a.State == queue.Dead {
-			if err := d.bury(ctx, tx, now, a); err != nil {
+			_, err := tx.ExecContext(ctx, bury,
+				a.Organization, a.Delivery, a.N, a.Fence, a.Destination, int(a.Reason), d.Time(now))
+			if err != nil {
 				return err
 			}
 		}
@@ -141,10 +120,7 @@ func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []s
 	}
 	var all []sqlstore.Changed
 	for i, c := range changes {
-		all, err = changed(ctx, tx, all, c.Key, `update delivery_queue
-			set state = ?5, lease = 0, progress = null, run_at = ?6, attempt = attempt + ?7, lost = lost + ?8, seq = case when gated = 2 then seq else ?9 end, fence = fence + 1,
-			gated = case when gated = 2 then 2 else 0 end`+
-			matching+`returning cancel`, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
+		all, err = changed(ctx, tx, all, c.Key, reschedule, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
 		if err != nil {
 			return nil, err
 		}
@@ -176,8 +152,7 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 
 // Due implements sqlstore.Native. The rows get consecutive numbers in the order of their times.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) (int, error) {
-	rows, err := list(ctx, tx, `select `+row+` from delivery_queue
-		where state = 2 and run_at <= ?1 order by run_at limit ?2`, d.Time(now), limit)
+	rows, err := list(ctx, tx, due, d.Time(now), limit)
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
@@ -200,13 +175,9 @@ func (Dialect) GateQuery(nos string) string {
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no`
 }
 
-// The index is named: without statistics the primary key is taken for as good, which is all items of the organization.
-const (
-	inFlight = `select lane & 4294967295, count(*) from delivery_queue indexed by delivery_queue_gated
-		where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and (state <> 0 or lease <> 0) group by 1`
-	inFlightOf = `select count(*) from delivery_queue indexed by delivery_queue_gated
-		where organization_id = ?1 and gated <> 0 and lease <> 0`
-)
+// inFlight is not in a file, because it lists numbers: in_flight_of.sql says why it names the index.
+const inFlight = `select lane & 4294967295, count(*) from delivery_queue indexed by delivery_queue_gated
+	where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and (state <> 0 or lease <> 0) group by 1`
 
 // InFlight implements sqlstore.Native.
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
@@ -244,17 +215,13 @@ func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
 
 // Overdue implements sqlstore.Native.
 func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
-	return list(ctx, tx, `select `+row+` from delivery_queue
-		where deadline is not null and deadline <= ?1 and lease = 0 order by deadline limit ?2`, d.Time(now), limit)
+	return list(ctx, tx, overdue, d.Time(now), limit)
 }
 
 // Pending implements sqlstore.Native.
 func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
-		return list(ctx, tx, `select `+row+` from delivery_queue
-			where organization_id = ?1 and delivery_id = ?2 order by n limit ?3`, organization, delivery, limit)
+		return list(ctx, tx, pendingOfDelivery, organization, delivery, limit)
 	}
-	return list(ctx, tx, `select `+row+` from delivery_queue
-		where organization_id = ?1 and lane & 4294967295 = ?2 and (lease = 0 or cancel = 0)
-		order by delivery_id limit ?3`, organization, no, limit)
+	return list(ctx, tx, pendingOfDestination, organization, no, limit)
 }
