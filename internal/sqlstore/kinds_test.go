@@ -52,6 +52,25 @@ var kinds = map[string]kind{
 	"installation":  small,
 }
 
+// mixed lists the functions and files whose statements touch hot and cold tables at once, each with the reason.
+var mixed = map[string]string{
+	"postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
+	"sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",
+	"postgres/queries/end.sql":                 ends,
+	"postgres/queries/end_placed.sql":          ends,
+	"postgres/queries/end_detailed.sql":        ends,
+	"postgres/queries/end_detailed_placed.sql": ends,
+	"sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
+	"postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
+	"postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
+	"Tx.Retain":                                "a delivery with items in the queue is kept",
+	"Tx.ItemsOf":                               "an item is in the queue or in the history",
+	"Tx.DestinationsOf":                        "an item is in the queue or in the history",
+	"Tx.SaveCheckpoint":                        "the fence of the item decides whether the checkpoint is kept",
+}
+
+const ends = "an item leaves the queue and enters the history at once: one round trip for a batch"
+
 // table matches the name of a table of ours.
 var table = regexp.MustCompile(`\bdelivery_(` + strings.Join(slices.Sorted(maps.Keys(kinds)), "|") + `)\b`)
 
@@ -79,6 +98,30 @@ func TestTablesHaveAKind(t *testing.T) {
 	for name := range kinds {
 		if !found[name] {
 			t.Errorf("delivery_%s has a kind, and no migration creates it", name)
+		}
+	}
+}
+
+// A statement touches either hot or cold tables, unless it is listed with a reason.
+func TestHotAndColdTablesAreNotMixed(t *testing.T) {
+	t.Parallel()
+	used := map[string]bool{}
+	for _, s := range append(inSource(t, "."), inQueries(t, ".")...) {
+		touched := map[kind][]string{}
+		for _, m := range table.FindAllStringSubmatch(s.text, -1) {
+			touched[kinds[m[1]]] = append(touched[kinds[m[1]]], m[1])
+		}
+		if touched[hot] == nil || touched[cold] == nil {
+			continue
+		}
+		used[s.unit] = true
+		if mixed[s.unit] == "" {
+			t.Errorf("%s mixes %s with %s: %s", s.unit, touched[hot], touched[cold], s.text)
+		}
+	}
+	for unit := range mixed {
+		if !used[unit] {
+			t.Errorf("%s is listed as a statement that mixes hot and cold tables, and does not", unit)
 		}
 	}
 }
