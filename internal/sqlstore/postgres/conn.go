@@ -29,7 +29,7 @@ func (Dialect) Migrations() fs.FS {
 const (
 	begin = `select now(), set_config('jit', 'off', true) || set_config('enable_seqscan', 'off', true) ||
 		set_config('enable_bitmapscan', 'off', true)`
-	beginLease   = begin + ` || set_config('synchronous_commit', 'off', true)`
+	beginRelaxed = begin + ` || set_config('synchronous_commit', 'off', true)`
 	beginCombine = begin + ` || set_config('lock_timeout', '25ms', true)`
 )
 
@@ -44,8 +44,8 @@ func (Dialect) Begin(
 	}
 	query := begin
 	switch access {
-	case sqlstore.Leasing:
-		query = beginLease
+	case sqlstore.Relaxed:
+		query = beginRelaxed
 	case sqlstore.Combining:
 		query = beginCombine
 	case sqlstore.Reading, sqlstore.Writing:
