@@ -3,32 +3,10 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
 )
-
-// Waits reports whether items wait for a destination.
-func (tx *Tx) Waits(ctx context.Context, organization string, no int64) (bool, error) {
-	found := false
-	err := tx.Query(ctx, func(*sql.Rows) error {
-		found = true
-		return nil
-	}, `select 1 from delivery_queue where organization_id = $1 and lane & 4294967295 = $2 limit 1`, organization, no)
-	return found, err
-}
-
-// placeholders lists the values as parameters after those of args, to which it adds them.
-func placeholders(args []any, values []string) (list string, all []any) {
-	marks := make([]string, len(values))
-	for i, v := range values {
-		args = append(args, v)
-		marks[i] = fmt.Sprintf("$%d", len(args))
-	}
-	return strings.Join(marks, ", "), args
-}
 
 // LastCheck reads the last scheduled connection test of a destination, and when the next one is due.
 func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (check *destination.Check, due time.Time, err error) {

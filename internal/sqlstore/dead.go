@@ -3,9 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/deliverykit/delivery/queue"
@@ -177,84 +175,4 @@ func (l *DeadLetter) Returned() Key {
 	k := l.Key
 	k.Fence++
 	return k
-}
-
-// End is how an item ended.
-type End struct {
-	N           int
-	Destination string
-	State       queue.State
-}
-
-// Ends lists how the items of a delivery ended last, by number. One that is pending again is among them.
-func (tx *Tx) Ends(ctx context.Context, organization, delivery string) (ends []End, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var e End
-		err := rows.Scan(&e.N, &e.Destination, &e.State)
-		if last := len(ends) - 1; last >= 0 && ends[last].N == e.N {
-			ends = ends[:last]
-		}
-		ends = append(ends, e)
-		return err
-	}, `select n, destination_id, state from delivery_attempts
-		where organization_id = $1 and delivery_id = $2 and state >= 3 order by n, fence`, organization, delivery)
-	return ends, err
-}
-
-// LockDelivery keeps a delivery from being removed, and reports whether it is there.
-func (tx *Tx) LockDelivery(ctx context.Context, organization, id string) (found bool, err error) {
-	err = tx.Query(ctx, func(*sql.Rows) error {
-		found = true
-		return nil
-	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.s.Locking("d"), organization, id)
-	return found, err
-}
-
-// LinkReplay notes of a delivery that it repeats another.
-func (tx *Tx) LinkReplay(ctx context.Context, organization, id, replayOf string) error {
-	_, err := tx.Exec(ctx, `update delivery_deliveries set replay_of = $3 where organization_id = $1 and id = $2`, organization, id, replayOf)
-	return err
-}
-
-// Summaries reads what a list shows of deliveries, by id: neither options nor content.
-func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]Delivery, error) {
-	all := make(map[string]Delivery, len(ids))
-	query, args := SummariesQuery(organization, ids)
-	err := tx.Query(ctx, func(rows *sql.Rows) error {
-		d := Delivery{Organization: organization}
-		var sha []byte
-		err := rows.Scan(&d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority, Text{&d.CorrelationID},
-			Text{&d.Payload.Name}, &d.Payload.ContentType, &d.Payload.Size, &sha)
-		d.Payload.SHA256 = hex.EncodeToString(sha)
-		all[d.ID] = d
-		return err
-	}, query, args...)
-	return all, err
-}
-
-// SummariesQuery is the query of Summaries, with $1 placeholders.
-func SummariesQuery(organization string, ids []string) (query string, args []any) {
-	in, args := among(organization, ids)
-	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size, payload_sha256
-		from delivery_deliveries where organization_id = $1 and id ` + in, args
-}
-
-// DestinationsByID reads destinations, deleted ones too.
-func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []string) ([]*Destination, error) {
-	in, args := among(organization, ids)
-	return tx.destinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
-}
-
-// among is the condition that an id is one of some, and the parameters of a statement whose first is the organization.
-func among(organization string, ids []string) (in string, args []any) {
-	args = append(make([]any, 0, len(ids)+1), organization)
-	marks := make([]string, len(ids))
-	for i, id := range ids {
-		args = append(args, id)
-		marks[i] = fmt.Sprintf("$%d", i+2)
-	}
-	if len(ids) == 1 {
-		return `= $2`, args
-	}
-	return `in (` + strings.Join(marks, ", ") + `)`, args
 }

@@ -1,7 +1,6 @@
 package sqlstore
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/hex"
@@ -9,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
-	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/payload"
 )
 
@@ -69,16 +66,6 @@ func Decode(name string, raw []byte, v any) error {
 	return nil
 }
 
-// TakenKey reads the delivery that holds an idempotency key, and whether it went to a fallback.
-func (tx *Tx) TakenKey(ctx context.Context, organization, key string) (delivery string, fingerprint []byte, fallback bool, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		return rows.Scan(&delivery, &fingerprint, &fallback)
-	}, `select k.delivery_id, k.fingerprint, coalesce((select d.fallback from delivery_deliveries d
-			where d.organization_id = k.organization_id and d.id = k.delivery_id), $3)
-		from delivery_idempotency k where k.organization_id = $1 and k.key = $2`, organization, key, false)
-	return delivery, fingerprint, fallback, err
-}
-
 // Withdraw removes what Enqueue has just inserted in the same transaction.
 func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error {
 	for _, from := range []string{
@@ -107,110 +94,40 @@ func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Deliver
 	return d, err
 }
 
-// Item is a pending item of a delivery with its destination.
-type Item struct {
-	Claimed
-	Destination string
-	Progress    int64    // bytes that the other side has, as far as is noted
-	Of          LaneInfo // its destination
+// LockDelivery keeps a delivery from being removed, and reports whether it is there.
+func (tx *Tx) LockDelivery(ctx context.Context, organization, id string) (found bool, err error) {
+	err = tx.Query(ctx, func(*sql.Rows) error {
+		found = true
+		return nil
+	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.s.Locking("d"), organization, id)
+	return found, err
 }
 
-// Items lists the pending items of a delivery.
-func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items []Item, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var i Item
-		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost, &i.Cancel,
-			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
-		items = append(items, i)
+// LinkReplay notes of a delivery that it repeats another.
+func (tx *Tx) LinkReplay(ctx context.Context, organization, id, replayOf string) error {
+	_, err := tx.Exec(ctx, `update delivery_deliveries set replay_of = $3 where organization_id = $1 and id = $2`, organization, id, replayOf)
+	return err
+}
+
+// Summaries reads what a list shows of deliveries, by id: neither options nor content.
+func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]Delivery, error) {
+	all := make(map[string]Delivery, len(ids))
+	query, args := SummariesQuery(organization, ids)
+	err := tx.Query(ctx, func(rows *sql.Rows) error {
+		d := Delivery{Organization: organization}
+		var sha []byte
+		err := rows.Scan(&d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority, Text{&d.CorrelationID},
+			Text{&d.Payload.Name}, &d.Payload.ContentType, &d.Payload.Size, &sha)
+		d.Payload.SHA256 = hex.EncodeToString(sha)
+		all[d.ID] = d
 		return err
-	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq,
-		case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.run_at,
-		q.deadline, d.id, coalesce(q.progress, 0)
-		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
-		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
-	if err != nil || len(items) == 0 {
-		return nil, err
-	}
-	nos := make([]int64, len(items))
-	for i := range items {
-		nos[i] = DestinationOf(items[i].Lane)
-	}
-	infos, err := tx.LaneInfos(ctx, nos)
-	for i := range items {
-		items[i].Of = infos[nos[i]]
-	}
-	return items, err
-}
-
-// ItemsOf lists the items of a delivery, pending or ended, by number. One that was retried has ended before.
-func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items []EnqueuedItem, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var i EnqueuedItem
-		err := rows.Scan(&i.N, &i.Destination)
-		items = append(items, i)
-		return err
-	}, `select q.n, d.id from delivery_queue q
-		join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
-		where q.organization_id = $1 and q.delivery_id = $2
-		union
-		select a.n, a.destination_id from delivery_attempts a
-		where a.organization_id = $1 and a.delivery_id = $2 and a.state >= 3
-		order by 1`, organization, delivery)
-	return items, err
-}
-
-// Attempts lists the history of deliveries, item by item in the order it happened.
-func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
-	query, args := AttemptsQuery(organization, deliveries)
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var a Attempt
-		var category, status sql.NullInt64
-		var code, text string
-		var took sql.NullFloat64
-		var reference, detail []byte
-		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason, &category,
-			&status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt}, &reference, &detail); err != nil {
-			return err
-		}
-		if category.Valid {
-			a.Failure = &Failure{handler.Category(category.Int64), int(status.Int64), code, text}
-		}
-		if a.Took = NotBegun; took.Valid {
-			a.Took = time.Duration(took.Float64 * float64(time.Second)).Round(time.Microsecond)
-		}
-		attempts = append(attempts, a)
-		last := &attempts[len(attempts)-1]
-		return errors.Join(Decode("reference", reference, &last.Reference), Decode("detail", detail, &last.Detail))
 	}, query, args...)
-	slices.SortStableFunc(attempts, func(a, b Attempt) int {
-		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))
-	})
-	return attempts, err
+	return all, err
 }
 
-// AttemptsQuery is the query of Attempts, with $1 placeholders. It is not ordered: of several deliveries, an index gives
-// the order only to who reads all of the organization's.
-func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
-	in, args := among(organization, deliveries)
-	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
-		took, ended_at, next_at, reference, detail
-		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
-}
-
-// Checkpoint reads what an earlier attempt left, nil if nothing.
-func (tx *Tx) Checkpoint(ctx context.Context, k Key) (value []byte, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&value) },
-		`select value from delivery_checkpoints where organization_id = $1 and delivery_id = $2 and n = $3`,
-		k.Organization, k.Delivery, k.N)
-	return value, err
-}
-
-// SaveCheckpoint keeps value for the next attempt, if the fence still holds; it reports whether it did.
-func (tx *Tx) SaveCheckpoint(ctx context.Context, k Key, value []byte) (bool, error) {
-	n, err := tx.Exec(ctx, `insert into delivery_checkpoints (organization_id, delivery_id, n, value)
-		select q.organization_id, q.delivery_id, q.n, $5 from delivery_queue q
-		where q.organization_id = $1 and q.delivery_id = $2 and q.n = $3 and q.fence = $4 and q.lease <> 0
-		on conflict (organization_id, delivery_id, n) do update set value = excluded.value`,
-		k.Organization, k.Delivery, k.N, k.Fence, tx.s.JSON(value))
-	return n > 0, err
+// SummariesQuery is the query of Summaries, with $1 placeholders.
+func SummariesQuery(organization string, ids []string) (query string, args []any) {
+	in, args := among(organization, ids)
+	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size, payload_sha256
+		from delivery_deliveries where organization_id = $1 and id ` + in, args
 }

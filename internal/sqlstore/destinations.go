@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
-	"github.com/deliverykit/delivery/retry"
 )
 
 // Destination is a stored destination with what its owner does not see.
@@ -91,36 +90,6 @@ func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, pau
 	return n > 0, err
 }
 
-// Everyone is the organization whose pause is everybody's.
-const Everyone = ""
-
-// PauseOrganization holds all items of an organization, or lets them go; of Everyone, those of all.
-func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused bool) error {
-	var at time.Time
-	if paused {
-		at = tx.Now
-	}
-	_, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id, paused_at) values ($1, $2)
-		on conflict (organization_id) do update set paused_at = excluded.paused_at`, organization, tx.s.Time(at))
-	return err
-}
-
-// Paused returns since when an organization is paused, by itself and by everybody's pause.
-func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone time.Time, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var of string
-		var at time.Time
-		err := rows.Scan(&of, Time{&at})
-		if of == Everyone {
-			everyone = at
-		} else {
-			own = at
-		}
-		return err
-	}, `select organization_id, paused_at from delivery_organizations where organization_id in ($1, '')`, organization)
-	return own, everyone, err
-}
-
 // DeleteDestination takes a destination out of use. Its row stays, for history, without config and credentials.
 func (tx *Tx) DeleteDestination(ctx context.Context, organization, id string) error {
 	_, err := tx.Exec(ctx, `update delivery_destinations set deleted_at = $3, version = version + 1, is_default = $4, draining_at = null,
@@ -197,39 +166,6 @@ func (tx *Tx) destinations(ctx context.Context, where string, args ...any) (all 
 	return all, err
 }
 
-// LaneInfo is what a claim needs to know of a destination.
-type LaneInfo struct {
-	Health                 // Failures, Breaker, ProbeAt and DrainTo
-	No                     int64
-	Organization, ID, Type string
-	Version                int64
-	Disabled, Paused       bool // Paused also with its organization, or with all
-}
-
-// Held reports whether no item of the destination may be attempted now.
-func (l *LaneInfo) Held(now time.Time) bool {
-	return l.Paused || (l.Disabled || l.Breaker != retry.Closed) && !l.Probing(now)
-}
-
-// LaneInfos reads what a claim needs to know of destinations, by number. It is one of the queue's system statements: it
-// spans organizations.
-func (tx *Tx) LaneInfos(ctx context.Context, nos []int64) (map[int64]LaneInfo, error) {
-	all := make(map[int64]LaneInfo, len(nos))
-	err := tx.Query(ctx, func(rows *sql.Rows) error {
-		var l LaneInfo
-		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, &l.Disabled, &l.Paused, &l.Failures, &l.Breaker,
-			Time{&l.ProbeAt}, &l.DrainTo)
-		all[l.No] = l
-		return err
-	}, `select d.no, d.organization_id, d.id, d.type, d.version, d.disabled,
-		d.paused_at is not null or d.organization_id in (select organization_id from delivery_organizations where paused_at is not null)
-			or exists (select 1 from delivery_organizations where organization_id = '' and paused_at is not null),
-		coalesce(h.failures, 0), coalesce(h.breaker, 0), h.probe_at, coalesce(h.drain_to, 0)
-		from delivery_destinations d left join delivery_health h on h.destination_no = d.no
-		where d.no in (`+list(nos)+`)`)
-	return all, err
-}
-
 // DestinationsByNo reads destinations by number, a system statement as LaneInfos.
 func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination, error) {
 	return tx.destinations(ctx, `where d.no in (`+list(nos)+`)`)
@@ -240,14 +176,8 @@ func (tx *Tx) DestinationsOfType(ctx context.Context, typ string, after int64, l
 	return tx.destinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null order by d.no limit $3`, after, typ, limit)
 }
 
-// list writes numbers as a list, in place of parameters: no driver agrees with another on those.
-func list(nos []int64) string {
-	b := make([]byte, 0, 8*len(nos))
-	for i, no := range nos {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strconv.AppendInt(b, no, 10)
-	}
-	return string(b)
+// DestinationsByID reads destinations, deleted ones too.
+func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []string) ([]*Destination, error) {
+	in, args := among(organization, ids)
+	return tx.destinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
 }

@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"time"
 
 	"github.com/deliverykit/delivery/queue"
@@ -109,34 +108,6 @@ func cancelled(o *Outcome, reason queue.Reason) *Attempt {
 	k := o.Key
 	k.Fence++
 	return &Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
-}
-
-// Recorded reports which attempts are in the history: what settles a COMMIT whose outcome is unknown.
-func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
-	err = tx.Query(ctx, func(*sql.Rows) error {
-		found = true
-		return nil
-	}, `select 1 from delivery_attempts where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4`,
-		k.Organization, k.Delivery, k.N, k.Fence)
-	return found, err
-}
-
-// NextDue returns when the next item falls due that is not ready yet, later than after; zero if none will: a system
-// statement.
-func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var until, deadline time.Time
-		err := rows.Scan(Time{&at}, Time{&until}, Time{&deadline})
-		for _, t := range []time.Time{until, deadline} {
-			if at.IsZero() || !t.IsZero() && t.Before(at) {
-				at = t
-			}
-		}
-		return err
-	}, `select (select min(run_at) from delivery_queue where state = 2 and run_at > $1),
-		(select min(until) from delivery_leases where until > $1),
-		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`, tx.s.Time(after))
-	return at, err
 }
 
 const mostCancelled = 1000

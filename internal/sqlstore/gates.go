@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"slices"
 	"time"
 )
 
@@ -60,34 +59,14 @@ func (tx *Tx) TakeTokens(ctx context.Context, no int64, left float64, at time.Ti
 	return err
 }
 
-// LockOrganizations locks the rows of organizations that no other process has locked, and makes those that are missing: a
-// system statement. They are locked in the order of their names.
-func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map[string]bool, err error) {
-	for range 2 {
-		locked = map[string]bool{}
-		for _, name := range slices.Sorted(slices.Values(names)) {
-			err := tx.Query(ctx, func(*sql.Rows) error {
-				locked[name] = true
-				return nil
-			}, `select 1 from delivery_organizations where organization_id = $1`+tx.s.SkipLocked(), name)
-			if err != nil {
-				return nil, err
-			}
-		}
-		made := int64(0)
-		for _, name := range names {
-			if locked[name] {
-				continue
-			}
-			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1) on conflict do nothing`, name)
-			if err != nil {
-				return nil, err
-			}
-			made += n
-		}
-		if made == 0 {
-			break
-		}
-	}
-	return locked, nil
+// Gate reads what is left in a destination's bucket, without locking it.
+func (tx *Tx) Gate(ctx context.Context, organization string, no int64) (g GateState, err error) {
+	g = GateState{No: no, Now: tx.Now}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var tokens sql.NullFloat64
+		err := rows.Scan(&tokens, Time{&g.TokensAt})
+		g.Tokens = tokens.Float64
+		return err
+	}, `select tokens, tokens_at from delivery_gates where destination_no = $1 and organization_id = $2`, no, organization)
+	return g, err
 }

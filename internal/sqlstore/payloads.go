@@ -67,12 +67,6 @@ func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key stri
 	return key, ok, err
 }
 
-// Installation names this database among others that use the same store.
-func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
-	return id, err
-}
-
 // Chunk reads the i-th chunk of a payload, nil if there is none.
 func (tx *Tx) Chunk(ctx context.Context, organization, id string, i int) (data []byte, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&data) },
@@ -154,25 +148,4 @@ func (tx *Tx) KnownKeys(ctx context.Context, keys []string) (known map[string]bo
 		return err
 	}, `select store_key from delivery_payloads where store_key in (`+strings.Join(places, ", ")+`)`, args...)
 	return known, err
-}
-
-// ExpireKeys removes idempotency keys whose time has passed, up to a limit: a system statement.
-func (tx *Tx) ExpireKeys(ctx context.Context, limit int) (int64, error) {
-	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
-		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`, tx.s.Time(tx.Now), limit)
-}
-
-// LeaseJob takes a maintenance job that is due and reports whether it did: a system statement.
-func (tx *Tx) LeaseJob(ctx context.Context, name string, every, lease time.Duration) (bool, error) {
-	n, err := tx.Exec(ctx, `insert into delivery_jobs (name, leased_until) values ($1, $2)
-		on conflict (name) do update set leased_until = excluded.leased_until
-		where delivery_jobs.leased_until <= $3 and (delivery_jobs.ran_at is null or delivery_jobs.ran_at <= $4)`,
-		name, tx.s.Time(tx.Now.Add(lease)), tx.s.Time(tx.Now), tx.s.Time(tx.Now.Add(-every)))
-	return n > 0, err
-}
-
-// FinishJob gives a job back: a system statement.
-func (tx *Tx) FinishJob(ctx context.Context, name string) error {
-	_, err := tx.Exec(ctx, `update delivery_jobs set leased_until = $2, ran_at = $2 where name = $1`, name, tx.s.Time(tx.Now))
-	return err
 }

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -160,47 +159,6 @@ type Change struct {
 type Changed struct {
 	Key
 	Cancel queue.Reason // why it is to be cancelled, if it is
-}
-
-// Attempt is a row of the history.
-type Attempt struct {
-	Key
-	Destination string
-	Number      int // 0: none, or not charged
-	State       queue.State
-	Reason      queue.Reason
-	Failure     *Failure
-	Took        time.Duration // NotBegun where no attempt was begun
-	EndedAt     time.Time     // when it was recorded
-	NextAt      time.Time
-	Reference   handler.Reference
-	Detail      Detail
-	Place       string // Claimed.Place, where it is known
-}
-
-// NotBegun is Attempt.Took of what was no attempt.
-const NotBegun time.Duration = -1
-
-// Plain reports whether there is nothing to record of an attempt but that it delivered.
-func (a *Attempt) Plain() bool {
-	return a.State == queue.Delivered && a.Reason == queue.None && a.Failure == nil && a.Took != NotBegun &&
-		a.Reference.ID == "" && a.Reference.URL == "" && a.Reference.Details == nil &&
-		a.Detail.Exchange == nil && a.Detail.Parts == nil && a.Detail.Notes == nil
-}
-
-// Failure is what went wrong.
-type Failure struct {
-	Category   handler.Category
-	StatusCode int
-	Code       string
-	Text       string
-}
-
-// Detail is what is kept of an attempt for people to read.
-type Detail struct {
-	Exchange *handler.Exchange `json:"exchange,omitempty"`
-	Parts    []handler.Part    `json:"parts,omitempty"`
-	Notes    map[string]string `json:"notes,omitempty"`
 }
 
 // Encode returns v as JSON, nil where it would say nothing. A NUL, which jsonb cannot hold, becomes U+FFFD.

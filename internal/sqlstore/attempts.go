@@ -1,0 +1,124 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/queue"
+)
+
+// Attempts lists the history of deliveries, item by item in the order it happened.
+func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
+	query, args := AttemptsQuery(organization, deliveries)
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var a Attempt
+		var category, status sql.NullInt64
+		var code, text string
+		var took sql.NullFloat64
+		var reference, detail []byte
+		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason, &category,
+			&status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt}, &reference, &detail); err != nil {
+			return err
+		}
+		if category.Valid {
+			a.Failure = &Failure{handler.Category(category.Int64), int(status.Int64), code, text}
+		}
+		if a.Took = NotBegun; took.Valid {
+			a.Took = time.Duration(took.Float64 * float64(time.Second)).Round(time.Microsecond)
+		}
+		attempts = append(attempts, a)
+		last := &attempts[len(attempts)-1]
+		return errors.Join(Decode("reference", reference, &last.Reference), Decode("detail", detail, &last.Detail))
+	}, query, args...)
+	slices.SortStableFunc(attempts, func(a, b Attempt) int {
+		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))
+	})
+	return attempts, err
+}
+
+// AttemptsQuery is the query of Attempts, with $1 placeholders. It is not ordered: of several deliveries, an index gives
+// the order only to who reads all of the organization's.
+func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
+	in, args := among(organization, deliveries)
+	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
+		took, ended_at, next_at, reference, detail
+		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
+}
+
+// Attempt is a row of the history.
+type Attempt struct {
+	Key
+	Destination string
+	Number      int // 0: none, or not charged
+	State       queue.State
+	Reason      queue.Reason
+	Failure     *Failure
+	Took        time.Duration // NotBegun where no attempt was begun
+	EndedAt     time.Time     // when it was recorded
+	NextAt      time.Time
+	Reference   handler.Reference
+	Detail      Detail
+	Place       string // Claimed.Place, where it is known
+}
+
+// NotBegun is Attempt.Took of what was no attempt.
+const NotBegun time.Duration = -1
+
+// Plain reports whether there is nothing to record of an attempt but that it delivered.
+func (a *Attempt) Plain() bool {
+	return a.State == queue.Delivered && a.Reason == queue.None && a.Failure == nil && a.Took != NotBegun &&
+		a.Reference.ID == "" && a.Reference.URL == "" && a.Reference.Details == nil &&
+		a.Detail.Exchange == nil && a.Detail.Parts == nil && a.Detail.Notes == nil
+}
+
+// Failure is what went wrong.
+type Failure struct {
+	Category   handler.Category
+	StatusCode int
+	Code       string
+	Text       string
+}
+
+// Detail is what is kept of an attempt for people to read.
+type Detail struct {
+	Exchange *handler.Exchange `json:"exchange,omitempty"`
+	Parts    []handler.Part    `json:"parts,omitempty"`
+	Notes    map[string]string `json:"notes,omitempty"`
+}
+
+// End is how an item ended.
+type End struct {
+	N           int
+	Destination string
+	State       queue.State
+}
+
+// Ends lists how the items of a delivery ended last, by number. One that is pending again is among them.
+func (tx *Tx) Ends(ctx context.Context, organization, delivery string) (ends []End, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var e End
+		err := rows.Scan(&e.N, &e.Destination, &e.State)
+		if last := len(ends) - 1; last >= 0 && ends[last].N == e.N {
+			ends = ends[:last]
+		}
+		ends = append(ends, e)
+		return err
+	}, `select n, destination_id, state from delivery_attempts
+		where organization_id = $1 and delivery_id = $2 and state >= 3 order by n, fence`, organization, delivery)
+	return ends, err
+}
+
+// Recorded reports which attempts are in the history: what settles a COMMIT whose outcome is unknown.
+func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
+	err = tx.Query(ctx, func(*sql.Rows) error {
+		found = true
+		return nil
+	}, `select 1 from delivery_attempts where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4`,
+		k.Organization, k.Delivery, k.N, k.Fence)
+	return found, err
+}

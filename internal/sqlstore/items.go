@@ -1,0 +1,58 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+)
+
+// Item is a pending item of a delivery with its destination.
+type Item struct {
+	Claimed
+	Destination string
+	Progress    int64    // bytes that the other side has, as far as is noted
+	Of          LaneInfo // its destination
+}
+
+// Items lists the pending items of a delivery.
+func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items []Item, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var i Item
+		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost, &i.Cancel,
+			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
+		items = append(items, i)
+		return err
+	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq,
+		case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.run_at,
+		q.deadline, d.id, coalesce(q.progress, 0)
+		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
+		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
+	if err != nil || len(items) == 0 {
+		return nil, err
+	}
+	nos := make([]int64, len(items))
+	for i := range items {
+		nos[i] = DestinationOf(items[i].Lane)
+	}
+	infos, err := tx.LaneInfos(ctx, nos)
+	for i := range items {
+		items[i].Of = infos[nos[i]]
+	}
+	return items, err
+}
+
+// ItemsOf lists the items of a delivery, pending or ended, by number. One that was retried has ended before.
+func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items []EnqueuedItem, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var i EnqueuedItem
+		err := rows.Scan(&i.N, &i.Destination)
+		items = append(items, i)
+		return err
+	}, `select q.n, d.id from delivery_queue q
+		join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
+		where q.organization_id = $1 and q.delivery_id = $2
+		union
+		select a.n, a.destination_id from delivery_attempts a
+		where a.organization_id = $1 and a.delivery_id = $2 and a.state >= 3
+		order by 1`, organization, delivery)
+	return items, err
+}

@@ -1,0 +1,59 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// LeaseJob takes a maintenance job that is due and reports whether it did: a system statement.
+func (tx *Tx) LeaseJob(ctx context.Context, name string, every, lease time.Duration) (bool, error) {
+	n, err := tx.Exec(ctx, `insert into delivery_jobs (name, leased_until) values ($1, $2)
+		on conflict (name) do update set leased_until = excluded.leased_until
+		where delivery_jobs.leased_until <= $3 and (delivery_jobs.ran_at is null or delivery_jobs.ran_at <= $4)`,
+		name, tx.s.Time(tx.Now.Add(lease)), tx.s.Time(tx.Now), tx.s.Time(tx.Now.Add(-every)))
+	return n > 0, err
+}
+
+// FinishJob gives a job back: a system statement.
+func (tx *Tx) FinishJob(ctx context.Context, name string) error {
+	_, err := tx.Exec(ctx, `update delivery_jobs set leased_until = $2, ran_at = $2 where name = $1`, name, tx.s.Time(tx.Now))
+	return err
+}
+
+// Installation names this database among others that use the same store.
+func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
+	return id, err
+}
+
+// Present notes that a process attempts items of some types: a system statement.
+func (tx *Tx) Present(ctx context.Context, id string, types []string) error {
+	_, err := tx.Exec(ctx, `insert into delivery_workers (id, seen_at, types) values ($1, $2, $3)
+		on conflict (id) do update set seen_at = excluded.seen_at`, id, tx.s.Time(tx.Now), tx.s.JSON(Encode(types)))
+	return err
+}
+
+// Workers lists the types that processes attempt which were seen since a time: a system statement.
+func (tx *Tx) Workers(ctx context.Context, since time.Time) (types map[string]bool, err error) {
+	types = map[string]bool{}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var raw []byte
+		var of []string
+		if err := rows.Scan(&raw); err != nil {
+			return err
+		}
+		err := Decode("types", raw, &of)
+		for _, t := range of {
+			types[t] = true
+		}
+		return err
+	}, `select types from delivery_workers where seen_at >= $1`, tx.s.Time(since))
+	return types, err
+}
+
+// ForgetWorkers removes processes that were last seen before a time: a system statement.
+func (tx *Tx) ForgetWorkers(ctx context.Context, before time.Time) error {
+	_, err := tx.Exec(ctx, `delete from delivery_workers where seen_at < $1`, tx.s.Time(before))
+	return err
+}

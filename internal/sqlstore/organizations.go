@@ -1,0 +1,70 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+	"time"
+)
+
+// Everyone is the organization whose pause is everybody's.
+const Everyone = ""
+
+// PauseOrganization holds all items of an organization, or lets them go; of Everyone, those of all.
+func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused bool) error {
+	var at time.Time
+	if paused {
+		at = tx.Now
+	}
+	_, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id, paused_at) values ($1, $2)
+		on conflict (organization_id) do update set paused_at = excluded.paused_at`, organization, tx.s.Time(at))
+	return err
+}
+
+// Paused returns since when an organization is paused, by itself and by everybody's pause.
+func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone time.Time, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var of string
+		var at time.Time
+		err := rows.Scan(&of, Time{&at})
+		if of == Everyone {
+			everyone = at
+		} else {
+			own = at
+		}
+		return err
+	}, `select organization_id, paused_at from delivery_organizations where organization_id in ($1, '')`, organization)
+	return own, everyone, err
+}
+
+// LockOrganizations locks the rows of organizations that no other process has locked, and makes those that are missing: a
+// system statement. They are locked in the order of their names.
+func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map[string]bool, err error) {
+	for range 2 {
+		locked = map[string]bool{}
+		for _, name := range slices.Sorted(slices.Values(names)) {
+			err := tx.Query(ctx, func(*sql.Rows) error {
+				locked[name] = true
+				return nil
+			}, `select 1 from delivery_organizations where organization_id = $1`+tx.s.SkipLocked(), name)
+			if err != nil {
+				return nil, err
+			}
+		}
+		made := int64(0)
+		for _, name := range names {
+			if locked[name] {
+				continue
+			}
+			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1) on conflict do nothing`, name)
+			if err != nil {
+				return nil, err
+			}
+			made += n
+		}
+		if made == 0 {
+			break
+		}
+	}
+	return locked, nil
+}

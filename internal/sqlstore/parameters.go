@@ -1,0 +1,43 @@
+package sqlstore
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// list writes numbers as a list, in place of parameters: no driver agrees with another on those.
+func list(nos []int64) string {
+	b := make([]byte, 0, 8*len(nos))
+	for i, no := range nos {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, no, 10)
+	}
+	return string(b)
+}
+
+// placeholders lists the values as parameters after those of args, to which it adds them.
+func placeholders(args []any, values []string) (list string, all []any) {
+	marks := make([]string, len(values))
+	for i, v := range values {
+		args = append(args, v)
+		marks[i] = fmt.Sprintf("$%d", len(args))
+	}
+	return strings.Join(marks, ", "), args
+}
+
+// among is the condition that an id is one of some, and the parameters of a statement whose first is the organization.
+func among(organization string, ids []string) (in string, args []any) {
+	args = append(make([]any, 0, len(ids)+1), organization)
+	marks := make([]string, len(ids))
+	for i, id := range ids {
+		args = append(args, id)
+		marks[i] = fmt.Sprintf("$%d", i+2)
+	}
+	if len(ids) == 1 {
+		return `= $2`, args
+	}
+	return `in (` + strings.Join(marks, ", ") + `)`, args
+}

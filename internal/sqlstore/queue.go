@@ -1,0 +1,69 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/deliverykit/delivery/queue"
+)
+
+// LaneCount is how many items of a destination, at one priority, are in a state.
+type LaneCount struct {
+	Lane   int64
+	State  queue.State
+	N      int64
+	Oldest time.Time // since when the oldest is ready, or was as it was leased; when it is due
+}
+
+// LaneCounts counts what waits, of an organization or of Everyone: a system statement. It reads all of it.
+func (tx *Tx) LaneCounts(ctx context.Context, organization string) (all []LaneCount, err error) {
+	query := `select lane, case when lease <> 0 then 1 else state end, count(*), min(run_at) from delivery_queue`
+	var args []any
+	if organization != Everyone {
+		query += ` where organization_id = $1`
+		args = append(args, organization)
+	}
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var c LaneCount
+		err := rows.Scan(&c.Lane, &c.State, &c.N, Time{&c.Oldest})
+		all = append(all, c)
+		return err
+	}, query+` group by 1, 2`, args...)
+	return all, err
+}
+
+// Ahead counts the ready items of a lane before a number, up to a limit: a system statement, of one destination.
+func (tx *Tx) Ahead(ctx context.Context, lane, seq int64, limit int) (n int, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&n) },
+		`select count(*) from (select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq < $2 limit $3) q`, lane, seq, limit)
+	return n, err
+}
+
+// Waits reports whether items wait for a destination.
+func (tx *Tx) Waits(ctx context.Context, organization string, no int64) (bool, error) {
+	found := false
+	err := tx.Query(ctx, func(*sql.Rows) error {
+		found = true
+		return nil
+	}, `select 1 from delivery_queue where organization_id = $1 and lane & 4294967295 = $2 limit 1`, organization, no)
+	return found, err
+}
+
+// NextDue returns when the next item falls due that is not ready yet, later than after; zero if none will: a system
+// statement.
+func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error {
+		var until, deadline time.Time
+		err := rows.Scan(Time{&at}, Time{&until}, Time{&deadline})
+		for _, t := range []time.Time{until, deadline} {
+			if at.IsZero() || !t.IsZero() && t.Before(at) {
+				at = t
+			}
+		}
+		return err
+	}, `select (select min(run_at) from delivery_queue where state = 2 and run_at > $1),
+		(select min(until) from delivery_leases where until > $1),
+		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`, tx.s.Time(after))
+	return at, err
+}
