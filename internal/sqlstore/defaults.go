@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -10,8 +11,8 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// usable is the condition under which what goes to the defaults may go to destination d at clock.now. A breaker that would
-// let probes through counts as closed: without items there are no probes.
+// usable is the condition that a request for the defaults can go to destination d at clock.now. A
+// breaker that would let probes through counts as closed: without items there are no probes.
 const usable = `not d.disabled and not exists (select 1 from delivery_health u
 	where u.destination_no = d.no and u.organization_id = d.organization_id and u.breaker <> 0
 	and (u.probe_at is null or u.probe_at > clock.now))`
@@ -19,8 +20,8 @@ const usable = `not d.disabled and not exists (select 1 from delivery_health u
 // Default is a destination among the defaults of its organization.
 type Default struct {
 	ID     string
-	Place  int      // 0 of a primary one
-	Topics []string // nil for all
+	Place  int      // 0: it is a primary one; otherwise its place among the fallbacks
+	Topics []string // nil: all topics
 	Usable bool
 }
 
@@ -46,9 +47,10 @@ func (tx *Tx) Defaults(ctx context.Context, organization string) ([]Default, err
 	return defaults(ctx, tx.s.Dialect, tx.Execer, organization, tx.Now)
 }
 
-// Choose returns the defaults that a request of a topic goes to: those for its topic or, where there are none, those for all
-// topics; of these the primary ones if one of them is usable, else the first usable fallback, else those that come first.
-func Choose(all []Default, topic string) (chosen []Default) {
+// Choose returns the defaults that a request of a topic goes to. It considers those for the topic
+// or, if there are none, those for all topics. Of these it chooses the primary ones if one of them
+// is usable, otherwise the first usable fallback, otherwise those with the lowest place.
+func Choose(all []Default, topic string) []Default {
 	var fitting []Default
 	special := false
 	for _, d := range all {
@@ -56,21 +58,23 @@ func Choose(all []Default, topic string) (chosen []Default) {
 			fitting, special = append(fitting, d), special || d.Topics != nil
 		}
 	}
-	var best *Default
-	for i, d := range fitting {
-		if (d.Topics != nil) == special && (best == nil || d.Usable && !best.Usable || d.Usable == best.Usable && d.Place < best.Place) {
-			best = &fitting[i]
-		}
+	fitting = slices.DeleteFunc(fitting, func(d Default) bool { return (d.Topics != nil) != special })
+	if len(fitting) == 0 {
+		return nil
 	}
-	for _, d := range fitting {
-		if (d.Topics != nil) == special && d.Place == best.Place {
-			chosen = append(chosen, d)
+	best := slices.MinFunc(fitting, func(a, b Default) int {
+		switch {
+		case a.Usable == b.Usable:
+			return cmp.Compare(a.Place, b.Place)
+		case a.Usable:
+			return -1
 		}
-	}
-	return chosen
+		return 1
+	})
+	return slices.DeleteFunc(fitting, func(d Default) bool { return d.Place != best.Place })
 }
 
-// selectable is a destination that is not chosen by its id alone.
+// selectable is a destination that requests reach by tags or by its subscription too.
 type selectable struct {
 	id           string
 	tags         []string
@@ -97,9 +101,12 @@ func (s *selectable) fits(n *NewDelivery) bool {
 		n.Subscribers && s.subscription.Matches(n.Topic, n.Tags, n.Metadata)
 }
 
-// Resolve returns the batch with Items for the defaults, the subscribers and the tags that its deliveries ask for, after
-// those that they name. It reads nothing for deliveries that only name their destinations; then it returns batch itself.
-func Resolve(ctx context.Context, d Syntax, tx Execer, organization string, now time.Time, batch []NewDelivery) ([]NewDelivery, error) {
+// Resolve returns the batch with items for the defaults, subscribers and tags that its deliveries
+// ask for, after the items that they name. If all deliveries only name their destinations, it
+// returns batch itself and reads nothing.
+func Resolve(
+	ctx context.Context, d Syntax, tx Execer, organization string, now time.Time, batch []NewDelivery,
+) ([]NewDelivery, error) {
 	byDefault := slices.ContainsFunc(batch, func(n NewDelivery) bool { return n.Defaults() })
 	selecting := slices.ContainsFunc(batch, func(n NewDelivery) bool { return n.selects() })
 	if !byDefault && !selecting {

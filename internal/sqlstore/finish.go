@@ -8,22 +8,22 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Outcome is what a lease, a sweep or a call makes of an item: the record of it, and either its end (Attempt.State is
-// one) or its return to the queue.
+// Outcome is what a worker, a sweep or a call decides about an item: a record for its history, and
+// either its end, if Attempt.State is one, or its return to the queue.
 type Outcome struct {
 	Attempt
-	No      int64         // of the destination
-	Delay   time.Duration // of the next attempt, where it goes back
+	No      int64         // the number of the destination
+	Delay   time.Duration // until the next attempt, if it returns to the queue
 	Charge  bool          // the attempt counts
 	Lost    bool          // the lease was lost
-	Blame   Blame         // what it says of the destination
-	Ailing  bool          // the claim saw failures of the destination, or an open breaker: a success is news
-	Breaker retry.Breaker // the destination's, for what is blamed on it
-	Disable string        // why the destination is to be disabled, if it is
-	Written bool          // what was written is to be removed some day
+	Blame   Blame         // what it says about the destination
+	Ailing  bool          // the claim saw failures or an open breaker, so a success is news
+	Breaker retry.Breaker // of the destination, if Blame is set
+	Disable string        // why the destination is to be disabled; "": it is not
+	Written bool          // Reference is to be removed some day
 }
 
-// Blame says whether an attempt counts for or against its destination's health.
+// Blame says whether an attempt counts for or against the health of its destination.
 type Blame int
 
 // The values of Blame.
@@ -33,89 +33,119 @@ const (
 	Fault
 )
 
-// Silent reports whether the outcome leaves no record: a lease given back before its attempt began.
+// Silent reports whether the outcome leaves no record: the lease was given up before an attempt
+// began.
 func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Took == NotBegun }
 
-// Finished is what Finish did.
+// Finished is the result of [Tx.Finish].
 type Finished struct {
-	Applied []bool // by outcome
+	Applied []bool // by outcome: the fence matched
 	Changes []HealthChange
 }
 
-// Finish applies outcomes to the items whose fence still matches, and reports for each whether it did. For the others it
-// records nothing. It must run in a write transaction.
+// Finish applies outcomes to the items whose fence still matches, and reports for each whether it
+// did. For the others it records nothing. It needs a transaction that writes.
+//
+// Rows are locked in this order: items, then what was written, then health by the number of the
+// destination.
 func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (f Finished, err error) {
-	applied := make([]bool, len(outcomes))
-	var ends, appends []*Attempt
-	var endAt []int // the outcome of each end
-	var changes []Change
-	var at map[Key]int // the outcome of each change
+	f.Applied = make([]bool, len(outcomes))
+	ends := &endings{applied: f.Applied}
+	var returns []int // to the queue
 	for i, o := range outcomes {
 		o.EndedAt = tx.Now
 		if o.State.Ended() {
 			o.NextAt = time.Time{}
-			ends, endAt = append(ends, &o.Attempt), append(endAt, i)
-			continue
+			ends.add(&o.Attempt, i)
+		} else {
+			returns = append(returns, i)
 		}
+	}
+	if len(returns) > 0 {
+		if err := tx.reschedule(ctx, outcomes, returns, ends); err != nil {
+			return Finished{}, err
+		}
+	}
+	if len(ends.attempts) > 0 {
+		if err := tx.s.End(ctx, tx, tx.Now, ends.attempts, ends.apply); err != nil {
+			return Finished{}, err
+		}
+	}
+	if err := tx.noteWritten(ctx, outcomes, f.Applied); err != nil {
+		return Finished{}, err
+	}
+	f.Changes, err = tx.health(ctx, outcomes, f.Applied)
+	return f, err
+}
+
+// endings are the ends of items, and of which outcome each is.
+type endings struct {
+	attempts []*Attempt
+	outcomes []int
+	applied  []bool // by outcome
+}
+
+func (e *endings) add(a *Attempt, outcome int) {
+	e.attempts, e.outcomes = append(e.attempts, a), append(e.outcomes, outcome)
+}
+
+func (e *endings) apply(i int) { e.applied[e.outcomes[i]] = true }
+
+// reschedule returns items to the queue and records that. It adds to ends those that are to be
+// cancelled.
+func (tx *Tx) reschedule(ctx context.Context, outcomes []*Outcome, returns []int, ends *endings) error {
+	changes := make([]Change, len(returns))
+	at := make(map[Key]int, len(returns))
+	for k, i := range returns {
+		o := outcomes[i]
 		o.NextAt = tx.Now.Add(o.Delay)
 		state := queue.Scheduled
 		if o.Delay <= 0 {
 			state = queue.Ready
 		}
-		if at == nil {
-			at = map[Key]int{}
-		}
+		changes[k] = Change{Key: o.Key, State: state, RunAt: o.NextAt, Charge: o.Charge, Lost: o.Lost}
 		at[o.Key] = i
-		changes = append(changes, Change{Key: o.Key, State: state, RunAt: o.NextAt, Charge: o.Charge, Lost: o.Lost})
 	}
-	if len(changes) > 0 {
-		done, err := tx.s.Reschedule(ctx, tx, changes)
-		if err != nil {
-			return f, err
-		}
-		for _, c := range done {
-			o := outcomes[at[c.Key]]
-			applied[at[c.Key]] = true
-			if c.Cancel != queue.None {
-				o.NextAt = time.Time{}
-				ends, endAt = append(ends, cancelled(o, c.Cancel)), append(endAt, at[c.Key])
-			}
-			if !o.Silent() {
-				appends = append(appends, &o.Attempt)
-			}
-		}
+	done, err := tx.s.Reschedule(ctx, tx, changes)
+	if err != nil {
+		return err
 	}
-	if len(appends) > 0 {
-		if err := tx.s.Append(ctx, tx, tx.Now, appends); err != nil {
-			return f, err
+	var records []*Attempt
+	for _, c := range done {
+		i := at[c.Key]
+		o := outcomes[i]
+		ends.applied[i] = true
+		if c.Cancel != queue.None {
+			o.NextAt = time.Time{}
+			ends.add(cancelled(o, c.Cancel), i)
+		}
+		if !o.Silent() {
+			records = append(records, &o.Attempt)
 		}
 	}
-	if len(ends) > 0 {
-		if err := tx.s.End(ctx, tx, tx.Now, ends, func(i int) { applied[endAt[i]] = true }); err != nil {
-			return f, err
-		}
+	if len(records) == 0 {
+		return nil
 	}
-	if err := tx.noteWritten(ctx, outcomes, applied); err != nil {
-		return f, err
-	}
-	f.Applied = applied
-	f.Changes, err = tx.health(ctx, outcomes, applied)
-	return f, err
+	return tx.s.Append(ctx, tx, tx.Now, records)
 }
 
-// cancelled is the end of an item that has just been put back although cancelling was asked for.
+// cancelled returns the end of an item that has just returned to the queue although it is to be
+// cancelled.
 func cancelled(o *Outcome, reason queue.Reason) *Attempt {
 	k := o.Key
 	k.Fence++
 	return &Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
 }
 
-const mostCancelled = 1000
+const maxCancelled = 1000
 
-// CancelPending ends the waiting items of a delivery or, with delivery "", of a destination, and flags the leased ones.
-// It returns how many it found, at most 1,000 at a time; of a destination, none that is flagged already.
-func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, no int64, reason queue.Reason) (int, error) {
-	rows, err := tx.s.Pending(ctx, tx, organization, delivery, no, mostCancelled)
+// CancelPending ends the items of a delivery or, with delivery "", of a destination, and flags
+// those that are leased. It returns how many it found, at most 1,000 at a time. For a destination
+// it passes over those that are flagged already.
+func (tx *Tx) CancelPending(
+	ctx context.Context, organization, delivery string, no int64, reason queue.Reason,
+) (int, error) {
+	rows, err := tx.s.Pending(ctx, tx, organization, delivery, no, maxCancelled)
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
@@ -143,9 +173,10 @@ func (tx *Tx) CancelPending(ctx context.Context, organization, delivery string, 
 	return len(rows), err
 }
 
-// requestCancel flags a leased item; its worker sees it at the next heartbeat.
+// requestCancel flags a leased item. Its worker sees that at the next heartbeat.
 func (tx *Tx) requestCancel(ctx context.Context, k Key, reason queue.Reason) error {
-	_, err := tx.Exec(ctx, `update delivery_queue set cancel = $4 where organization_id = $1 and delivery_id = $2 and n = $3`,
+	_, err := tx.Exec(ctx, `update delivery_queue set cancel = $4
+		where organization_id = $1 and delivery_id = $2 and n = $3`,
 		k.Organization, k.Delivery, k.N, int(reason))
 	return err
 }

@@ -12,13 +12,15 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// A claim takes its items under one lease, which is a row of delivery_leases: to prolong it, or to see that it has ended, is to
-// look at that row alone. Its items name it, and it says where they are, because no index finds them by it.
+// A claim takes its items under one lease, a row of delivery_leases. To extend a lease, or to see
+// that it has ended, that row is enough. Each item names its lease. The lease says where its items
+// are, because no index finds them by their lease.
 
-// span is where the items of a lease are in a lane: its number, and those of the first and the last item.
+// span is a part of a lane that has items of a lease: the lane, and the seq of the first and of the
+// last item.
 type span [3]int64
 
-// Grant notes the lease of what was just claimed: a system statement.
+// Grant stores the lease of items that were just claimed: a system statement.
 func (tx *Tx) Grant(ctx context.Context, lease int64, items []Claimed, until time.Time) error {
 	places := make([][2]int64, len(items))
 	for i := range items {
@@ -27,7 +29,7 @@ func (tx *Tx) Grant(ctx context.Context, lease int64, items []Claimed, until tim
 	return tx.grant(ctx, lease, places, until)
 }
 
-// grant takes places, which are lanes and numbers in them.
+// grant is Grant of places: each is a lane and a seq.
 func (tx *Tx) grant(ctx context.Context, lease int64, places [][2]int64, until time.Time) error {
 	slices.SortFunc(places, func(a, b [2]int64) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
 	var spans []span
@@ -42,11 +44,12 @@ func (tx *Tx) grant(ctx context.Context, lease int64, places [][2]int64, until t
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `insert into delivery_leases (id, until, spans) values ($1, $2, $3)`, lease, tx.s.Time(until), string(text))
+	_, err = tx.Exec(ctx, `insert into delivery_leases (id, until, spans) values ($1, $2, $3)`,
+		lease, tx.s.Time(until), string(text))
 	return err
 }
 
-// Prolong prolongs leases and returns those that are still held: a system statement.
+// Prolong extends leases, and returns those that are still held: a system statement.
 func (tx *Tx) Prolong(ctx context.Context, leases []int64, until time.Time) (held map[int64]bool, err error) {
 	held = make(map[int64]bool, len(leases))
 	if len(leases) == 0 {
@@ -61,7 +64,7 @@ func (tx *Tx) Prolong(ctx context.Context, leases []int64, until time.Time) (hel
 	return held, err
 }
 
-// Flagged lists the items under leases that are to be cancelled: a system statement.
+// Flagged lists the items under some leases that are to be cancelled: a system statement.
 func (tx *Tx) Flagged(ctx context.Context, leases []int64) (all []Changed, err error) {
 	if len(leases) == 0 {
 		return nil, nil
@@ -76,7 +79,8 @@ func (tx *Tx) Flagged(ctx context.Context, leases []int64) (all []Changed, err e
 	return all, err
 }
 
-// Abandon moves items out of their leases into one that ends now, so that the others of their claims keep theirs.
+// Abandon moves items from their leases to one that ends now. The other items of their claims keep
+// theirs.
 func (tx *Tx) Abandon(ctx context.Context, lease int64, keys []Key) error {
 	var places [][2]int64
 	for _, k := range keys {
@@ -98,41 +102,45 @@ func (tx *Tx) Abandon(ctx context.Context, lease int64, keys []Key) error {
 	return tx.grant(ctx, lease, places, tx.Now)
 }
 
-// NoteProgress notes how many bytes of a leased item the other side has, unless it is being finished.
+// NoteProgress stores how many bytes of a leased item the other side has, unless it is being
+// finished.
 func (tx *Tx) NoteProgress(ctx context.Context, k Key, done int64) error {
-	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5 where organization_id = $1 and delivery_id = $2 and n = (
-		select n from delivery_queue where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`+
+	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5
+		where organization_id = $1 and delivery_id = $2 and n = (select n from delivery_queue
+			where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`+
 		tx.s.SkipLocked()+`)`, k.Organization, k.Delivery, k.N, k.Fence, done)
 	return err
 }
 
-// Drop removes leases of which no item is left: a system statement. One that a sweep has locked is left to it.
+// Drop removes leases that have no items left, except those that a sweep has locked: a system
+// statement.
 func (tx *Tx) Drop(ctx context.Context, leases []int64) error {
 	if len(leases) == 0 {
 		return nil
 	}
-	_, err := tx.Exec(ctx, `delete from delivery_leases where id in (select id from delivery_leases where id in (`+list(leases)+`)`+
-		tx.s.SkipLocked()+`)`)
+	_, err := tx.Exec(ctx, `delete from delivery_leases where id in (
+		select id from delivery_leases where id in (`+list(leases)+`)`+tx.s.SkipLocked()+`)`)
 	return err
 }
 
-// Expired are leases that have ended, and up to a number of items that they had.
+// Expired are leases that have ended, and some of their items.
 type Expired struct {
 	Items  []Claimed
-	More   bool // there may be more of such leases
+	More   bool // there may be more such leases
 	leases []expired
 }
 
-// mostExpired leases are looked at in one transaction: each may have had items in hundreds of lanes.
-const mostExpired = 50
+// maxExpired is how many leases one transaction looks at: each may have items in hundreds of lanes.
+const maxExpired = 50
 
 type expired struct {
 	id    int64
 	spans []span
 }
 
-// Expired locks and lists leases that have ended, and later than after, with items of them that no other transaction has locked:
-// a system statement. Once they are finished, DropExpired is to be called.
+// Expired locks leases that ended later than after, and lists up to limit of their items that no
+// other transaction has locked: a system statement. When the items are finished, the caller has to
+// call [Tx.DropExpired].
 func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expired, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var l expired
@@ -146,11 +154,11 @@ func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expire
 		x.leases = append(x.leases, l)
 		return nil
 	}, `select id, spans from delivery_leases where until > $1 and until <= $2 order by until limit $3`+tx.s.SkipLocked(),
-		tx.s.Time(after), tx.s.Time(tx.Now), mostExpired)
+		tx.s.Time(after), tx.s.Time(tx.Now), maxExpired)
 	if err != nil {
 		return x, err
 	}
-	x.More = len(x.leases) == mostExpired
+	x.More = len(x.leases) == maxExpired
 	for _, l := range x.leases {
 		for _, s := range l.spans {
 			items, err := tx.leased(ctx, l.id, s, limit-len(x.Items), tx.s.SkipLocked())
@@ -165,38 +173,45 @@ func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expire
 	return x, nil
 }
 
-// Leased is the query of a lease's items in one lane.
-const Leased = `select organization_id, delivery_id, n, fence, lane, seq, attempt, lost, cancel, deadline from delivery_queue
-	where state = 0 and lane = $1 and seq >= $2 and seq <= $3 and lease = $4 order by seq limit $5`
+// Leased is the query of the items of a lease in one lane.
+const Leased = `select organization_id, delivery_id, n, fence, lane, seq, attempt, lost, cancel, deadline
+	from delivery_queue where state = 0 and lane = $1 and seq >= $2 and seq <= $3 and lease = $4 order by seq limit $5`
 
-func (tx *Tx) leased(ctx context.Context, lease int64, s span, limit int, locking string) (items []Claimed, err error) {
+func (tx *Tx) leased(
+	ctx context.Context, lease int64, s span, limit int, locking string,
+) (items []Claimed, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		c := Claimed{State: queue.Processing}
-		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost, &c.Cancel, Time{&c.Deadline})
+		err := rows.Scan(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost, &c.Cancel,
+			Time{&c.Deadline})
 		items = append(items, c)
 		return err
 	}, Leased+locking, s[0], s[1], s[2], lease, limit)
 	return items, err
 }
 
-// DropExpired removes those leases that have no items left, and returns how many. One whose items are locked stays: the next
-// sweep looks again.
+// DropExpired removes the leases that have no items left, and returns how many. A lease whose items
+// are locked stays for the next sweep.
 func (tx *Tx) DropExpired(ctx context.Context, x Expired) (int, error) {
 	var empty []int64
 	for _, l := range x.leases {
-		left := false
-		for _, s := range l.spans {
-			items, err := tx.leased(ctx, l.id, s, 1, "")
-			if err != nil {
-				return 0, err
-			}
-			if left = len(items) > 0; left {
-				break
-			}
+		left, err := tx.hasItems(ctx, l)
+		if err != nil {
+			return 0, err
 		}
 		if !left {
 			empty = append(empty, l.id)
 		}
 	}
 	return len(empty), tx.Drop(ctx, empty)
+}
+
+func (tx *Tx) hasItems(ctx context.Context, l expired) (bool, error) {
+	for _, s := range l.spans {
+		items, err := tx.leased(ctx, l.id, s, 1, "")
+		if err != nil || len(items) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
 }

@@ -13,26 +13,27 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Buckets are the upper bounds of the times that attempts take, as delivery_minutes counts them; a last bucket has none.
+// Buckets are the upper bounds of the buckets by which delivery_minutes counts how long attempts
+// took. One more bucket has no bound.
 var Buckets = [...]time.Duration{
 	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
-	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
-	30 * time.Second, time.Minute,
+	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second,
+	10 * time.Second, 30 * time.Second, time.Minute,
 }
 
-// Minute says what attempts at a destination came to in a minute, or in several.
+// Minute is what attempts at a destination came to in one minute, or in several.
 type Minute struct {
 	No           int64
 	Organization string
-	At           time.Time // its beginning
+	At           time.Time // when it began
 	Delivered    int64     // items
 	Failed       int64     // attempts
 	Dead         int64     // items
-	Took         float64   // seconds, of all attempts together
+	Took         float64   // seconds, all attempts together
 	Attempts     [len(Buckets) + 1]int64
 }
 
-// Add counts an outcome, and reports whether it is one that counts.
+// Add counts an outcome, and reports whether it counted.
 func (m *Minute) Add(o *Outcome) bool {
 	switch {
 	case o.State == queue.Delivered:
@@ -54,7 +55,7 @@ func (m *Minute) Add(o *Outcome) bool {
 	return true
 }
 
-// Merge adds what another counted.
+// Merge adds the counts of another.
 func (m *Minute) Merge(other *Minute) {
 	m.Delivered += other.Delivered
 	m.Failed += other.Failed
@@ -65,14 +66,15 @@ func (m *Minute) Merge(other *Minute) {
 	}
 }
 
-const mostMinutes = 500 // in one statement
+const maxMinutes = 500 // of one statement
 
-// AddMinutes adds up statistics: a system statement. It brings them into the order in which all processes lock rows.
+// AddMinutes adds statistics to those that are stored: a system statement. It sorts minutes into
+// the order in which all processes lock the rows.
 func (tx *Tx) AddMinutes(ctx context.Context, minutes []*Minute) error {
 	slices.SortFunc(minutes, func(a, b *Minute) int {
 		return cmp.Or(cmp.Compare(a.Organization, b.Organization), cmp.Compare(a.No, b.No), a.At.Compare(b.At))
 	})
-	for chunk := range slices.Chunk(minutes, mostMinutes) {
+	for chunk := range slices.Chunk(minutes, maxMinutes) {
 		if err := tx.addMinutes(ctx, chunk); err != nil {
 			return err
 		}
@@ -80,20 +82,15 @@ func (tx *Tx) AddMinutes(ctx context.Context, minutes []*Minute) error {
 	return nil
 }
 
-// addMinutes writes the numbers into the statement: so many parameters would cost more.
+// addMinutes writes the counts into the statement: as parameters they would cost more.
 func (tx *Tx) addMinutes(ctx context.Context, minutes []*Minute) error {
-	columns, sums := `delivered, failed, dead, took`, ``
-	for i := range len(Buckets) + 1 {
-		columns += `, t` + strconv.Itoa(i)
+	columns := append([]string{"delivered", "failed", "dead", "took"}, bucketColumns()...)
+	sums := make([]string, len(columns))
+	for i, c := range columns {
+		sums[i] = c + ` = delivery_minutes.` + c + ` + excluded.` + c
 	}
-	for _, c := range []string{"delivered", "failed", "dead", "took"} {
-		sums += c + ` = delivery_minutes.` + c + ` + excluded.` + c + `, `
-	}
-	for i := range len(Buckets) + 1 {
-		c := `t` + strconv.Itoa(i)
-		sums += c + ` = delivery_minutes.` + c + ` + excluded.` + c + `, `
-	}
-	query := []byte(`insert into delivery_minutes (organization_id, minute, destination_no, ` + columns + `) values `)
+	query := []byte(`insert into delivery_minutes (organization_id, minute, destination_no, ` +
+		strings.Join(columns, ", ") + `) values `)
 	var args []any
 	parameter := func(v any) {
 		args = append(args, v)
@@ -116,12 +113,26 @@ func (tx *Tx) addMinutes(ctx context.Context, minutes []*Minute) error {
 		}
 		query = append(query, ')')
 	}
-	_, err := tx.Exec(ctx, string(query)+` on conflict (organization_id, destination_no, minute) do update set `+sums[:len(sums)-2], args...)
+	_, err := tx.Exec(ctx, string(query)+` on conflict (organization_id, destination_no, minute) do update set `+
+		strings.Join(sums, ", "), args...)
 	return err
 }
 
-// Sum adds up the statistics of an organization's destination since a time; with no 0 of all its destinations; with
-// Everyone of all organizations: a system statement.
+// bucketColumns are the columns of delivery_minutes that count attempts.
+func bucketColumns() []string {
+	columns := make([]string, len(Buckets)+1)
+	for i := range columns {
+		columns[i] = `t` + strconv.Itoa(i)
+	}
+	return columns
+}
+
+// attempted is the number of attempts that a row of delivery_minutes counts.
+func attempted() string { return strings.Join(bucketColumns(), `+`) }
+
+// Sum adds up the statistics of an organization's destination since a time. With no 0 it adds up
+// those of all destinations, and with [Everyone] those of all organizations: then it is a system
+// statement.
 func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time.Time) (m Minute, err error) {
 	query := `select coalesce(sum(delivered), 0), coalesce(sum(failed), 0), coalesce(sum(dead), 0), coalesce(sum(took), 0)`
 	into := []any{&m.Delivered, &m.Failed, &m.Dead, &m.Took}
@@ -143,22 +154,14 @@ func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time
 	return m, err
 }
 
-// attempted is the number of attempts that a row of delivery_minutes counts.
-func attempted() string {
-	columns := make([]string, len(Buckets)+1)
-	for i := range columns {
-		columns[i] = `t` + strconv.Itoa(i)
-	}
-	return strings.Join(columns, `+`)
-}
-
-// Usage is what a destination was ever used for.
+// Usage is what a destination has been used for in all its time.
 type Usage struct {
 	Delivered, Dead, Attempts, Failed int64
 	LastAt                            time.Time // the minute of the last attempt
 }
 
-// Usage adds up what the statistics still have of a destination, and what ExpireMinutes kept of those that it removed.
+// Usage adds up the statistics of a destination that are left, and the sum that [Tx.ExpireMinutes]
+// kept.
 func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u Usage, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		return rows.Scan(&u.Delivered, &u.Dead, &u.Attempts, &u.Failed, Time{&u.LastAt})
@@ -171,8 +174,8 @@ func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u Usage
 	return u, err
 }
 
-// ExpireMinutes removes statistics from before a time, and adds them to the usage of their destinations: a system
-// statement.
+// ExpireMinutes removes statistics of minutes before a time, and adds them to the usage of their
+// destinations: a system statement.
 func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n int64, err error) {
 	type used struct {
 		Usage
@@ -203,13 +206,15 @@ func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n
 		return nil
 	}, `delete from delivery_minutes where (organization_id, destination_no, minute) in (
 		select organization_id, destination_no, minute from delivery_minutes where minute < $1 limit $2)
-		returning organization_id, destination_no, minute, delivered, dead, `+attempted()+`, failed`, tx.s.Time(before), limit)
+		returning organization_id, destination_no, minute, delivered, dead, `+attempted()+`, failed`,
+		tx.s.Time(before), limit)
 	if err != nil {
 		return 0, err
 	}
 	for _, no := range slices.Sorted(maps.Keys(by)) {
 		u := by[no]
-		_, err := tx.Exec(ctx, `insert into delivery_usage (destination_no, organization_id, delivered, dead, attempts, failed, last_at)
+		_, err := tx.Exec(ctx, `insert into delivery_usage
+			(destination_no, organization_id, delivered, dead, attempts, failed, last_at)
 			values ($1, $2, $3, $4, $5, $6, $7) on conflict (destination_no) do update set
 			delivered = delivery_usage.delivered + excluded.delivered, dead = delivery_usage.dead + excluded.dead,
 			attempts = delivery_usage.attempts + excluded.attempts, failed = delivery_usage.failed + excluded.failed,

@@ -9,13 +9,15 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// Ranks implements sqlstore.Native.
+// Ranks implements [sqlstore.Native].
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, among []int64) ([]int64, error) {
 	return lanes(ctx, tx, ranks, ints(among))
 }
 
-// Walk implements sqlstore.Native.
-func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, known []int64) ([]int64, error) {
+// Walk implements [sqlstore.Native].
+func (Dialect) Walk(
+	ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, known []int64,
+) ([]int64, error) {
 	from, _ := slices.BinarySearch(known, after+1)
 	to, _ := slices.BinarySearch(known, last+1)
 	return lanes(ctx, tx, walk, after, last, limit, ints(known[from:to]))
@@ -40,8 +42,10 @@ func lanes(ctx context.Context, tx sqlstore.Execer, query string, args ...any) (
 	return all, err
 }
 
-// Claim implements sqlstore.Native.
-func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64) ([]sqlstore.Claimed, error) {
+// Claim implements [sqlstore.Native].
+func (d Dialect) Claim(
+	ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, lease int64,
+) ([]sqlstore.Claimed, error) {
 	lane, n, floor := newArray(len(shares), 20), newArray(len(shares), 5), newArray(len(shares), 10)
 	var limited, ordered array
 	total := 0
@@ -59,8 +63,8 @@ func (d Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstor
 	}
 	all := make([]sqlstore.Claimed, 0, total)
 	var c sqlstore.Claimed
-	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
-		sqlstore.Time{T: &c.Deadline}, &c.Place)
+	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt,
+		&c.Lost, sqlstore.Time{T: &c.Deadline}, &c.Place)
 	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
 		if c.Content, err = scanner.Scan(rows); c.Content != nil {
 			c.Content.Organization, c.Content.ID = c.Organization, c.Delivery
@@ -83,7 +87,7 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 	return all, err
 }
 
-// keyArrays are the parameters that find rows by key and fence.
+// keyArrays returns the parameters that find rows by key and fence.
 func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 	o, d, no, f := newArray(n, 24), newArray(n, 37), newArray(n, 3), newArray(n, 4)
 	for i := range n {
@@ -96,47 +100,52 @@ func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 	return []any{o.String(), d.String(), no.String(), f.String()}
 }
 
-// End implements sqlstore.Native.
-func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
-	var left []*sqlstore.Attempt // that were not where the claim left them
-	var leftAt []int
-	if slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return a.Place != "" }) {
-		found := make([]bool, len(attempts))
-		err := d.end(ctx, tx, now, attempts, true, func(i int) {
-			found[i] = true
-			applied(i)
-		})
-		if err != nil {
-			return err
-		}
-		for i := range attempts {
-			if !found[i] {
-				left, leftAt = append(left, attempts[i]), append(leftAt, i)
-			}
-		}
-		if len(left) == 0 {
-			return nil
-		}
-		return d.end(ctx, tx, now, left, false, func(i int) { applied(leftAt[i]) })
+// End implements [sqlstore.Native]. It looks for rows where the claim left them first, and then by
+// key for those that are not there.
+func (d Dialect) End(
+	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int),
+) error {
+	if !slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return a.Place != "" }) {
+		return d.end(ctx, tx, now, attempts, false, applied)
 	}
-	return d.end(ctx, tx, now, attempts, false, applied)
+	found := make([]bool, len(attempts))
+	err := d.end(ctx, tx, now, attempts, true, func(i int) {
+		found[i] = true
+		applied(i)
+	})
+	if err != nil {
+		return err
+	}
+	var left []*sqlstore.Attempt
+	var leftAt []int
+	for i := range attempts {
+		if !found[i] {
+			left, leftAt = append(left, attempts[i]), append(leftAt, i)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return d.end(ctx, tx, now, left, false, func(i int) { applied(leftAt[i]) })
 }
 
-func (d Dialect) end(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, placed bool, applied func(i int)) error {
-	plain := true
-	for i := range attempts {
-		plain = plain && attempts[i].Plain()
-	}
-	args := append(attemptArrays(attempts), d.Time(now))
-	query := end
+// end is End by key or, with placed, by place.
+func (d Dialect) end(
+	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, placed bool, applied func(i int),
+) error {
+	plain := !slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return !a.Plain() })
+	var query string
 	switch {
 	case plain && placed:
 		query = endPlaced
+	case plain:
+		query = end
 	case placed:
 		query = endDetailedPlaced
-	case !plain:
+	default:
 		query = endDetailed
 	}
+	args := append(attemptArrays(attempts), d.Time(now))
 	if !plain {
 		args = append(args, detailArrays(attempts)...)
 	}
@@ -161,7 +170,7 @@ func (d Dialect) end(ctx context.Context, tx sqlstore.Execer, now time.Time, att
 	return err
 }
 
-// attemptArrays are the keys, destinations, numbers and durations of attempts.
+// attemptArrays returns the keys, destinations, numbers and durations of attempts as parameters.
 func attemptArrays(attempts []*sqlstore.Attempt) []any {
 	n := len(attempts)
 	destination, number, took := newArray(n, 37), newArray(n, 2), newArray(n, 12)
@@ -179,7 +188,7 @@ func attemptArrays(attempts []*sqlstore.Attempt) []any {
 	return append(args, destination.String(), number.String(), took.String())
 }
 
-// detailArrays are what is seldom there.
+// detailArrays returns the other columns of attempts as parameters.
 func detailArrays(attempts []*sqlstore.Attempt) []any {
 	var state, reason, category, status, code, text, reference, detail array
 	for i := range attempts {
@@ -207,7 +216,7 @@ func detailArrays(attempts []*sqlstore.Attempt) []any {
 	return args
 }
 
-// Append implements sqlstore.Native.
+// Append implements [sqlstore.Native].
 func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	var next array
 	for i := range attempts {
@@ -230,8 +239,10 @@ func changed(ctx context.Context, tx sqlstore.Execer, query string, args ...any)
 	return all, err
 }
 
-// Reschedule implements sqlstore.Native.
-func (Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
+// Reschedule implements [sqlstore.Native].
+func (Dialect) Reschedule(
+	ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change,
+) ([]sqlstore.Changed, error) {
 	var state, runAt, charge, lost array
 	for _, c := range changes {
 		state.int(int64(c.State))
@@ -250,7 +261,7 @@ func flag(b bool) int64 {
 	return 0
 }
 
-// Due implements sqlstore.Native.
+// Due implements [sqlstore.Native].
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) (int, error) {
 	r, err := tx.ExecContext(ctx, due, d.Time(now), limit, d.Time(after))
 	if err != nil {
@@ -260,13 +271,13 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, after, now time.Ti
 	return int(n), err
 }
 
-// GateQuery implements sqlstore.Native.
+// GateQuery implements [sqlstore.Native].
 func (Dialect) GateQuery(nos string) string {
 	return `select destination_no, tokens, tokens_at, clock_timestamp()
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no for update skip locked`
 }
 
-// InFlight implements sqlstore.Native.
+// InFlight implements [sqlstore.Native].
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
 	no, owner := newArray(len(nos), 10), newArray(len(nos), 24)
@@ -284,25 +295,29 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 	return all, err
 }
 
-// InFlightOf implements sqlstore.Native.
+// InFlightOf implements [sqlstore.Native].
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
 	return n, err
 }
 
-// Mark implements sqlstore.Native.
+// Mark implements [sqlstore.Native].
 func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&mark) }, `select nextval('delivery_seq')`)
 	return mark, err
 }
 
-// Overdue implements sqlstore.Native.
-func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+// Overdue implements [sqlstore.Native].
+func (d Dialect) Overdue(
+	ctx context.Context, tx sqlstore.Execer, after, now time.Time, limit int,
+) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, overdue, d.Time(now), limit, d.Time(after))
 }
 
-// Pending implements sqlstore.Native. For a destination it reads all items of its organization: for a deletion.
-func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
+// Pending implements [sqlstore.Native].
+func (Dialect) Pending(
+	ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int,
+) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
 		return list(ctx, tx, pendingOfDelivery, organization, delivery, limit)
 	}

@@ -4,23 +4,27 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
 
+// numbered is an item with the number of its destination.
 type numbered struct {
 	sqlstore.NewItem
 	no int64
 }
 
-// Enqueue implements sqlstore.Native. It resolves all before it inserts any.
-func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery) ([]sqlstore.Enqueued, error) {
+// Enqueue implements [sqlstore.Native]. It finds all destinations before it inserts anything.
+func (d Dialect) Enqueue(
+	ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery,
+) ([]sqlstore.Enqueued, error) {
 	if now.IsZero() {
 		now = time.Now().UTC()
 	}
-	if _, err := next(ctx, tx, 0); err != nil {
+	if _, err := next(ctx, tx, 0); err != nil { // begin with a write
 		return nil, err
 	}
 	batch, err := sqlstore.Resolve(ctx, d, tx, organization, now, batch)
@@ -30,7 +34,7 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 	results := make([]sqlstore.Enqueued, len(batch))
 	items := make([][]numbered, len(batch))
 	found := make([]map[string]bool, len(batch))
-	complete := true
+	total := 0
 	for i, n := range batch {
 		if items[i], err = number(ctx, tx, organization, n.Items); err != nil {
 			return nil, err
@@ -38,16 +42,13 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 		found[i] = map[string]bool{}
 		for k, item := range items[i] {
 			found[i][item.Destination] = true
-			results[i].Items = append(results[i].Items, sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination, Fallback: n.Fallback})
+			results[i].Items = append(results[i].Items,
+				sqlstore.EnqueuedItem{N: k + 1, Destination: item.Destination, Fallback: n.Fallback})
 		}
-	}
-	sqlstore.NoteMissing(batch, results, found)
-	total := 0
-	for i := range results {
-		complete = complete && len(results[i].Missing) == 0
 		total += len(items[i])
 	}
-	if !complete {
+	sqlstore.NoteMissing(batch, results, found)
+	if slices.ContainsFunc(results, func(r sqlstore.Enqueued) bool { return len(r.Missing) > 0 }) {
 		return results, nil
 	}
 	seq, err := next(ctx, tx, total)
@@ -64,32 +65,47 @@ func (d Dialect) Enqueue(ctx context.Context, tx sqlstore.Execer, organization s
 		if err := d.insert(ctx, tx, organization, now, n); err != nil {
 			return nil, err
 		}
-		for k, item := range items[i] {
-			state, runAt := queue.Ready, now
-			if item.NotBefore.After(now) {
-				state, runAt = queue.Scheduled, item.NotBefore
-			}
-			if _, err := tx.ExecContext(ctx, `insert into delivery_queue
-				(organization_id, delivery_id, n, lane, seq, run_at, state, deadline) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`,
-				organization, n.ID, k+1, sqlstore.Lane(sqlstore.Rank(item.Priority), item.no), seq, d.Time(runAt), int(state),
-				d.Time(n.Deadline)); err != nil {
-				return nil, err
-			}
-			seq++
+		if err := d.insertItems(ctx, tx, organization, now, n, items[i], seq); err != nil {
+			return nil, err
 		}
+		seq += int64(len(items[i]))
 	}
 	return results, nil
 }
 
-// number looks up the items' destinations, and leaves out those that are not there.
-func number(ctx context.Context, tx sqlstore.Execer, organization string, wanted []sqlstore.NewItem) (items []numbered, err error) {
+// insertItems inserts the items of a delivery with consecutive numbers from seq.
+func (d Dialect) insertItems(
+	ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery,
+	items []numbered, seq int64,
+) error {
+	for k, item := range items {
+		state, runAt := queue.Ready, now
+		if item.NotBefore.After(now) {
+			state, runAt = queue.Scheduled, item.NotBefore
+		}
+		_, err := tx.ExecContext(ctx, `insert into delivery_queue
+			(organization_id, delivery_id, n, lane, seq, run_at, state, deadline) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`,
+			organization, n.ID, k+1, sqlstore.Lane(sqlstore.Rank(item.Priority), item.no), seq+int64(k), d.Time(runAt),
+			int(state), d.Time(n.Deadline))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// number finds the destinations of items, and leaves out items whose destination does not exist.
+func number(
+	ctx context.Context, tx sqlstore.Execer, organization string, wanted []sqlstore.NewItem,
+) (items []numbered, err error) {
 	for _, item := range wanted {
 		err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
 			n := numbered{NewItem: item}
 			err := rows.Scan(&n.no)
 			items = append(items, n)
 			return err
-		}, `select no from delivery_destinations where organization_id = ?1 and id = ?2 and deleted_at is null and draining_at is null`,
+		}, `select no from delivery_destinations
+			where organization_id = ?1 and id = ?2 and deleted_at is null and draining_at is null`,
 			organization, item.Destination)
 		if err != nil {
 			return nil, err
@@ -98,12 +114,15 @@ func number(ctx context.Context, tx sqlstore.Execer, organization string, wanted
 	return items, nil
 }
 
-// take takes the delivery's idempotency key and reports whether it was taken before.
-func (d Dialect) take(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery) (taken bool, err error) {
+// take takes the idempotency key of a delivery, and reports whether another delivery has it.
+func (d Dialect) take(
+	ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery,
+) (taken bool, err error) {
 	if n.IdempotencyKey == "" {
 		return false, nil
 	}
-	r, err := tx.ExecContext(ctx, `insert into delivery_idempotency as k (organization_id, key, fingerprint, delivery_id, expires_at)
+	r, err := tx.ExecContext(ctx, `insert into delivery_idempotency as k
+		(organization_id, key, fingerprint, delivery_id, expires_at)
 		values (?1, ?2, ?3, ?4, ?5)
 		on conflict (organization_id, key) do update
 		set fingerprint = excluded.fingerprint, delivery_id = excluded.delivery_id, expires_at = excluded.expires_at
@@ -116,16 +135,19 @@ func (d Dialect) take(ctx context.Context, tx sqlstore.Execer, organization stri
 	return rows == 0, err
 }
 
-func (d Dialect) insert(ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery) error {
+func (d Dialect) insert(
+	ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, n sqlstore.NewDelivery,
+) error {
 	sha, err := hex.DecodeString(n.Payload.SHA256)
 	if err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `insert into delivery_deliveries (organization_id, id, created_at, deadline, priority,
-		idempotency_key, topic, correlation_id, trace_parent, tags, metadata, options, payload_name, payload_type, payload_size,
-		payload_sha256, payload, payload_id, payload_source, payload_ref, fallback)
+		idempotency_key, topic, correlation_id, trace_parent, tags, metadata, options, payload_name, payload_type,
+		payload_size, payload_sha256, payload, payload_id, payload_source, payload_ref, fallback)
 		values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)`,
-		organization, n.ID, d.Time(now), d.Time(n.Deadline), n.Priority, sqlstore.Null(n.IdempotencyKey), sqlstore.Null(n.Topic),
+		organization, n.ID, d.Time(now), d.Time(n.Deadline), n.Priority, sqlstore.Null(n.IdempotencyKey),
+		sqlstore.Null(n.Topic),
 		sqlstore.Null(n.CorrelationID), sqlstore.Null(n.TraceParent), d.JSON(sqlstore.Encode(n.Tags)),
 		d.JSON(sqlstore.Encode(n.Metadata)), d.JSON(sqlstore.Encode(n.Options)), sqlstore.Null(n.Payload.Name),
 		n.Payload.ContentType, n.Payload.Size, sha, n.Payload.Inline, sqlstore.Null(n.Payload.ID),

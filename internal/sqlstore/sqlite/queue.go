@@ -12,13 +12,17 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Ranks implements sqlstore.Native: of all ranks, as a look at each costs as much.
+// Ranks implements [sqlstore.Native]. It lists all ranks: a look at each of the given ones costs as
+// much.
 func (Dialect) Ranks(ctx context.Context, tx sqlstore.Execer, _ []int64) ([]int64, error) {
 	return lanes(ctx, tx, ranks)
 }
 
-// Walk implements sqlstore.Native. There are no dead rows to be stepped over, and few leased ones.
-func (Dialect) Walk(ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64) ([]int64, error) {
+// Walk implements [sqlstore.Native]. It needs no known lanes: there are no dead rows to step over,
+// and few leased ones.
+func (Dialect) Walk(
+	ctx context.Context, tx sqlstore.Execer, after, last int64, limit int, _ []int64,
+) ([]int64, error) {
 	return lanes(ctx, tx, walk, after, last, limit)
 }
 
@@ -45,12 +49,15 @@ func list(ctx context.Context, tx sqlstore.Execer, query string, args ...any) ([
 	return all, err
 }
 
-// Claim implements sqlstore.Native. As nobody else writes meanwhile, what it reads is what it then leases.
-func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, id int64) ([]sqlstore.Claimed, error) {
+// Claim implements [sqlstore.Native]. Nobody else writes meanwhile, so it leases the items that it
+// has read.
+func (Dialect) Claim(
+	ctx context.Context, tx sqlstore.Execer, shares []sqlstore.Share, id int64,
+) ([]sqlstore.Claimed, error) {
 	var all []sqlstore.Claimed
 	var c sqlstore.Claimed
-	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt, &c.Lost,
-		sqlstore.Time{T: &c.Deadline})
+	scanner := sqlstore.NewDeliveryScanner(&c.Organization, &c.Delivery, &c.N, &c.Fence, &c.Lane, &c.Seq, &c.Attempt,
+		&c.Lost, sqlstore.Time{T: &c.Deadline})
 	for _, s := range shares {
 		c.Gate = s.Gate
 		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) (err error) {
@@ -70,10 +77,13 @@ func (Dialect) Claim(ctx context.Context, tx sqlstore.Execer, shares []sqlstore.
 	return all, nil
 }
 
+// matching is the condition that finds an item by its key and fence.
 const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 and fence = ?4 `
 
-// End implements sqlstore.Native.
-func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int)) error {
+// End implements [sqlstore.Native].
+func (d Dialect) End(
+	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int),
+) error {
 	for i, a := range attempts {
 		if a.State == queue.Dead {
 			_, err := tx.ExecContext(ctx, bury,
@@ -101,26 +111,23 @@ func (d Dialect) End(ctx context.Context, tx sqlstore.Execer, now time.Time, att
 	return nil
 }
 
-// changed runs an update of one item that returns its cancel flag.
-func changed(ctx context.Context, tx sqlstore.Execer, all []sqlstore.Changed, k sqlstore.Key, query string, args ...any) ([]sqlstore.Changed, error) {
-	err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
-		c := sqlstore.Changed{Key: k}
-		err := rows.Scan(&c.Cancel)
-		all = append(all, c)
-		return err
-	}, query, append([]any{k.Organization, k.Delivery, k.N, k.Fence}, args...)...)
-	return all, err
-}
-
-// Reschedule implements sqlstore.Native.
-func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change) ([]sqlstore.Changed, error) {
+// Reschedule implements [sqlstore.Native].
+func (d Dialect) Reschedule(
+	ctx context.Context, tx sqlstore.Execer, changes []sqlstore.Change,
+) ([]sqlstore.Changed, error) {
 	seq, err := next(ctx, tx, len(changes))
 	if err != nil {
 		return nil, err
 	}
 	var all []sqlstore.Changed
 	for i, c := range changes {
-		all, err = changed(ctx, tx, all, c.Key, reschedule, int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
+		err := sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error {
+			changed := sqlstore.Changed{Key: c.Key}
+			err := rows.Scan(&changed.Cancel)
+			all = append(all, changed)
+			return err
+		}, reschedule, c.Organization, c.Delivery, c.N, c.Fence,
+			int(c.State), d.Time(c.RunAt), c.Charge, c.Lost, seq+int64(i))
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +135,7 @@ func (d Dialect) Reschedule(ctx context.Context, tx sqlstore.Execer, changes []s
 	return all, nil
 }
 
-// Append implements sqlstore.Native.
+// Append implements [sqlstore.Native].
 func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
 	for _, a := range attempts {
 		var category, status, code, text, took any
@@ -138,8 +145,9 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 		if a.Took != sqlstore.NotBegun {
 			took = a.Took.Seconds()
 		}
-		if _, err := tx.ExecContext(ctx, `insert into delivery_attempts (organization_id, delivery_id, n, fence, destination_id,
-			attempt, took, ended_at, state, reason, category, status_code, code, error, reference, detail, next_at)
+		if _, err := tx.ExecContext(ctx, `insert into delivery_attempts
+			(organization_id, delivery_id, n, fence, destination_id, attempt, took, ended_at, state, reason, category,
+			status_code, code, error, reference, detail, next_at)
 			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)`,
 			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, took, d.Time(now), int(a.State), int(a.Reason),
 			category, status, code, text, d.JSON(sqlstore.Encode(a.Reference)), d.JSON(sqlstore.Encode(a.Detail)),
@@ -150,7 +158,7 @@ func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, 
 	return nil
 }
 
-// Due implements sqlstore.Native. The rows get consecutive numbers in the order of their times.
+// Due implements [sqlstore.Native]. Items become ready in the order of their times.
 func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) (int, error) {
 	rows, err := list(ctx, tx, due, d.Time(now), limit)
 	if err != nil || len(rows) == 0 {
@@ -161,25 +169,29 @@ func (d Dialect) Due(ctx context.Context, tx sqlstore.Execer, _, now time.Time, 
 		return 0, err
 	}
 	for i, r := range rows {
-		if _, err := tx.ExecContext(ctx, `update delivery_queue set state = 0, seq = case when gated = 2 then seq else ?5 end`+matching,
-			r.Organization, r.Delivery, r.N, r.Fence, seq+int64(i)); err != nil {
+		_, err := tx.ExecContext(ctx, `update delivery_queue
+			set state = 0, seq = case when gated = 2 then seq else ?5 end`+matching,
+			r.Organization, r.Delivery, r.N, r.Fence, seq+int64(i))
+		if err != nil {
 			return 0, err
 		}
 	}
 	return len(rows), nil
 }
 
-// GateQuery implements sqlstore.Native. The writer excludes all others; the time is its transaction's.
+// GateQuery implements [sqlstore.Native]. There is one writer, so the time is that of its
+// transaction: null.
 func (Dialect) GateQuery(nos string) string {
 	return `select destination_no, tokens, tokens_at, null
 		from delivery_gates where destination_no in (` + nos + `) order by destination_no`
 }
 
-// inFlight is not in a file, because it lists numbers: in_flight_of.sql says why it names the index.
+// inFlight is not in a file, because it lists numbers: in_flight_of.sql says why it names the
+// index.
 const inFlight = `select lane & 4294967295, count(*) from delivery_queue indexed by delivery_queue_gated
-	where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and (state <> 0 or lease <> 0) group by 1`
+ where organization_id = ?1 and lane & 4294967295 in (%s) and gated <> 0 and (state <> 0 or lease <> 0) group by 1`
 
-// InFlight implements sqlstore.Native.
+// InFlight implements [sqlstore.Native].
 func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]string) (map[int64]int, error) {
 	all := make(map[int64]int, len(nos))
 	of := map[string][]string{}
@@ -201,25 +213,29 @@ func (Dialect) InFlight(ctx context.Context, tx sqlstore.Execer, nos map[int64]s
 	return all, nil
 }
 
-// InFlightOf implements sqlstore.Native.
+// InFlightOf implements [sqlstore.Native].
 func (Dialect) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization string) (n int, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&n) }, inFlightOf, organization)
 	return n, err
 }
 
-// Mark implements sqlstore.Native.
+// Mark implements [sqlstore.Native].
 func (Dialect) Mark(ctx context.Context, tx sqlstore.Execer) (int64, error) {
 	first, err := next(ctx, tx, 1)
 	return first, err
 }
 
-// Overdue implements sqlstore.Native.
-func (d Dialect) Overdue(ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int) ([]sqlstore.Claimed, error) {
+// Overdue implements [sqlstore.Native].
+func (d Dialect) Overdue(
+	ctx context.Context, tx sqlstore.Execer, _, now time.Time, limit int,
+) ([]sqlstore.Claimed, error) {
 	return list(ctx, tx, overdue, d.Time(now), limit)
 }
 
-// Pending implements sqlstore.Native.
-func (Dialect) Pending(ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int) ([]sqlstore.Claimed, error) {
+// Pending implements [sqlstore.Native].
+func (Dialect) Pending(
+	ctx context.Context, tx sqlstore.Execer, organization, delivery string, no int64, limit int,
+) ([]sqlstore.Claimed, error) {
 	if delivery != "" {
 		return list(ctx, tx, pendingOfDelivery, organization, delivery, limit)
 	}
