@@ -12,7 +12,7 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Attempts lists the history of deliveries, item by item in the order it happened.
+// Attempts lists the history of deliveries, item by item and in the order in which it happened.
 func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
 	query, args := AttemptsQuery(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
@@ -21,8 +21,9 @@ func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...s
 		var code, text string
 		var took sql.NullFloat64
 		var reference, detail []byte
-		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason, &category,
-			&status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt}, &reference, &detail); err != nil {
+		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason,
+			&category, &status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt},
+			&reference, &detail); err != nil {
 			return err
 		}
 		if category.Valid {
@@ -41,42 +42,42 @@ func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...s
 	return attempts, err
 }
 
-// AttemptsQuery is the query of Attempts, with $1 placeholders. It is not ordered: of several deliveries, an index gives
-// the order only to who reads all of the organization's.
+// AttemptsQuery is the query of [Tx.Attempts], with $1 placeholders. It has no order: for several
+// deliveries an index gives one only to a query that reads all of the organization's.
 func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
 	in, args := among(organization, deliveries)
-	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code, code, error,
-		took, ended_at, next_at, reference, detail
+	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code,
+		code, error, took, ended_at, next_at, reference, detail
 		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
 }
 
-// Attempt is a row of the history.
+// Attempt is a record in the history of an item: an attempt, or another change of its state.
 type Attempt struct {
 	Key
 	Destination string
-	Number      int // 0: none, or not charged
+	Number      int // 0: there was no attempt, or it does not count
 	State       queue.State
 	Reason      queue.Reason
 	Failure     *Failure
-	Took        time.Duration // NotBegun where no attempt was begun
+	Took        time.Duration // NotBegun: there was no attempt
 	EndedAt     time.Time     // when it was recorded
 	NextAt      time.Time
 	Reference   handler.Reference
 	Detail      Detail
-	Place       string // Claimed.Place, where it is known
+	Place       string // Claimed.Place, "" where it is not known
 }
 
-// NotBegun is Attempt.Took of what was no attempt.
+// NotBegun is the [Attempt.Took] of a record that is not of an attempt.
 const NotBegun time.Duration = -1
 
-// Plain reports whether there is nothing to record of an attempt but that it delivered.
+// Plain reports whether there is nothing to record but that the item was delivered.
 func (a *Attempt) Plain() bool {
 	return a.State == queue.Delivered && a.Reason == queue.None && a.Failure == nil && a.Took != NotBegun &&
 		a.Reference.ID == "" && a.Reference.URL == "" && a.Reference.Details == nil &&
 		a.Detail.Exchange == nil && a.Detail.Parts == nil && a.Detail.Notes == nil
 }
 
-// Failure is what went wrong.
+// Failure says what went wrong in an attempt.
 type Failure struct {
 	Category   handler.Category
 	StatusCode int
@@ -84,21 +85,21 @@ type Failure struct {
 	Text       string
 }
 
-// Detail is what is kept of an attempt for people to read.
+// Detail is the part of an attempt's record that is for people to read.
 type Detail struct {
 	Exchange *handler.Exchange `json:"exchange,omitempty"`
 	Parts    []handler.Part    `json:"parts,omitempty"`
 	Notes    map[string]string `json:"notes,omitempty"`
 }
 
-// End is how an item ended.
+// End is the way in which an item ended.
 type End struct {
 	N           int
 	Destination string
 	State       queue.State
 }
 
-// Ends lists how the items of a delivery ended last, by number. One that is pending again is among them.
+// Ends lists by number how the items of a delivery last ended, even those that are pending again.
 func (tx *Tx) Ends(ctx context.Context, organization, delivery string) (ends []End, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var e End
@@ -113,7 +114,8 @@ func (tx *Tx) Ends(ctx context.Context, organization, delivery string) (ends []E
 	return ends, err
 }
 
-// Recorded reports which attempts are in the history: what settles a COMMIT whose outcome is unknown.
+// Recorded reports whether the history has a record under a key. It is what a [Commit] of that
+// record asks.
 func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
 	err = tx.Query(ctx, func(*sql.Rows) error {
 		found = true

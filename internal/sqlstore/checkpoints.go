@@ -5,7 +5,7 @@ import (
 	"database/sql"
 )
 
-// Checkpoint reads what an earlier attempt left, nil if nothing.
+// Checkpoint reads what an earlier attempt of an item saved, nil if there is nothing.
 func (tx *Tx) Checkpoint(ctx context.Context, k Key) (value []byte, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&value) },
 		`select value from delivery_checkpoints where organization_id = $1 and delivery_id = $2 and n = $3`,
@@ -13,7 +13,8 @@ func (tx *Tx) Checkpoint(ctx context.Context, k Key) (value []byte, err error) {
 	return value, err
 }
 
-// SaveCheckpoint keeps value for the next attempt, if the fence still holds; it reports whether it did.
+// SaveCheckpoint keeps value for the next attempt if the fence still matches, and reports whether
+// it did.
 func (tx *Tx) SaveCheckpoint(ctx context.Context, k Key, value []byte) (bool, error) {
 	n, err := tx.Exec(ctx, `insert into delivery_checkpoints (organization_id, delivery_id, n, value)
 		select q.organization_id, q.delivery_id, q.n, $5 from delivery_queue q

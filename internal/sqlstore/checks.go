@@ -8,8 +8,11 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// LastCheck reads the last scheduled connection test of a destination, and when the next one is due.
-func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (check *destination.Check, due time.Time, err error) {
+// LastCheck reads the last scheduled connection test of a destination, nil if there was none, and
+// when the next one is due.
+func (tx *Tx) LastCheck(
+	ctx context.Context, organization string, no int64,
+) (check *destination.Check, due time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var at time.Time
 		var raw []byte
@@ -18,31 +21,36 @@ func (tx *Tx) LastCheck(ctx context.Context, organization string, no int64) (che
 		}
 		check = &destination.Check{At: at}
 		return Decode("report", raw, &check.Report)
-	}, `select due_at, checked_at, report from delivery_checks where organization_id = $1 and destination_no = $2`, organization, no)
+	}, `select due_at, checked_at, report from delivery_checks where organization_id = $1 and destination_no = $2`,
+		organization, no)
 	return check, due, err
 }
 
-// Checkable is a destination whose scheduled connection test is due, with what the last one found.
+// Checkable is a destination whose connection test is due, with the report of the last one.
 type Checkable struct {
 	*Destination
 	Last   *destination.TestReport // nil if there was none
 	LastAt time.Time
 }
 
-// LeaseChecks takes destinations of the given types whose test is due, and puts the next test of each off until lease: a
-// system statement. At most one process gets each.
-func (tx *Tx) LeaseChecks(ctx context.Context, types []string, lease time.Time, limit int) (all []Checkable, err error) {
+// LeaseChecks takes destinations of the given types whose test is due, and postpones the next test
+// of each until lease: a system statement. At most one process gets each.
+func (tx *Tx) LeaseChecks(
+	ctx context.Context, types []string, lease time.Time, limit int,
+) (all []Checkable, err error) {
 	if len(types) == 0 {
 		return nil, nil
 	}
 	in, args := placeholders([]any{tx.s.Time(tx.Now), limit}, types)
 	rows, err := tx.destinations(ctx, `where d.type in (`+in+`) and d.deleted_at is null
-		and exists (select 1 from delivery_checks c where c.destination_no = d.no and c.due_at <= $1) order by d.no limit $2`, args...)
+		and exists (select 1 from delivery_checks c where c.destination_no = d.no and c.due_at <= $1)
+		order by d.no limit $2`, args...)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range rows {
-		n, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2 and due_at <= $4`,
+		n, err := tx.Exec(ctx, `update delivery_checks set due_at = $3
+			where destination_no = $1 and organization_id = $2 and due_at <= $4`,
 			d.No, d.Organization, tx.s.Time(lease), tx.s.Time(tx.Now))
 		if err != nil {
 			return nil, err
@@ -63,8 +71,8 @@ func (tx *Tx) LeaseChecks(ctx context.Context, types []string, lease time.Time, 
 	return all, nil
 }
 
-// ScheduleChecks makes a row for destinations of the given types that have none, due at a time, and removes those of deleted
-// ones: a system statement.
+// ScheduleChecks schedules tests of destinations of the given types that have none, and removes the
+// schedules of deleted destinations: a system statement.
 func (tx *Tx) ScheduleChecks(ctx context.Context, types []string, due time.Time, limit int) error {
 	if _, err := tx.Exec(ctx, `delete from delivery_checks where destination_no in (
 		select c.destination_no from delivery_checks c join delivery_destinations d on d.no = c.destination_no
@@ -73,13 +81,14 @@ func (tx *Tx) ScheduleChecks(ctx context.Context, types []string, due time.Time,
 	}
 	in, args := placeholders([]any{tx.s.Time(due), limit}, types)
 	_, err := tx.Exec(ctx, `insert into delivery_checks (destination_no, organization_id, due_at)
-		select d.no, d.organization_id, `+tx.s.At(`$1`)+` from delivery_destinations d where d.type in (`+in+`) and d.deleted_at is null
+		select d.no, d.organization_id, `+tx.s.At(`$1`)+` from delivery_destinations d
+		where d.type in (`+in+`) and d.deleted_at is null
 		and not exists (select 1 from delivery_checks c where c.destination_no = d.no) order by d.no limit $2
 		on conflict do nothing`, args...)
 	return err
 }
 
-// FinishCheck keeps what a test found, nil if none was made, and when the next one is due.
+// FinishCheck stores the report of a test, nil if none was made, and when the next test is due.
 func (tx *Tx) FinishCheck(ctx context.Context, d *Destination, report *destination.TestReport, due time.Time) error {
 	if report == nil {
 		_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,

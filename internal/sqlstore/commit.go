@@ -9,17 +9,18 @@ import (
 
 // Commit is a transaction that writes, and how to find out whether it took effect.
 //
-// The connection can break on COMMIT, and then nobody has heard whether the changes are there. Committed
-// looks, in a transaction of its own that only reads. If they are there, the commit has succeeded; if not,
-// Do runs again. If Committed fails as well, the commit ends in [ErrOutcomeUnknown].
+// The connection can break on COMMIT, and then nobody has heard whether the changes are there.
+// Committed looks, in a transaction of its own that only reads. If they are there, the commit has
+// succeeded; if not, Do runs again. If Committed fails as well, the commit ends in
+// [ErrOutcomeUnknown].
 type Commit struct {
-	// Do makes the changes. It runs several times: each time in a new transaction, and only after the
-	// one before was rolled back or did not take effect. So every run has to set everything that it
-	// leaves to its caller, and Do must have no other effect outside of the transaction.
+	// Do makes the changes. It runs several times: each time in a new transaction, and only after
+	// the one before was rolled back or did not take effect. So every run has to set everything
+	// that it leaves to its caller, and Do must have no other effect outside of the transaction.
 	Do func(ctx context.Context, tx *Tx) error
-	// Committed reports whether the last run of Do took effect. It may look at what that run left. For
-	// changes that do no harm a second time it is [Again]. If it is nil, the commit ends in the error
-	// of COMMIT.
+	// Committed reports whether the last run of Do took effect. It may look at what that run left.
+	// For changes that do no harm a second time it is [Again]. If it is nil, the commit ends in the
+	// error of COMMIT.
 	Committed func(ctx context.Context, tx *Tx) (bool, error)
 }
 
@@ -27,24 +28,24 @@ type Commit struct {
 func Again(context.Context, *Tx) (bool, error) { return false, nil }
 
 var (
-	// ErrConcurrent reports that a row was changed between two looks of one statement. The transaction
-	// runs again.
+	// ErrConcurrent reports that a row was changed between two looks of one statement. The
+	// transaction runs again.
 	ErrConcurrent = errors.New("sqlstore: changed by another transaction")
-	// ErrOutcomeUnknown reports that the connection broke on COMMIT, and that looking whether it took
-	// effect failed as well.
+	// ErrOutcomeUnknown reports that the connection broke on COMMIT, and that looking whether it
+	// took effect failed as well.
 	ErrOutcomeUnknown = errors.New("sqlstore: it is not known whether the transaction was committed")
 )
 
 // Commit makes changes that survive a crash of the database.
 func (s *Store) Commit(ctx context.Context, c Commit) error { return s.run(ctx, Writing, c) }
 
-// CommitShared makes the changes of several callers at once. None of them has to wait for a lock that only
-// another one needs: a wait of more than a moment is an error.
+// CommitShared makes the changes of several callers at once. None of them has to wait for a lock
+// that only another one needs: a wait of more than a moment is an error.
 func (s *Store) CommitShared(ctx context.Context, c Commit) error { return s.run(ctx, Combining, c) }
 
-// CommitRelaxed makes changes that a crash of the database may lose, because COMMIT does not wait for the
-// disk: leases, statistics, signs of life. A lease that is lost leaves its item ready, with the fence that
-// the worker knows.
+// CommitRelaxed makes changes that a crash of the database may lose, because COMMIT does not wait
+// for the disk: leases, statistics, signs of life. A lease that is lost leaves its item ready, with
+// the fence that the worker knows.
 func (s *Store) CommitRelaxed(ctx context.Context, do func(ctx context.Context, tx *Tx) error) error {
 	return s.run(ctx, Relaxed, Commit{Do: do})
 }
@@ -56,14 +57,14 @@ func (s *Store) Read(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 
 // Write is [Store.Commit] of fn and settled.
 func (s *Store) Write(
-	ctx context.Context, fn func(ctx context.Context, tx *Tx) error, settled func(ctx context.Context, tx *Tx) (bool, error),
+	ctx context.Context, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error),
 ) error {
 	return s.Commit(ctx, Commit{Do: fn, Committed: settled})
 }
 
 // Combine is [Store.CommitShared] of fn and settled.
 func (s *Store) Combine(
-	ctx context.Context, fn func(ctx context.Context, tx *Tx) error, settled func(ctx context.Context, tx *Tx) (bool, error),
+	ctx context.Context, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error),
 ) error {
 	return s.CommitShared(ctx, Commit{Do: fn, Committed: settled})
 }
@@ -139,8 +140,8 @@ func (s *Store) once(
 	return true, tx.Commit()
 }
 
-// outcome finds out what became of a COMMIT that returned broken. It returns nil if the changes are there,
-// and again if they are not.
+// outcome finds out what became of a COMMIT that returned broken. It returns nil if the changes are
+// there, and again if they are not.
 func (s *Store) outcome(ctx context.Context, c Commit, broken error) (again bool, err error) {
 	if c.Committed == nil {
 		return false, broken

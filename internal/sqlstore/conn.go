@@ -37,7 +37,8 @@ const (
 	Reading Access = iota
 	// Writing is for one that is committed.
 	Writing
-	// Relaxed is for writes that a crash of the database may lose: COMMIT does not wait for the disk.
+	// Relaxed is for writes that a crash of the database may lose: COMMIT does not wait for the
+	// disk.
 	Relaxed
 	// Combining is for the writes of several callers, one of whom may hold a lock that another one
 	// needs: waiting for a lock for more than a moment is an error.

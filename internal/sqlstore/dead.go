@@ -9,8 +9,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// DeadLetter is an item that ended dead, and was neither retried nor purged since. Dialect.End makes it one. Its fence is that
-// of its end.
+// DeadLetter is an item that ended dead and has not been retried or purged since. [Native].End
+// makes it one. Its fence is the one that it ended with.
 type DeadLetter struct {
 	Key
 	Lane        int64
@@ -18,11 +18,11 @@ type DeadLetter struct {
 	Reason      queue.Reason
 	DiedAt      time.Time
 	Deadline    time.Time
-	Deleted     bool // its destination is
-	Lost        bool // its delivery or the stored payload is
+	Deleted     bool // its destination is deleted
+	Lost        bool // its delivery or the stored payload is gone
 }
 
-// DeadFilter selects dead letters; a zero field selects all.
+// DeadFilter selects dead letters. A zero field selects all.
 type DeadFilter struct {
 	Delivery    string
 	Destination string
@@ -33,23 +33,25 @@ type DeadFilter struct {
 	Until       time.Time // died then or earlier
 }
 
-// DeadPage is a part of the dead letters that a filter selects, in the order of delivery and number.
+// DeadPage is a part of the dead letters that a filter selects, ordered by delivery and number.
 type DeadPage struct {
-	After      *Key // nil: from the start
+	After      *Key // nil: begin at the start
 	Descending bool
 	Limit      int
 	Lock       bool
 }
 
-// deadColumns read of other tables by scalar subqueries, which no statistics turn into a join of whole tables.
-const deadColumns = `l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+// deadColumns read other tables by scalar subqueries, which no statistics turn into a join of whole
+// tables.
+const deadColumns = `l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
       where p.organization_id = d.organization_id and p.id = d.payload_id), false)
     from delivery_deliveries d where d.organization_id = l.organization_id and d.id = l.delivery_id), true)`
 
-// deadFrom is where a filter finds its dead letters, as l, and the parameters of that.
+// deadFrom returns the clauses that find the dead letters of a filter, as l, and their parameters.
 func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []any) {
 	args = []any{organization}
 	from = `
@@ -93,7 +95,7 @@ func deadFrom(d Syntax, organization string, f DeadFilter) (from string, args []
 	return from, args
 }
 
-// DeadQuery is the query of DeadLetters, with $1 placeholders.
+// DeadQuery returns the query of [Tx.DeadLetters], with $1 placeholders.
 func DeadQuery(d Syntax, organization string, f DeadFilter, page DeadPage) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
 	past, order := `>`, "\n order by l.delivery_id, l.n"
@@ -113,7 +115,9 @@ func DeadQuery(d Syntax, organization string, f DeadFilter, page DeadPage) (quer
 }
 
 // DeadLetters lists a page of an organization's dead letters.
-func (tx *Tx) DeadLetters(ctx context.Context, organization string, f DeadFilter, page DeadPage) (letters []DeadLetter, err error) {
+func (tx *Tx) DeadLetters(
+	ctx context.Context, organization string, f DeadFilter, page DeadPage,
+) (letters []DeadLetter, err error) {
 	query, args := DeadQuery(tx.s, organization, f, page)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var l DeadLetter
@@ -132,15 +136,15 @@ func (tx *Tx) CountDead(ctx context.Context, organization string, f DeadFilter) 
 	return n, err
 }
 
-// PurgeDead removes the dead letters that a filter selects, those after one key (nil: from the start) up to and including
-// another, and returns how many. Their history stays.
+// PurgeDead removes the dead letters that a filter selects and whose key is greater than after and
+// not greater than last. It returns how many. after can be nil. Their history stays.
 func (tx *Tx) PurgeDead(ctx context.Context, organization string, f DeadFilter, after *Key, last Key) (int, error) {
 	query, args := PurgeQuery(tx.s, organization, f, after, last)
 	n, err := tx.Exec(ctx, query, args...)
 	return int(n), err
 }
 
-// PurgeQuery is the statement of PurgeDead, with $1 placeholders.
+// PurgeQuery returns the statement of [Tx.PurgeDead], with $1 placeholders.
 func PurgeQuery(d Syntax, organization string, f DeadFilter, after *Key, last Key) (query string, args []any) {
 	from, args := deadFrom(d, organization, f)
 	bound := func(how string, k Key) {
@@ -154,8 +158,8 @@ func PurgeQuery(d Syntax, organization string, f DeadFilter, after *Key, last Ke
 	return `delete` + from, args
 }
 
-// Revive puts the items of dead letters, which the transaction has locked, back into the queue, and records that under
-// Returned.
+// Revive makes dead letters, which the transaction has locked, ready items again, and records that
+// under the key [DeadLetter.Returned].
 func (tx *Tx) Revive(ctx context.Context, letters []DeadLetter) error {
 	if len(letters) == 0 {
 		return nil
@@ -165,12 +169,14 @@ func (tx *Tx) Revive(ctx context.Context, letters []DeadLetter) error {
 	}
 	records := make([]*Attempt, len(letters))
 	for i, l := range letters {
-		records[i] = &Attempt{Key: l.Returned(), Destination: l.Destination, State: queue.Ready, Reason: queue.Requested, Took: NotBegun}
+		records[i] = &Attempt{
+			Key: l.Returned(), Destination: l.Destination, State: queue.Ready, Reason: queue.Requested, Took: NotBegun,
+		}
 	}
 	return tx.s.Append(ctx, tx, tx.Now, records)
 }
 
-// Returned is the key of the record that Revive makes.
+// Returned returns the key of the record that [Tx.Revive] makes.
 func (l *DeadLetter) Returned() Key {
 	k := l.Key
 	k.Fence++

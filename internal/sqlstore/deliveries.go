@@ -12,13 +12,13 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// ContentColumns are what a DeliveryScanner reads of delivery_deliveries d.
-const ContentColumns = `d.created_at, d.deadline, d.topic, d.priority, d.idempotency_key, d.correlation_id, d.trace_parent,
-	d.tags, d.metadata, d.options, d.payload_name, d.payload_type, d.payload_size, d.payload_sha256, d.payload, d.payload_id,
-	d.payload_source, d.payload_ref`
+// ContentColumns are the columns of delivery_deliveries d that a [DeliveryScanner] reads.
+const ContentColumns = `d.created_at, d.deadline, d.topic, d.priority, d.idempotency_key, d.correlation_id,
+	d.trace_parent, d.tags, d.metadata, d.options, d.payload_name, d.payload_type, d.payload_size, d.payload_sha256,
+	d.payload, d.payload_id, d.payload_source, d.payload_ref`
 
-// DeliveryScanner reads deliveries from the rows of one query, after the given leading columns. It makes its targets once,
-// because making them anew for each row costs more than reading it.
+// DeliveryScanner reads deliveries from the rows of one query, after other columns. It makes the
+// targets of a scan once: to make them for each row costs more than to read it.
 type DeliveryScanner struct {
 	targets                                            []any
 	d                                                  Delivery
@@ -28,16 +28,17 @@ type DeliveryScanner struct {
 	tags, metadata, options, sha                       sql.RawBytes
 }
 
-// NewDeliveryScanner returns a scanner that first reads into leading.
+// NewDeliveryScanner returns a scanner that reads the columns before a delivery into leading.
 func NewDeliveryScanner(leading ...any) *DeliveryScanner {
 	s := &DeliveryScanner{}
-	s.targets = append(slices.Clip(leading), Time{&s.d.CreatedAt}, Time{&s.d.Deadline}, &s.topic, &s.priority, &s.key, &s.correlation, &s.trace,
-		&s.tags, &s.metadata, &s.options, &s.name, &s.contentType, &s.size, &s.sha, &s.d.Payload.Inline, &s.id, &s.src, &s.ref)
+	s.targets = append(slices.Clip(leading), Time{&s.d.CreatedAt}, Time{&s.d.Deadline}, &s.topic, &s.priority, &s.key,
+		&s.correlation, &s.trace, &s.tags, &s.metadata, &s.options, &s.name, &s.contentType, &s.size, &s.sha,
+		&s.d.Payload.Inline, &s.id, &s.src, &s.ref)
 	return s
 }
 
-// Scan reads a row, and returns a nil delivery where its columns are null. What of it cannot be decoded is in Faulty: one
-// such row must not stop those beside it.
+// Scan reads a row, and returns nil if the columns of the delivery are null. An error of decoding
+// is in Faulty: one such row must not stop the others.
 func (s *DeliveryScanner) Scan(rows *sql.Rows) (*Delivery, error) {
 	s.d.Payload.Inline = nil
 	if err := rows.Scan(s.targets...); err != nil {
@@ -49,13 +50,16 @@ func (s *DeliveryScanner) Scan(rows *sql.Rows) (*Delivery, error) {
 	d := s.d
 	d.Topic, d.Priority, d.IdempotencyKey = s.topic.String, int(s.priority.Int64), s.key.String
 	d.CorrelationID, d.TraceParent = s.correlation.String, s.trace.String
-	d.Payload.Info = payload.Info{Name: s.name.String, ContentType: s.contentType.String, Size: s.size.Int64, SHA256: hex.EncodeToString(s.sha)}
+	d.Payload.Info = payload.Info{
+		Name: s.name.String, ContentType: s.contentType.String, Size: s.size.Int64, SHA256: hex.EncodeToString(s.sha),
+	}
 	d.Payload.ID, d.Payload.Source, d.Payload.Ref = s.id.String, s.src.String, s.ref.String
-	d.Faulty = errors.Join(Decode("tags", s.tags, &d.Tags), Decode("metadata", s.metadata, &d.Metadata), Decode("options", s.options, &d.Options))
+	d.Faulty = errors.Join(Decode("tags", s.tags, &d.Tags), Decode("metadata", s.metadata, &d.Metadata),
+		Decode("options", s.options, &d.Options))
 	return &d, nil
 }
 
-// Decode reads a JSON column into v; nothing leaves it as it is.
+// Decode reads a JSON column into v. An empty one leaves v as it is.
 func Decode(name string, raw []byte, v any) error {
 	if len(raw) == 0 {
 		return nil
@@ -66,7 +70,7 @@ func Decode(name string, raw []byte, v any) error {
 	return nil
 }
 
-// Withdraw removes what Enqueue has just inserted in the same transaction.
+// Withdraw removes a delivery that Enqueue has inserted in the same transaction.
 func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error {
 	for _, from := range []string{
 		`delivery_queue where organization_id = $1 and delivery_id = $2`,
@@ -80,7 +84,7 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 	return nil
 }
 
-// Delivery reads a delivery, nil if the organization has none of that id.
+// Delivery reads a delivery. It returns nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
 	var replayOf string
 	var fallback sql.NullBool
@@ -90,26 +94,30 @@ func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Deliver
 			d.Organization, d.ID, d.ReplayOf, d.Fallback = organization, id, replayOf, fallback.Bool
 		}
 		return err
-	}, `select d.replay_of, d.fallback, `+ContentColumns+` from delivery_deliveries d where d.organization_id = $1 and d.id = $2`, organization, id)
+	}, `select d.replay_of, d.fallback, `+ContentColumns+` from delivery_deliveries d
+		where d.organization_id = $1 and d.id = $2`, organization, id)
 	return d, err
 }
 
-// LockDelivery keeps a delivery from being removed, and reports whether it is there.
+// LockDelivery keeps a delivery from being removed until the transaction ends, and reports whether
+// it is there.
 func (tx *Tx) LockDelivery(ctx context.Context, organization, id string) (found bool, err error) {
 	err = tx.Query(ctx, func(*sql.Rows) error {
 		found = true
 		return nil
-	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.s.Locking("d"), organization, id)
+	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.s.Locking("d"),
+		organization, id)
 	return found, err
 }
 
-// LinkReplay notes of a delivery that it repeats another.
+// LinkReplay records that a delivery repeats another one.
 func (tx *Tx) LinkReplay(ctx context.Context, organization, id, replayOf string) error {
-	_, err := tx.Exec(ctx, `update delivery_deliveries set replay_of = $3 where organization_id = $1 and id = $2`, organization, id, replayOf)
+	_, err := tx.Exec(ctx, `update delivery_deliveries set replay_of = $3 where organization_id = $1 and id = $2`,
+		organization, id, replayOf)
 	return err
 }
 
-// Summaries reads what a list shows of deliveries, by id: neither options nor content.
+// Summaries reads deliveries by id, without their options, tags, metadata and content.
 func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]Delivery, error) {
 	all := make(map[string]Delivery, len(ids))
 	query, args := SummariesQuery(organization, ids)
@@ -125,9 +133,9 @@ func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) 
 	return all, err
 }
 
-// SummariesQuery is the query of Summaries, with $1 placeholders.
+// SummariesQuery is the query of [Tx.Summaries], with $1 placeholders.
 func SummariesQuery(organization string, ids []string) (query string, args []any) {
 	in, args := among(organization, ids)
-	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size, payload_sha256
-		from delivery_deliveries where organization_id = $1 and id ` + in, args
+	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size,
+		payload_sha256 from delivery_deliveries where organization_id = $1 and id ` + in, args
 }

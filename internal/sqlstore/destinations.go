@@ -12,16 +12,16 @@ import (
 
 // Destination is a stored destination with what its owner does not see.
 //
-// It has two versions. Version grows by one with every change that its owner or the service makes: not
-// with a pause, and not when the config is sealed again with another key. ConfigVersion is the Version
-// that the last change of the config led to, and Sealed can be opened with that number alone: it is part
-// of what the ciphertext is bound to. So three steps change a config:
+// It has two versions. Version grows by one with every change that its owner or the service makes:
+// not with a pause, and not when the config is sealed again with another key. ConfigVersion is the
+// Version that the last change of the config led to, and Sealed can be opened with that number
+// alone: it is part of what the ciphertext is bound to. So three steps change a config:
 //
 //  1. Set ConfigVersion to [Destination.NextVersion], which the change leads to.
 //  2. Seal the new config, which binds it to ConfigVersion.
-//  3. [Tx.SaveDestination], which fails if Version is no longer the stored one, and which writes Config
-//     and Sealed only if ConfigVersion is not the stored one. Otherwise the stored ones stay, as they
-//     may have been sealed again meanwhile.
+//  3. [Tx.SaveDestination] fails if Version is no longer the stored one. It writes Config and
+//     Sealed only if ConfigVersion is not the stored one: otherwise they may have been sealed again
+//     meanwhile, and stay.
 type Destination struct {
 	destination.Destination
 	No            int64  // the low half of its lanes
@@ -33,10 +33,10 @@ type Destination struct {
 // NextVersion returns the version that the next change leads to.
 func (d *Destination) NextVersion() int64 { return d.Version + 1 }
 
-const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null, d.id,
-	d.is_default, d.disabled, d.disabled_by_service, d.organization_id, d.type, d.label, d.description, d.icon,
-	d.instructions, d.disabled_reason, d.tags, d.subscription, d.default_topics, d.fallback, d.draining_at, d.config,
-	d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since, h.last_failure_at,
+const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null,
+	d.id, d.is_default, d.disabled, d.disabled_by_service, d.organization_id, d.type, d.label, d.description,
+	d.icon, d.instructions, d.disabled_reason, d.tags, d.subscription, d.default_topics, d.fallback, d.draining_at,
+	d.config, d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since, h.last_failure_at,
 	coalesce(h.breaker, 0), h.breaker_at, h.probe_at`
 
 const destinationTables = ` from delivery_destinations d left join delivery_health h on h.destination_no = d.no `
@@ -71,11 +71,12 @@ func (tx *Tx) destinations(ctx context.Context, where string, args ...any) (all 
 // InsertDestination stores a new destination, and sets its number, its versions and its times.
 func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 	err := tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&d.No) }, `insert into delivery_destinations
-		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions, tags,
-		config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
+		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions,
+		tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
 		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) returning no`,
-		d.Organization, d.ID, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon, d.Instructions,
-		tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed, tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)),
+		d.Organization, d.ID, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon,
+		d.Instructions, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed, tx.s.JSON(Encode(d.Limits)),
+		tx.s.JSON(Encode(d.Retry)),
 		tx.s.JSON(Encode(d.Breaker)), tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback)
 	if err != nil {
 		return err
@@ -84,9 +85,10 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 	return nil
 }
 
-// SaveDestination stores a changed destination and returns it as it is stored, with its next version. It
-// returns nil if d.Version is not the stored version any more, or the destination is deleted. It leaves d
-// alone, so that a transaction can run again with it. [Destination] says when the config is written.
+// SaveDestination stores a changed destination and returns it as it is stored, with its next
+// version. It returns nil if d.Version is not the stored version any more, or the destination is
+// deleted. It leaves d alone, so that a transaction can run again with it. [Destination] says when
+// the config is written.
 func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination, error) {
 	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
 		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12,
@@ -94,8 +96,8 @@ func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination
 		sealed = case when config_version = $4 then sealed else $15 end, limits = $16, retry = $17, breaker = $18,
 		subscription = $19, default_topics = $20, fallback = $21, disabled_by_service = $22
 		where organization_id = $1 and id = $2 and version = $3 and deleted_at is null`,
-		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description, d.Icon,
-		d.Instructions, d.DisabledReason, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed,
+		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description,
+		d.Icon, d.Instructions, d.DisabledReason, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed,
 		tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)), tx.s.JSON(Encode(d.Breaker)),
 		tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback, d.DisabledByService)
 	if err != nil || n == 0 {
@@ -106,8 +108,8 @@ func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination
 	return &saved, nil
 }
 
-// UpdateDestination is [Tx.SaveDestination] that puts the result into d, and reports whether it stored it.
-// Before a second run the caller has to restore d.Version.
+// UpdateDestination is [Tx.SaveDestination] that puts the result into d, and reports whether it
+// stored it. Before a second run the caller has to restore d.Version.
 func (tx *Tx) UpdateDestination(ctx context.Context, d *Destination) (bool, error) {
 	saved, err := tx.SaveDestination(ctx, d)
 	if saved != nil {
@@ -129,14 +131,14 @@ func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, pau
 
 // DrainDestination has a destination take nothing new.
 func (tx *Tx) DrainDestination(ctx context.Context, organization, id string) error {
-	_, err := tx.Exec(ctx, `update delivery_destinations set draining_at = coalesce(draining_at, $3), version = version + 1,
-		updated_at = $3, is_default = $4, subscription = null
+	_, err := tx.Exec(ctx, `update delivery_destinations set draining_at = coalesce(draining_at, $3),
+		version = version + 1, updated_at = $3, is_default = $4, subscription = null
 		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.s.Time(tx.Now), false)
 	return err
 }
 
-// DeleteDestination takes a destination out of use. Its row stays for the history, without config and
-// credentials.
+// DeleteDestination takes a destination out of use. Its row stays for the history, without config
+// and credentials.
 func (tx *Tx) DeleteDestination(ctx context.Context, organization, id string) error {
 	_, err := tx.Exec(ctx, `update delivery_destinations set deleted_at = $3, version = version + 1, is_default = $4,
 		draining_at = null, subscription = null, config = '{}', sealed = null
@@ -144,8 +146,8 @@ func (tx *Tx) DeleteDestination(ctx context.Context, organization, id string) er
 	return err
 }
 
-// Destination reads a destination, even a deleted one. It returns nil if the organization has none of that
-// id.
+// Destination reads a destination, even a deleted one. It returns nil if the organization has none
+// of that id.
 func (tx *Tx) Destination(ctx context.Context, organization, id string) (*Destination, error) {
 	all, err := tx.destinations(ctx, `where d.organization_id = $1 and d.id = $2`, organization, id)
 	if err != nil || len(all) == 0 {
@@ -160,7 +162,8 @@ func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []s
 	return tx.destinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
 }
 
-// DestinationsOf reads the destinations that a delivery's items and history name, even deleted ones.
+// DestinationsOf reads the destinations that a delivery's items and history name, even deleted
+// ones.
 func (tx *Tx) DestinationsOf(ctx context.Context, organization, delivery string) ([]*Destination, error) {
 	return tx.destinations(ctx, `where d.organization_id = $1 and (
 		d.id in (select a.destination_id from delivery_attempts a where a.organization_id = $1 and a.delivery_id = $2)
@@ -199,8 +202,8 @@ func (tx *Tx) Destinations(
 	return tx.destinations(ctx, where+` order by d.id limit $3`, args...)
 }
 
-// DrainingDestinations lists destinations of all organizations that are deleted once nothing waits for
-// them, by number after the given one: a system statement.
+// DrainingDestinations lists destinations of all organizations that are deleted once nothing waits
+// for them, by number after the given one: a system statement.
 func (tx *Tx) DrainingDestinations(ctx context.Context, after int64, limit int) ([]*Destination, error) {
 	return tx.destinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
 		order by d.no limit $2`, after, limit)
@@ -211,8 +214,8 @@ func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination
 	return tx.destinations(ctx, `where d.no in (`+list(nos)+`)`)
 }
 
-// DestinationsOfType lists destinations of a type of all organizations, by number after the given one: a
-// system statement.
+// DestinationsOfType lists destinations of a type of all organizations, by number after the given
+// one: a system statement.
 func (tx *Tx) DestinationsOfType(ctx context.Context, typ string, after int64, limit int) ([]*Destination, error) {
 	return tx.destinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
 		order by d.no limit $3`, after, typ, limit)

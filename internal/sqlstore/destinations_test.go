@@ -34,7 +34,8 @@ func open(t *testing.T) *sqlstore.Store {
 	return sqlstore.New(db, sqlite.Dialect{}, nil)
 }
 
-// A destination that is saved stays as it was for its caller, so that the transaction can run again.
+// A destination that is saved stays as it was for its caller, so that the transaction can run
+// again.
 func TestSaveDestinationLeavesItsArgumentAlone(t *testing.T) {
 	t.Parallel()
 	s := open(t)

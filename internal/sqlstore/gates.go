@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// GateState is what is kept of a gated destination between claims.
+// GateState is the state of a gated destination between claims.
 type GateState struct {
 	No       int64
 	Tokens   float64
-	TokensAt time.Time // zero: the bucket is full
-	Now      time.Time // read while the gate was locked: a refill by an earlier time would count some of it twice
+	TokensAt time.Time // when Tokens were left; zero: the bucket is full
+	Now      time.Time // read under the lock: with an earlier time, some tokens would be refilled twice
 }
 
-// LockGates locks the gates of destinations that no other process has locked, and makes those that are missing: a system
-// statement. Gates are locked in the order of their numbers.
+// LockGates locks the gates of destinations in the order of their numbers, skips those that another
+// process has locked, and makes those that are missing: a system statement.
 func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateState, error) {
 	nos := make([]int64, 0, len(lanes))
 	for no := range lanes {
@@ -41,7 +41,8 @@ func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateStat
 	}
 	made := int64(0)
 	for no, organization := range lanes {
-		n, err := tx.Exec(ctx, `insert into delivery_gates (destination_no, organization_id) values ($1, $2) on conflict do nothing`, no, organization)
+		n, err := tx.Exec(ctx, `insert into delivery_gates (destination_no, organization_id) values ($1, $2)
+			on conflict do nothing`, no, organization)
 		if err != nil {
 			return nil, err
 		}
@@ -53,13 +54,14 @@ func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateStat
 	return gates, lock()
 }
 
-// TakeTokens notes what is left in a bucket: a system statement.
+// TakeTokens stores what is left in a bucket: a system statement.
 func (tx *Tx) TakeTokens(ctx context.Context, no int64, left float64, at time.Time) error {
-	_, err := tx.Exec(ctx, `update delivery_gates set tokens = $2, tokens_at = $3 where destination_no = $1`, no, left, tx.s.Time(at))
+	_, err := tx.Exec(ctx, `update delivery_gates set tokens = $2, tokens_at = $3 where destination_no = $1`,
+		no, left, tx.s.Time(at))
 	return err
 }
 
-// Gate reads what is left in a destination's bucket, without locking it.
+// Gate reads the gate of a destination without locking it.
 func (tx *Tx) Gate(ctx context.Context, organization string, no int64) (g GateState, err error) {
 	g = GateState{No: no, Now: tx.Now}
 	err = tx.Query(ctx, func(rows *sql.Rows) error {

@@ -11,41 +11,41 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Health is what is kept of a destination that fails, or did.
+// Health is the state of a destination that fails or has failed.
 type Health struct {
 	Failures     int // in a row
 	FailingSince time.Time
 	LastFailure  time.Time
 	Breaker      retry.BreakerState
-	BreakerAt    time.Time // of its last change
-	ProbeAt      time.Time // when an open breaker lets probes through; zero: never by itself
-	Probed       int       // successes in a row since it was half-open
-	DrainTo      int64     // what is ready up to this number was held; 0: nothing
+	BreakerAt    time.Time // when Breaker last changed
+	ProbeAt      time.Time // when an open breaker lets probes through; zero: not by itself
+	Probed       int       // successes in a row since the breaker became half-open
+	DrainTo      int64     // ready items up to this number were held; 0: none were
 }
 
-// Probing reports whether attempts may be made to see whether the destination is well again.
+// Probing reports whether attempts may be made to find out whether the destination has recovered.
 func (h *Health) Probing(now time.Time) bool {
 	return h.Breaker != retry.Closed && !h.ProbeAt.IsZero() && !h.ProbeAt.After(now)
 }
 
-// Verdict is what observations come to, beside the counts.
+// Verdict is what an observation changes besides the counts.
 type Verdict int
 
 // The verdicts.
 const (
 	NoChange  Verdict = iota
-	Opened            // the breaker did
-	Recovered         // the breaker closed; a disabled destination is enabled with it
+	Opened            // the breaker opened
+	Recovered         // the breaker closed; a disabled destination becomes enabled
 	GivenUp           // the destination is to be disabled
 )
 
-// Observe takes note of the end of an attempt at a destination.
+// Observe counts the end of an attempt at a destination.
 func (h *Health) Observe(fault bool, b retry.Breaker, disabled bool, now time.Time) Verdict {
 	probing := h.Probing(now)
 	if !fault {
 		h.Failures, h.FailingSince = 0, time.Time{}
 		if !probing {
-			return NoChange // what began before the breaker opened says nothing about now
+			return NoChange // an attempt from before the breaker opened says nothing about now
 		}
 		if h.Probed++; h.Probed < b.Probes {
 			return NoChange
@@ -59,7 +59,8 @@ func (h *Health) Observe(fault bool, b retry.Breaker, disabled bool, now time.Ti
 		h.FailingSince = now
 	}
 	switch {
-	case !disabled && b.DisableFailures > 0 && h.Failures >= b.DisableFailures && now.Sub(h.FailingSince) >= b.DisableAfter:
+	case !disabled && b.DisableFailures > 0 && h.Failures >= b.DisableFailures &&
+		now.Sub(h.FailingSince) >= b.DisableAfter:
 		h.close(now)
 		if b.Recovery > 0 {
 			h.open(now, b.Recovery)
@@ -82,18 +83,18 @@ func (h *Health) close(now time.Time) {
 	h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Closed, now, time.Time{}, 0
 }
 
-// HealthChange is what outcomes changed of a destination.
+// HealthChange is a verdict on a destination.
 type HealthChange struct {
 	Organization, Destination string
 	Verdict                   Verdict
-	Disabled                  string // why, of GivenUp
-	Enabled                   bool   // of Recovered
+	Disabled                  string // with GivenUp: why
+	Enabled                   bool   // with Recovered: it was disabled
 	Failures                  int
-	Until                     time.Time // of Opened
+	Until                     time.Time // with Opened
 }
 
-// health writes what the outcomes say of destinations, in the order of their numbers so that processes cannot deadlock,
-// and only of those that fail or have failed.
+// health writes what the outcomes say about destinations that fail or have failed. It goes by the
+// order of their numbers, so that processes cannot deadlock.
 func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) (changes []HealthChange, err error) {
 	byNo := map[int64][]*Outcome{}
 	for i, o := range outcomes {
@@ -116,6 +117,7 @@ func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) (
 	return changes, nil
 }
 
+// observe writes what outcomes say about one destination.
 func (tx *Tx) observe(ctx context.Context, no int64, outcomes []*Outcome) (changes []HealthChange, err error) {
 	first := outcomes[0]
 	faulty := slices.ContainsFunc(outcomes, func(o *Outcome) bool { return o.Blame == Fault })
@@ -161,6 +163,7 @@ func (tx *Tx) observe(ctx context.Context, no int64, outcomes []*Outcome) (chang
 	return changes, tx.saveHealth(ctx, no, h)
 }
 
+// givenUp says why the service disables a destination.
 func givenUp(h *Health, now time.Time) string {
 	return "disabled by the service after " + plural(h.Failures, "failure") + " in a row, within " +
 		now.Sub(h.FailingSince).Round(time.Second).String()
@@ -173,7 +176,7 @@ func plural(n int, what string) string {
 	return fmt.Sprint(n, " ", what, "s")
 }
 
-// drain has what waits go out at a bounded rate.
+// drain has the items that wait now released at a bounded rate.
 func (tx *Tx) drain(ctx context.Context, h *Health, b retry.Breaker) (err error) {
 	h.DrainTo = 0
 	if b.DrainPerSecond > 0 {
@@ -182,9 +185,12 @@ func (tx *Tx) drain(ctx context.Context, h *Health, b retry.Breaker) (err error)
 	return err
 }
 
-// lockHealth reads and locks what is kept of a destination, and whether it is disabled; nil if nothing is. With make it
-// begins to keep it.
-func (tx *Tx) lockHealth(ctx context.Context, organization string, no int64, begin bool) (h *Health, disabled bool, err error) {
+// lockHealth locks and reads the health of a destination, and whether the destination is disabled.
+// If there is no row, it returns nil or, with begin, makes one. It also returns nil if the
+// destination is gone.
+func (tx *Tx) lockHealth(
+	ctx context.Context, organization string, no int64, begin bool,
+) (h *Health, disabled bool, err error) {
 	for {
 		err = tx.Query(ctx, func(rows *sql.Rows) error {
 			h = &Health{}
@@ -193,8 +199,8 @@ func (tx *Tx) lockHealth(ctx context.Context, organization string, no int64, beg
 				Time{&h.ProbeAt}, &drainTo, &disabled)
 			h.DrainTo = drainTo.Int64
 			return err
-		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.drain_to, d.disabled
-			from delivery_health h join delivery_destinations d on d.no = h.destination_no
+		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.drain_to,
+			d.disabled from delivery_health h join delivery_destinations d on d.no = h.destination_no
 			where h.destination_no = $1 and h.organization_id = $2`+tx.s.Locking("h"), no, organization)
 		if err != nil || h != nil || !begin {
 			return h, disabled, err
@@ -205,7 +211,7 @@ func (tx *Tx) lockHealth(ctx context.Context, organization string, no int64, beg
 		if err != nil {
 			return nil, false, err
 		}
-		begin = n > 0 // else its destination is gone, or another has begun to: look once more
+		begin = n > 0 // otherwise it is gone, or another transaction has made the row: look once more
 	}
 }
 
@@ -221,8 +227,9 @@ func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
 	return err
 }
 
-// SetBreaker opens a destination's breaker until it is closed by a call, or closes it. Closing it, which also resets its
-// failures, is what enabling and disabling a destination by hand come with; b bounds how fast then goes out what waits.
+// SetBreaker opens a destination's breaker until a call closes it, or closes it. Closing also
+// resets the failure count; enabling and disabling by hand do both. b sets the rate at which held
+// items are then released. It puts the new state into d.
 func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.BreakerState, b retry.Breaker) error {
 	h, _, err := tx.lockHealth(ctx, d.Organization, d.No, true)
 	if err != nil || h == nil {
@@ -241,40 +248,43 @@ func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.Breake
 	return tx.saveHealth(ctx, d.No, h)
 }
 
-// show puts into d what its owner sees of h.
+// show puts the part of h that the owner sees into d.
 func (d *Destination) show(h *Health) {
 	d.Health.ConsecutiveFailures, d.Health.FailingSince, d.Health.LastFailure = h.Failures, h.FailingSince, h.LastFailure
 	d.Health.Status = destination.StatusOf(h.Failures, h.Breaker)
 	d.Health.Breaker, d.Health.BreakerSince, d.Health.ProbeAt = h.Breaker, h.BreakerAt, h.ProbeAt
 }
 
-// HalfOpen notes that probes are under way, and reports whether they were not before: a system statement.
+// HalfOpen makes an open breaker half-open, and reports whether it was open: a system statement.
 func (tx *Tx) HalfOpen(ctx context.Context, no int64) (bool, error) {
 	n, err := tx.Exec(ctx, `update delivery_health set breaker = $2, probed = 0, breaker_at = $3
 		where destination_no = $1 and breaker = $4`, no, int(retry.HalfOpen), tx.s.Time(tx.Now), int(retry.Open))
 	return n > 0, err
 }
 
-// Drained notes that nothing is left of what was held: a system statement.
+// Drained notes that no held items are left up to a number: a system statement.
 func (tx *Tx) Drained(ctx context.Context, no, to int64) error {
-	_, err := tx.Exec(ctx, `update delivery_health set drain_to = null where destination_no = $1 and drain_to = $2`, no, to)
+	_, err := tx.Exec(ctx, `update delivery_health set drain_to = null where destination_no = $1 and drain_to = $2`,
+		no, to)
 	return err
 }
 
-// Draining reports whether items of a destination are ready up to the given number: a system statement.
+// Draining reports whether items of a destination are ready up to a number: a system statement.
 func (tx *Tx) Draining(ctx context.Context, no, to int64) (found bool, err error) {
 	for rank := int64(0); rank <= Lowest && !found && err == nil; rank++ {
 		err = tx.Query(ctx, func(*sql.Rows) error {
 			found = true
 			return nil
-		}, `select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq <= $2 order by seq limit 1`, Lane(rank, no), to)
+		}, `select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq <= $2
+			order by seq limit 1`, Lane(rank, no), to)
 	}
 	return found, err
 }
 
-// setDisabled has the service disable a destination for a reason, or enable it where there is none.
+// setDisabled disables a destination on behalf of the service or, with reason "", enables it.
 func (tx *Tx) setDisabled(ctx context.Context, organization, id, reason string) error {
-	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_by_service = $3, disabled_reason = $4, version = version + 1, updated_at = $5
+	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_by_service = $3,
+		disabled_reason = $4, version = version + 1, updated_at = $5
 		where organization_id = $1 and id = $2 and disabled <> $3 and deleted_at is null`,
 		organization, id, reason != "", reason, tx.s.Time(tx.Now))
 	return err

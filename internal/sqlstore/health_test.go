@@ -10,7 +10,7 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// What holds of a breaker, whatever happens in which order.
+// What is true of a breaker, in whatever order attempts end.
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -57,7 +57,8 @@ func TestObserve(t *testing.T) {
 			if verdict != want {
 				t.Fatalf("verdict %d, want %d: %+v, before %+v", verdict, want, h, before)
 			}
-			if recovered && h.Breaker != retry.Closed || opened && (h.Breaker != retry.Open || !h.ProbeAt.Equal(now.Add(b.Cooldown))) {
+			if recovered && h.Breaker != retry.Closed ||
+				opened && (h.Breaker != retry.Open || !h.ProbeAt.Equal(now.Add(b.Cooldown))) {
 				t.Fatalf("%+v after verdict %d", h, verdict)
 			}
 			if giveUp && h.Breaker != map[bool]retry.BreakerState{true: retry.Open, false: retry.Closed}[b.Recovery > 0] {

@@ -9,7 +9,7 @@ import (
 type Item struct {
 	Claimed
 	Destination string
-	Progress    int64    // bytes that the other side has, as far as is noted
+	Progress    int64    // bytes that the other side has, as last noted
 	Of          LaneInfo // its destination
 }
 
@@ -17,14 +17,15 @@ type Item struct {
 func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items []Item, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i Item
-		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost, &i.Cancel,
-			Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
+		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost,
+			&i.Cancel, Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
 		items = append(items, i)
 		return err
 	}, `select q.organization_id, q.delivery_id, q.n, q.fence, q.lane, q.seq,
 		case when q.lease <> 0 then 1 else q.state end, q.attempt, q.lost, q.cancel, q.run_at,
 		q.deadline, d.id, coalesce(q.progress, 0)
-		from delivery_queue q join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
+		from delivery_queue q
+		join delivery_destinations d on d.no = q.lane & 4294967295 and d.organization_id = q.organization_id
 		where q.organization_id = $1 and q.delivery_id = $2 order by q.n`, organization, delivery)
 	if err != nil || len(items) == 0 {
 		return nil, err
@@ -40,7 +41,8 @@ func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items [
 	return items, err
 }
 
-// ItemsOf lists the items of a delivery, pending or ended, by number. One that was retried has ended before.
+// ItemsOf lists the items of a delivery by number, both pending and ended. An item that was retried
+// is both.
 func (tx *Tx) ItemsOf(ctx context.Context, organization, delivery string) (items []EnqueuedItem, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var i EnqueuedItem

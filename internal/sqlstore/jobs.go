@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// LeaseJob takes a maintenance job that is due and reports whether it did: a system statement.
+// LeaseJob takes a chore unless another process has it, or it ran less than every ago. It reports
+// whether it did: a system statement.
 func (tx *Tx) LeaseJob(ctx context.Context, name string, every, lease time.Duration) (bool, error) {
 	n, err := tx.Exec(ctx, `insert into delivery_jobs (name, leased_until) values ($1, $2)
 		on conflict (name) do update set leased_until = excluded.leased_until
@@ -15,26 +16,28 @@ func (tx *Tx) LeaseJob(ctx context.Context, name string, every, lease time.Durat
 	return n > 0, err
 }
 
-// FinishJob gives a job back: a system statement.
+// FinishJob gives a chore back: a system statement.
 func (tx *Tx) FinishJob(ctx context.Context, name string) error {
-	_, err := tx.Exec(ctx, `update delivery_jobs set leased_until = $2, ran_at = $2 where name = $1`, name, tx.s.Time(tx.Now))
+	_, err := tx.Exec(ctx, `update delivery_jobs set leased_until = $2, ran_at = $2 where name = $1`,
+		name, tx.s.Time(tx.Now))
 	return err
 }
 
-// Installation names this database among others that use the same store.
+// Installation returns the id that tells this database from others that use the same payload store.
 func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
 	return id, err
 }
 
-// Present notes that a process attempts items of some types: a system statement.
+// Present notes that a process attempts items of the given types: a system statement.
 func (tx *Tx) Present(ctx context.Context, id string, types []string) error {
 	_, err := tx.Exec(ctx, `insert into delivery_workers (id, seen_at, types) values ($1, $2, $3)
 		on conflict (id) do update set seen_at = excluded.seen_at`, id, tx.s.Time(tx.Now), tx.s.JSON(Encode(types)))
 	return err
 }
 
-// Workers lists the types that processes attempt which were seen since a time: a system statement.
+// Workers lists the types that some process attempts, of processes seen since a time: a system
+// statement.
 func (tx *Tx) Workers(ctx context.Context, since time.Time) (types map[string]bool, err error) {
 	types = map[string]bool{}
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
@@ -52,7 +55,7 @@ func (tx *Tx) Workers(ctx context.Context, since time.Time) (types map[string]bo
 	return types, err
 }
 
-// ForgetWorkers removes processes that were last seen before a time: a system statement.
+// ForgetWorkers removes processes last seen before a time: a system statement.
 func (tx *Tx) ForgetWorkers(ctx context.Context, before time.Time) error {
 	_, err := tx.Exec(ctx, `delete from delivery_workers where seen_at < $1`, tx.s.Time(before))
 	return err

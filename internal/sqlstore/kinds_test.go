@@ -10,15 +10,16 @@ import (
 	"testing"
 )
 
-// kind says how a table grows, and with that what a statement on it costs when a service has run for a year.
+// kind says how a table grows, and with that what a statement on it costs when a service has run
+// for a year.
 type kind string
 
 const (
-	// hot tables have a row for what is under way, and are written with each step of an item. They stay small enough
-	// for memory, and no statement on them may wait for a disk.
+	// hot tables have a row for what is under way, and are written with each step of an item. They
+	// stay small enough for memory, and no statement on them may wait for a disk.
 	hot kind = "hot"
-	// cold tables have a row for what has been, and grow until a retention removes it. They may be partitioned or lie on
-	// slow disks one day.
+	// cold tables have a row for what has been, and grow until a retention removes it. They may be
+	// partitioned or lie on slow disks one day.
 	cold kind = "cold"
 	// small tables have a row for what somebody has set up.
 	small kind = "small"
@@ -52,7 +53,8 @@ var kinds = map[string]kind{
 	"installation":  small,
 }
 
-// mixed lists the functions and files whose statements touch hot and cold tables at once, each with the reason.
+// mixed lists the functions and files whose statements touch hot and cold tables at once, each with
+// the reason.
 var mixed = map[string]string{
 	"postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
 	"sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",

@@ -8,13 +8,13 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// LaneInfo is what a claim needs to know of a destination.
+// LaneInfo is what a claim needs to know about a destination.
 type LaneInfo struct {
 	Health                 // Failures, Breaker, ProbeAt and DrainTo
 	No                     int64
 	Organization, ID, Type string
 	Version                int64
-	Disabled, Paused       bool // Paused also with its organization, or with all
+	Disabled, Paused       bool // Paused: it is, its organization is, or everyone is
 }
 
 // Held reports whether no item of the destination may be attempted now.
@@ -22,8 +22,7 @@ func (l *LaneInfo) Held(now time.Time) bool {
 	return l.Paused || (l.Disabled || l.Breaker != retry.Closed) && !l.Probing(now)
 }
 
-// LaneInfos reads what a claim needs to know of destinations, by number. It is one of the queue's system statements: it
-// spans organizations.
+// LaneInfos reads what a claim needs to know about destinations, by number: a system statement.
 func (tx *Tx) LaneInfos(ctx context.Context, nos []int64) (map[int64]LaneInfo, error) {
 	all := make(map[int64]LaneInfo, len(nos))
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
@@ -33,7 +32,8 @@ func (tx *Tx) LaneInfos(ctx context.Context, nos []int64) (map[int64]LaneInfo, e
 		all[l.No] = l
 		return err
 	}, `select d.no, d.organization_id, d.id, d.type, d.version, d.disabled,
-		d.paused_at is not null or d.organization_id in (select organization_id from delivery_organizations where paused_at is not null)
+		d.paused_at is not null
+			or d.organization_id in (select organization_id from delivery_organizations where paused_at is not null)
 			or exists (select 1 from delivery_organizations where organization_id = '' and paused_at is not null),
 		coalesce(h.failures, 0), coalesce(h.breaker, 0), h.probe_at, coalesce(h.drain_to, 0)
 		from delivery_destinations d left join delivery_health h on h.destination_no = d.no

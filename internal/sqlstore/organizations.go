@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// Everyone is the organization whose pause is everybody's.
+// Everyone is the pseudo-organization whose pause applies to all.
 const Everyone = ""
 
-// PauseOrganization holds all items of an organization, or lets them go; of Everyone, those of all.
+// PauseOrganization holds all items of an organization, or of all with [Everyone], or releases
+// them.
 func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused bool) error {
 	var at time.Time
 	if paused {
@@ -21,7 +22,8 @@ func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused
 	return err
 }
 
-// Paused returns since when an organization is paused, by itself and by everybody's pause.
+// Paused returns when an organization was paused, and when everyone was. A time is zero where there
+// is no pause.
 func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var of string
@@ -37,8 +39,8 @@ func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone ti
 	return own, everyone, err
 }
 
-// LockOrganizations locks the rows of organizations that no other process has locked, and makes those that are missing: a
-// system statement. They are locked in the order of their names.
+// LockOrganizations locks the rows of organizations in the order of their names, skips those that
+// another process has locked, and makes those that are missing: a system statement.
 func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map[string]bool, err error) {
 	for range 2 {
 		locked = map[string]bool{}
@@ -56,7 +58,8 @@ func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map
 			if locked[name] {
 				continue
 			}
-			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1) on conflict do nothing`, name)
+			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1)
+				on conflict do nothing`, name)
 			if err != nil {
 				return nil, err
 			}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// list writes numbers as a list, in place of parameters: no driver agrees with another on those.
+// list writes numbers as a list. No two drivers agree on a list as a parameter.
 func list(nos []int64) string {
 	b := make([]byte, 0, 8*len(nos))
 	for i, no := range nos {
@@ -18,7 +18,7 @@ func list(nos []int64) string {
 	return string(b)
 }
 
-// placeholders lists the values as parameters after those of args, to which it adds them.
+// placeholders adds values to the parameters in args, and returns the list of their placeholders.
 func placeholders(args []any, values []string) (list string, all []any) {
 	marks := make([]string, len(values))
 	for i, v := range values {
@@ -28,7 +28,8 @@ func placeholders(args []any, values []string) (list string, all []any) {
 	return strings.Join(marks, ", "), args
 }
 
-// among is the condition that an id is one of some, and the parameters of a statement whose first is the organization.
+// among returns the condition that an id is one of ids, and the parameters of a statement: the
+// organization, then ids.
 func among(organization string, ids []string) (in string, args []any) {
 	args = append(make([]any, 0, len(ids)+1), organization)
 	marks := make([]string, len(ids))

@@ -11,39 +11,41 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// BeginPayload makes room for a payload that is spooled: into the store where it has a key, else in chunks. It stays
-// incomplete until CompletePayload.
+// BeginPayload makes the row of a payload that is about to be stored: in the payload store if it
+// has a key, otherwise in chunks. The payload is incomplete until [Tx.CompletePayload].
 func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info payload.Info, key string) error {
 	now := tx.Now
-	if now.IsZero() { // a host's transaction, whose time is the database's: close enough for a staging time
+	if now.IsZero() { // a host's transaction with the database's time: this is close enough
 		now = time.Now()
 	}
-	_, err := tx.Exec(ctx, `insert into delivery_payloads (organization_id, id, created_at, size, name, content_type, store_key)
-		values ($1, $2, $3, 0, $4, $5, $6) on conflict do nothing`, organization, id, tx.s.Time(now), info.Name, info.ContentType,
-		sql.NullString{String: key, Valid: key != ""})
+	_, err := tx.Exec(ctx, `insert into delivery_payloads
+		(organization_id, id, created_at, size, name, content_type, store_key)
+		values ($1, $2, $3, 0, $4, $5, $6) on conflict do nothing`,
+		organization, id, tx.s.Time(now), info.Name, info.ContentType, sql.NullString{String: key, Valid: key != ""})
 	return err
 }
 
-// PutChunk stores the i-th chunk of a payload.
+// PutChunk stores chunk i of a payload, unless it is there.
 func (tx *Tx) PutChunk(ctx context.Context, organization, id string, i int, data []byte) error {
 	_, err := tx.Exec(ctx, `insert into delivery_payload_chunks (organization_id, payload_id, i, data)
 		values ($1, $2, $3, $4) on conflict do nothing`, organization, id, i, data)
 	return err
 }
 
-// CompletePayload records the size and hash of a payload that is spooled.
+// CompletePayload records the size and hash of a payload whose content is stored.
 func (tx *Tx) CompletePayload(ctx context.Context, organization, id string, info payload.Info) error {
 	sha, err := hex.DecodeString(info.SHA256)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, `update delivery_payloads set complete = $3, size = $4, sha256 = $5 where organization_id = $1 and id = $2`,
+	_, err = tx.Exec(ctx, `update delivery_payloads set complete = $3, size = $4, sha256 = $5
+		where organization_id = $1 and id = $2`,
 		organization, id, true, info.Size, sha)
 	return err
 }
 
-// PayloadInfo describes a complete payload, which stays until the transaction ends; ok is false if the organization has none
-// of that id.
+// PayloadInfo describes a complete payload, and keeps it from being removed until the transaction
+// ends. ok is false if the organization has none of that id.
 func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info payload.Info, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var sha []byte
@@ -51,12 +53,13 @@ func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info pa
 		info.SHA256 = hex.EncodeToString(sha)
 		ok = true
 		return err
-	}, `select name, content_type, size, sha256 from delivery_payloads where organization_id = $1 and id = $2 and complete`+
-		tx.s.Sharing(), organization, id)
+	}, `select name, content_type, size, sha256 from delivery_payloads
+		where organization_id = $1 and id = $2 and complete`+tx.s.Sharing(), organization, id)
 	return info, ok, err
 }
 
-// PayloadKey is under which key a payload is in the store, "" for one in chunks; ok is false if there is none of that id.
+// PayloadKey returns the key of a payload in the payload store, "" if it is in chunks. ok is false
+// if the organization has none of that id.
 func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key string, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var k sql.NullString
@@ -67,33 +70,39 @@ func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key stri
 	return key, ok, err
 }
 
-// Chunk reads the i-th chunk of a payload, nil if there is none.
+// Chunk reads chunk i of a payload, nil if there is none.
 func (tx *Tx) Chunk(ctx context.Context, organization, id string, i int) (data []byte, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&data) },
-		`select data from delivery_payload_chunks where organization_id = $1 and payload_id = $2 and i = $3`, organization, id, i)
+		`select data from delivery_payload_chunks where organization_id = $1 and payload_id = $2 and i = $3`,
+		organization, id, i)
 	return data, err
 }
 
-// DropPayload removes a payload that nothing refers to yet.
+// DropPayload removes a payload that no delivery refers to.
 func (tx *Tx) DropPayload(ctx context.Context, organization, id string) error {
-	if _, err := tx.Exec(ctx, `delete from delivery_payload_chunks where organization_id = $1 and payload_id = $2`, organization, id); err != nil {
+	_, err := tx.Exec(ctx, `delete from delivery_payload_chunks where organization_id = $1 and payload_id = $2`,
+		organization, id)
+	if err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `delete from delivery_payloads where organization_id = $1 and id = $2`, organization, id)
+	_, err = tx.Exec(ctx, `delete from delivery_payloads where organization_id = $1 and id = $2`, organization, id)
 	return err
 }
 
-// UnusedPayload is one that nothing refers to any more.
+// UnusedPayload is a payload that no delivery refers to any more.
 type UnusedPayload struct {
 	Organization, ID string
-	StoreKey         string // "" for one in chunks
+	StoreKey         string // "": it is in chunks
 	CreatedAt        time.Time
 }
 
-// CondemnPayloads finds payloads from between two times that no delivery refers to, and sees to it that none will: those in
-// chunks are removed, those in the store are not complete any more, and are the caller's to remove, with DropPayload at the
-// end. A later call finds them again. next is where to go on, zero at the end. It is a system statement.
-func (tx *Tx) CondemnPayloads(ctx context.Context, after, before time.Time, limit int) (unused []UnusedPayload, next time.Time, err error) {
+// CondemnPayloads finds payloads made between two times that no delivery refers to, and sees to it
+// that none will: a system statement. It removes those in chunks. It makes those in the payload
+// store incomplete: the caller has to remove them from the store and then call [Tx.DropPayload].
+// Until then a later call finds them again. next is the time to go on from, zero at the end.
+func (tx *Tx) CondemnPayloads(
+	ctx context.Context, after, before time.Time, limit int,
+) (unused []UnusedPayload, next time.Time, err error) {
 	const used = `exists (select 1 from delivery_deliveries d where d.payload_id = p.id)`
 	var found []UnusedPayload
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
@@ -110,10 +119,11 @@ func (tx *Tx) CondemnPayloads(ctx context.Context, after, before time.Time, limi
 		return nil, time.Time{}, err
 	}
 	for _, p := range found {
-		// Whoever held the row while it was looked for may have referred to it since: a statement of its own sees that.
+		// A delivery may have come to refer to it while the row was waited for. A second statement
+		// sees that.
 		var n int64
-		n, err = tx.Exec(ctx, `update delivery_payloads as p set complete = $3 where p.organization_id = $1 and p.id = $2 and not `+used,
-			p.Organization, p.ID, false)
+		n, err = tx.Exec(ctx, `update delivery_payloads as p set complete = $3
+			where p.organization_id = $1 and p.id = $2 and not `+used, p.Organization, p.ID, false)
 		if err == nil && n > 0 {
 			unused = append(unused, p)
 			if p.StoreKey == "" {
@@ -130,7 +140,7 @@ func (tx *Tx) CondemnPayloads(ctx context.Context, after, before time.Time, limi
 	return unused, next, nil
 }
 
-// KnownKeys reports which keys of the store belong to payloads: a system statement.
+// KnownKeys reports which keys of the payload store belong to payloads: a system statement.
 func (tx *Tx) KnownKeys(ctx context.Context, keys []string) (known map[string]bool, err error) {
 	known = map[string]bool{}
 	if len(keys) == 0 {

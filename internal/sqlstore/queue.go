@@ -8,15 +8,16 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// LaneCount is how many items of a destination, at one priority, are in a state.
+// LaneCount is the number of items of a destination that have one priority and are in one state.
 type LaneCount struct {
 	Lane   int64
 	State  queue.State
 	N      int64
-	Oldest time.Time // since when the oldest is ready, or was as it was leased; when it is due
+	Oldest time.Time // when the oldest became ready, or is due
 }
 
-// LaneCounts counts what waits, of an organization or of Everyone: a system statement. It reads all of it.
+// LaneCounts counts the items of an organization, or of all with [Everyone]: a system statement. It
+// reads each of them.
 func (tx *Tx) LaneCounts(ctx context.Context, organization string) (all []LaneCount, err error) {
 	query := `select lane, case when lease <> 0 then 1 else state end, count(*), min(run_at) from delivery_queue`
 	var args []any
@@ -33,10 +34,11 @@ func (tx *Tx) LaneCounts(ctx context.Context, organization string) (all []LaneCo
 	return all, err
 }
 
-// Ahead counts the ready items of a lane before a number, up to a limit: a system statement, of one destination.
+// Ahead counts the ready items of a lane before a number, up to a limit: a system statement.
 func (tx *Tx) Ahead(ctx context.Context, lane, seq int64, limit int) (n int, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&n) },
-		`select count(*) from (select 1 from delivery_queue where state = 0 and lease = 0 and lane = $1 and seq < $2 limit $3) q`, lane, seq, limit)
+		`select count(*) from (select 1 from delivery_queue
+			where state = 0 and lease = 0 and lane = $1 and seq < $2 limit $3) q`, lane, seq, limit)
 	return n, err
 }
 
@@ -50,8 +52,8 @@ func (tx *Tx) Waits(ctx context.Context, organization string, no int64) (bool, e
 	return found, err
 }
 
-// NextDue returns when the next item falls due that is not ready yet, later than after; zero if none will: a system
-// statement.
+// NextDue returns the first time later than after at which an item becomes due, a lease ends or a
+// deadline passes, zero if there is none: a system statement.
 func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var until, deadline time.Time
@@ -64,6 +66,7 @@ func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err e
 		return err
 	}, `select (select min(run_at) from delivery_queue where state = 2 and run_at > $1),
 		(select min(until) from delivery_leases where until > $1),
-		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`, tx.s.Time(after))
+		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`,
+		tx.s.Time(after))
 	return at, err
 }

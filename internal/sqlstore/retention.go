@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// firstID is the smallest UUIDv7 of a time (RFC 9562, section 5.7).
+// firstID returns the smallest UUIDv7 of a time (RFC 9562, section 5.7).
 func firstID(at time.Time) string {
 	var id uuid.UUID
 	binary.BigEndian.PutUint64(id[:8], uint64(max(0, at.UnixMilli()))<<16)
@@ -18,18 +18,21 @@ func firstID(at time.Time) string {
 	return id.String()
 }
 
-// NextOrganization returns the first organization with deliveries whose name is after another, "" if there is none: a
-// system statement.
+// NextOrganization returns the first organization after the given name that has deliveries, "" if
+// there is none: a system statement.
 func (tx *Tx) NextOrganization(ctx context.Context, after string) (name string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&name) },
 		`select organization_id from delivery_deliveries where organization_id > $1 order by organization_id limit 1`, after)
 	return name, err
 }
 
-// Retain removes the deliveries of an organization that were accepted before a time, with their history, up to a limit and
-// after the given id; "" is the start. It leaves those that have items in the queue, and those that have dead letters from
-// after the other time. next is where to go on, "" at the end.
-func (tx *Tx) Retain(ctx context.Context, organization, after string, before, deadBefore time.Time, limit int) (removed int, next string, err error) {
+// Retain removes an organization's deliveries that were accepted before a time, with their history.
+// It looks at up to limit of them after the given id; "" is the start. It keeps those that have
+// items in the queue, or dead letters that died at deadBefore or later. next is the id to go on
+// after, "" at the end.
+func (tx *Tx) Retain(
+	ctx context.Context, organization, after string, before, deadBefore time.Time, limit int,
+) (removed int, next string, err error) {
 	if after == "" {
 		after = uuid.Nil.String()
 	}
@@ -43,14 +46,15 @@ func (tx *Tx) Retain(ctx context.Context, organization, after string, before, de
 		next = old[len(old)-1]
 	}
 	in, args := among(organization, old)
-	// First, because a call that retries a dead letter locks it too, and then queues its item.
+	// Dead letters first: a call that retries one locks it first as well, and queues its item then.
 	if _, err := tx.Exec(ctx, `delete from delivery_dead_letters where organization_id = $1 and delivery_id `+in+
 		fmt.Sprintf(` and died_at < $%d`, len(args)+1), append(args, tx.s.Time(deadBefore))...); err != nil {
 		return 0, "", err
 	}
 	ended, err := tx.ids(ctx, `select d.id from delivery_deliveries d where d.organization_id = $1 and d.id `+in+`
 		and not exists (select 1 from delivery_queue q where q.organization_id = d.organization_id and q.delivery_id = d.id)
-		and not exists (select 1 from delivery_dead_letters l where l.organization_id = d.organization_id and l.delivery_id = d.id)`, args...)
+		and not exists (select 1 from delivery_dead_letters l
+			where l.organization_id = d.organization_id and l.delivery_id = d.id)`, args...)
 	if err != nil || len(ended) == 0 {
 		return 0, next, err
 	}

@@ -11,22 +11,24 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Lowest is the rank of the lowest priority. A rank is the high half of a lane, 0 for the highest priority.
+// Lowest is the rank of the lowest priority. The highest priority has rank 0.
 const Lowest = 10
 
-// LongAgo is before any time that is stored.
-var LongAgo = time.Unix(0, 0).UTC() //nolint:gochecknoglobals // a constant, had times any
+// LongAgo is earlier than any time that is stored. Nothing changes it.
+var LongAgo = time.Unix(0, 0).UTC()
 
-// Lane composes a lane of its rank and its destination's number.
+// Lane returns the lane of a rank and a destination's number. Items are claimed by lane: it holds
+// those of one destination that have one priority.
 func Lane(rank, no int64) int64 { return rank<<32 | no }
 
-// DestinationOf and RankOf take a lane apart.
+// DestinationOf returns the number of a lane's destination.
 func DestinationOf(lane int64) int64 { return lane & (1<<32 - 1) }
 
-// RankOf is the high half of a lane.
+// RankOf returns the rank of a lane.
 func RankOf(lane int64) int64 { return lane >> 32 }
 
-// Key names an item and the fence that was seen on it.
+// Key names an item, and the fence that it had when it was read. A change of the item applies only
+// while the fence is the same.
 type Key struct {
 	Organization string
 	Delivery     string
@@ -48,25 +50,26 @@ type Delivery struct {
 	Metadata         map[string]string
 	Options          Options
 	Payload          Payload
-	ReplayOf         string // of Tx.Delivery only: the delivery that it repeats
-	Fallback         bool   // of Tx.Delivery and Resolve only: its items stand in for the primary defaults
-	Faulty           error  // what could not be decoded of it
+	ReplayOf         string // set by Tx.Delivery alone: the delivery that it repeats
+	Fallback         bool   // set by Tx.Delivery and Resolve alone: its items stand in for the primary defaults
+	Faulty           error  // why a part of it could not be decoded
 }
 
-// Options are the seldom used parts of a request. Items are keyed by their number.
+// Options are the parts of a request that are seldom used. Items are keyed by their number.
 type Options struct {
 	Retry retry.Policy   `json:"retry,omitzero"`
 	Items map[int]Option `json:"items,omitempty"`
-	Test  bool           `json:"test,omitempty"` // a sample
+	Test  bool           `json:"test,omitempty"` // it is a sample
 }
 
-// Option is a request's override for one item.
+// Option overrides settings for one item of a request.
 type Option struct {
 	Retry  retry.Policy    `json:"retry,omitzero"`
 	Params json.RawMessage `json:"params,omitempty"`
 }
 
-// Payload is stored in the delivery's row (Inline), in rows of its own (ID), or stays with a source.
+// Payload is in the row of its delivery (Inline), is stored by itself (ID), or stays where it is
+// (Source, Ref).
 type Payload struct {
 	payload.Info
 	Inline      []byte
@@ -74,8 +77,9 @@ type Payload struct {
 	Source, Ref string
 }
 
-// NewDelivery is a delivery to insert: for its Items, for what is subscribed and for what has one of the tags. Without any
-// of them it goes to the organization's defaults. Options can name Items alone.
+// NewDelivery is a delivery to insert. It goes to the destinations of Items, to subscribers, and to
+// destinations with one of the tags in Tagged. Without any of these it goes to the organization's
+// defaults. Options apply to Items alone.
 type NewDelivery struct {
 	Delivery
 	Subscribers bool
@@ -84,26 +88,26 @@ type NewDelivery struct {
 	Fingerprint []byte
 	KeyExpires  time.Duration
 	Items       []NewItem
-	Most        int // destinations
+	Most        int // how many destinations it may have
 }
 
-// Defaults reports whether it goes to the organization's defaults.
+// Defaults reports whether the delivery goes to the organization's defaults.
 func (d *NewDelivery) Defaults() bool { return len(d.Items) == 0 && !d.selects() }
 
 func (d *NewDelivery) selects() bool { return d.Subscribers || len(d.Tagged) > 0 }
 
-// NewItem is one of a NewDelivery's items; its number is its place from 1.
+// NewItem is an item of a NewDelivery. Its number is its place, counted from 1.
 type NewItem struct {
 	Destination string
 	Priority    int
 	NotBefore   time.Time
 }
 
-// Enqueued is what became of a NewDelivery.
+// Enqueued is the outcome of a NewDelivery.
 type Enqueued struct {
 	Items   []EnqueuedItem
-	Missing []string // destinations that are not there; then nothing was inserted
-	Taken   bool     // its idempotency key is; it was not inserted
+	Missing []string // destinations that do not exist, see NoteMissing; if any, nothing was inserted
+	Taken   bool     // its idempotency key is taken, so it was not inserted
 }
 
 // EnqueuedItem is an inserted item.
@@ -113,40 +117,41 @@ type EnqueuedItem struct {
 	Fallback    bool // it stands in for the primary defaults
 }
 
-// Share is what one lane gets of a claim.
+// Share is the part of a claim that one lane gets.
 type Share struct {
 	Lane  int64
-	N     int
+	N     int // items at most
 	Gate  Gate
-	Floor int64 // what is below was claimed already
+	Floor int64 // the first seq to look at: items below it are claimed already
 }
 
-// Gate is how items of a lane are claimed. The numbers are stored.
+// Gate says how the items of a lane are claimed. Its values are stored.
 type Gate int
 
-// The gates: Ordered also keeps an item's place through its retries.
+// The gates.
 const (
-	Open    Gate = 0
-	Limited Gate = 1
-	Ordered Gate = 2
+	Open    Gate = 0 // without a limit
+	Limited Gate = 1 // up to a number in flight or a rate
+	Ordered Gate = 2 // in strict order: an item keeps its place through its retries
 )
 
-// Claimed is a row of the queue. A claim fills in what an attempt needs: not State, Cancel and RunAt.
+// Claimed is an item of the queue. A claim does not set State, Cancel and RunAt. Only a claim sets
+// Content and Place.
 type Claimed struct {
 	Key
 	Lane, Seq int64
-	Content   *Delivery // of a claim: what is delivered, nil if it is gone
+	Content   *Delivery // what is delivered; nil: it is gone
 	State     queue.State
-	Attempt   int // attempts charged so far
-	Lost      int
-	Cancel    queue.Reason // why it is to be cancelled, if it is
+	Attempt   int          // attempts so far that count
+	Lost      int          // leases lost
+	Cancel    queue.Reason // why it is to be cancelled; None: it is not
 	Gate      Gate
 	RunAt     time.Time
 	Deadline  time.Time
-	Place     string // of a claim: where its row is, as long as nobody changes it; "" where the database has no such thing
+	Place     string // where its row is as long as it does not change; "" if the database has no such thing
 }
 
-// Change puts an item back into the queue.
+// Change returns an item to the queue.
 type Change struct {
 	Key
 	State  queue.State // Ready or Scheduled
@@ -155,13 +160,13 @@ type Change struct {
 	Lost   bool // the lease was lost
 }
 
-// Changed is a row that a Change reached, or one that is flagged.
+// Changed is an item that a Change was applied to, or one that is to be cancelled.
 type Changed struct {
 	Key
-	Cancel queue.Reason // why it is to be cancelled, if it is
+	Cancel queue.Reason // why it is to be cancelled; None: it is not
 }
 
-// Encode returns v as JSON, nil where it would say nothing. A NUL, which jsonb cannot hold, becomes U+FFFD.
+// Encode returns v as JSON, nil if v is empty. A NUL, which jsonb cannot hold, becomes U+FFFD.
 func Encode(v any) []byte {
 	if reflect.ValueOf(v).IsZero() {
 		return nil
@@ -184,11 +189,11 @@ func Encode(v any) []byte {
 	return b
 }
 
-// Rank is the rank of a priority from 5, the highest, to -5.
+// Rank returns the rank of a priority. Priorities go from 5, the highest, to -5.
 func Rank(priority int) int64 { return int64(5 - priority) }
 
-// NoteMissing lists in each result the wanted destinations that were not found. A delivery that has none although it names
-// none, or has more than it may, misses "".
+// NoteMissing lists in each result the destinations of items that were not found. It adds "" to a
+// delivery that names no destination and has none, and to one that has more than it may.
 func NoteMissing(batch []NewDelivery, results []Enqueued, found []map[string]bool) {
 	for i, d := range batch {
 		r := &results[i]

@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// SecurityEvent is a row of delivery_security_events. Organization is whose it is, From who reached for it.
+// SecurityEvent is a row of delivery_security_events. Organization owns the event; From is the
+// organization whose call caused it.
 type SecurityEvent struct {
 	ID, Organization, Kind, Actor, Action, From, Subject, SubjectID string
 	At                                                              time.Time
 }
 
-// InsertSecurityEvent appends an event; one of the same id is there already.
+// InsertSecurityEvent appends an event, unless there is one with its id.
 func (tx *Tx) InsertSecurityEvent(ctx context.Context, e SecurityEvent) error {
 	_, err := tx.Exec(ctx, `insert into delivery_security_events
 		(organization_id, id, at, kind, actor, action, from_organization, subject, subject_id)
@@ -21,8 +22,11 @@ func (tx *Tx) InsertSecurityEvent(ctx context.Context, e SecurityEvent) error {
 	return err
 }
 
-// SecurityEvents lists an organization's events, the newest first, from after the given id; "" is the start.
-func (tx *Tx) SecurityEvents(ctx context.Context, organization, after string, limit int) (all []SecurityEvent, err error) {
+// SecurityEvents lists an organization's events, newest first, that are older than the one with the
+// given id; "" is the start.
+func (tx *Tx) SecurityEvents(
+	ctx context.Context, organization, after string, limit int,
+) (all []SecurityEvent, err error) {
 	if after == "" {
 		after = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 	}
@@ -42,15 +46,17 @@ func (tx *Tx) ExpireSecurityEvents(ctx context.Context, before time.Time, limit 
 		select organization_id, id from delivery_security_events where at < $1 limit $2)`, tx.s.Time(before), limit)
 }
 
-// OwnerOfDestination returns the organization that has or had a destination, "" if none does: a system statement.
+// OwnerOfDestination returns the organization that has or had a destination, "" if there is none: a
+// system statement.
 func (tx *Tx) OwnerOfDestination(ctx context.Context, id string) (owner string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&owner) },
 		`select organization_id from delivery_destinations where cast(id as text) = $1`, id)
 	return owner, err
 }
 
-// OwnerOfDelivery returns the organization that has a delivery, "" if none does: a system statement. It looks in one
-// organization after another: an index by id alone would cost each delivery what this seldom needs, and tempt the planner.
+// OwnerOfDelivery returns the organization that has a delivery, "" if there is none: a system
+// statement. It looks in one organization after another. An index by id alone would cost every
+// delivery what is seldom needed, and would tempt the planner.
 func (tx *Tx) OwnerOfDelivery(ctx context.Context, id string) (owner string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&owner) }, `with recursive organizations(o) as (
 			select min(organization_id) from delivery_destinations

@@ -15,8 +15,8 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore/sqltest"
 )
 
-// statement is SQL that was found: as a string expression, with its constants filled in and "…" for what is
-// not constant, or in an .sql file. unit is the function, constant or file.
+// statement is SQL that was found: as a string expression, with its constants filled in and "…"
+// for what is not constant, or in an .sql file. unit is the function, constant or file.
 type statement struct {
 	unit, text string
 	whole      bool // it is what runs, and not perhaps a part of that
@@ -65,9 +65,9 @@ func parse(t *testing.T, path string) *ast.File {
 	return f
 }
 
-// inFile finds the statements of a Go file. They are the largest string expressions that mention a table, and
-// conditions, which begin with where and are given to another function. The arguments of all calls of a method
-// named text in a function are one statement.
+// inFile finds the statements of a Go file. They are the largest string expressions that mention a
+// table, and conditions, which begin with where and are given to another function. The arguments of
+// all calls of a method named text in a function are one statement.
 func inFile(t *testing.T, path string, constants map[string]ast.Expr) (all []statement) {
 	t.Helper()
 	note := func(unit string, n ast.Node) {
@@ -173,8 +173,8 @@ func text(e ast.Expr, constants map[string]ast.Expr) string {
 	return "…"
 }
 
-// inQueries finds the statements of all .sql files below a folder: the queries that are embedded, and the shapes of
-// those that are built. Migrations are left out.
+// inQueries finds the statements of all .sql files below a folder: the queries that are embedded,
+// and the shapes of those that are built. Migrations are left out.
 func inQueries(t *testing.T, root string) (all []statement) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

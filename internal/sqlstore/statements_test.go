@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// system lists the functions and constants, and the tables in files, whose rows a statement means without saying whose
-// they are, each with the reason.
+// system lists the functions and constants, and the tables in files, whose rows a statement means
+// without saying whose they are, each with the reason.
 var system = map[string]string{
 	// Parts, whose conditions are statements of their own here.
 	"destinationTables":     part,
@@ -92,8 +92,9 @@ var (
 	verb   = regexp.MustCompile(`insert\s+(or replace )?into\s+$`)
 )
 
-// unnamed returns what of a statement does not name the organization whose rows it means: the unit or, of a statement
-// that is known as a whole, the unit with the tables of those mentions that do not.
+// unnamed returns what of a statement does not name the organization whose rows it means: the unit
+// or, of a statement that is known as a whole, the unit with the tables of those mentions that do
+// not.
 func (s statement) unnamed() (units []string) {
 	if !s.whole {
 		if !compared.MatchString(s.text) && !inserted.MatchString(s.text) {
@@ -118,7 +119,8 @@ func (s statement) unnamed() (units []string) {
 	return units
 }
 
-// Every statement names the organization whose rows it reads or writes, unless it works for the service as a whole.
+// Every statement names the organization whose rows it reads or writes, unless it works for the
+// service as a whole.
 func TestStatementsNameTheOrganization(t *testing.T) {
 	t.Parallel()
 	source, queries := inSource(t, "."), inQueries(t, ".")

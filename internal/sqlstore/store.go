@@ -1,17 +1,19 @@
-// Package sqlstore keeps everything in the host's database. It holds the SQL that is the same for all
-// databases; the packages postgres and sqlite hold the rest of it behind [Dialect]. It links no driver.
+// Package sqlstore keeps everything in the host's database. It holds the SQL that is the same for
+// all databases; the packages postgres and sqlite hold the rest of it behind [Dialect]. It links no
+// driver.
 //
 // Three rules hold for every statement:
 //
-//   - It runs inside a transaction. Otherwise lib/pq behind PgBouncer breaks, and database/sql silently
-//     repeats writes.
-//   - It names the organization, unless it is a system statement: one of the queue, or of maintenance,
-//     for all organizations.
-//   - No transaction is held while another connection is asked for, so that a pool of one is enough.
+//   - It runs inside a transaction. Otherwise lib/pq behind PgBouncer breaks, and database/sql
+//     silently repeats writes.
+//   - It names the organization, unless it is a system statement: one of the queue, or of
+//     maintenance, for all organizations.
+//   - No transaction is held while another connection is asked for, so that a pool of one is
+//     enough.
 //
 // Tables are hot, cold or small: hot ones have a row for what is under way, cold ones grow until a
-// retention removes rows, small ones have a row for what somebody has set up. A statement that mixes hot
-// and cold tables is listed in a test, with its reason.
+// retention removes rows, small ones have a row for what somebody has set up. A statement that
+// mixes hot and cold tables is listed in a test, with its reason.
 package sqlstore
 
 import (
@@ -52,8 +54,8 @@ func New(db DB, d Dialect, clock func() time.Time) *Store {
 	return s
 }
 
-// Skew returns how far the database's clock was ahead of the process's when the last transaction began.
-// It is 0 where they agreed within a second, since that may be the time that it took to ask.
+// Skew returns how far the database's clock was ahead of the process's when the last transaction
+// began. It is 0 where they agreed within a second, since that may be the time that it took to ask.
 func (s *Store) Skew() time.Duration {
 	skew := time.Duration(s.skew.Load())
 	if skew.Abs() < time.Second {

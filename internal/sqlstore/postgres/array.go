@@ -7,17 +7,18 @@ import (
 	"time"
 )
 
-// array writes a PostgreSQL array literal (documentation, section 8.15.2). As text it passes through every driver, and
-// the library needs none. One that holds nothing but nulls is written as an empty one: unnest fills it up beside others.
+// array is a PostgreSQL array literal as it is written (documentation, section 8.15.2). As text it
+// passes through every driver, and the library links none. If it holds nothing but nulls it is
+// written empty: unnest fills it up with nulls to the length of the others.
 type array struct {
 	b     []byte
 	nulls int // at its beginning
 }
 
-// newArray returns an array that has room for n values of so many bytes.
+// newArray returns an array with room for n values of size bytes.
 func newArray(n, size int) array { return array{b: make([]byte, 0, n*(size+1)+2)} }
 
-// empty reports whether it holds nothing but nulls.
+// empty reports whether the array holds nothing but nulls.
 func (a *array) empty() bool { return len(a.b) == 0 }
 
 func (a *array) next() {
@@ -59,7 +60,7 @@ func (a *array) flag(v bool) {
 	a.b = append(a.b, 't')
 }
 
-// id writes a text that needs no quotes, a UUID; "" as null.
+// id writes a UUID, which needs no quotes; "" as null.
 func (a *array) id(v string) {
 	if v == "" {
 		a.null()

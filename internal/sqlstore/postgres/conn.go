@@ -33,8 +33,8 @@ const (
 	beginCombine = begin + ` || set_config('lock_timeout', '25ms', true)`
 )
 
-// Begin starts a transaction and reads its time. In it no plan can flip to a sequential scan, or to a
-// sort of a bitmap of everything that is due.
+// Begin starts a transaction and reads its time. In it no plan can flip to a sequential scan, or to
+// a sort of a bitmap of everything that is due.
 func (Dialect) Begin(
 	ctx context.Context, db sqlstore.DB, access sqlstore.Access,
 ) (_ sqlstore.Transaction, now time.Time, err error) {

@@ -7,7 +7,7 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// Revive implements sqlstore.Native.
+// Revive implements [sqlstore.Native].
 func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
 	var lane, deadline array
 	for _, l := range letters {

@@ -13,15 +13,19 @@ import (
 
 // fillDead makes 50,000 dead letters of 50 destinations, with their deliveries and history.
 var fillDead = []string{
-	`insert into delivery_dead_letters (organization_id, delivery_id, n, destination_id, fence, lane, reason, died_at)
+	`insert into delivery_dead_letters
+		(organization_id, delivery_id, n, destination_id, fence, lane, reason, died_at)
 		select 'acme', ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 1,
-		('00000000-0000-7000-9000-' || lpad((i % 50)::text, 12, '0'))::uuid, 0, 1, 4 + i % 2, now() from generate_series(1, 50000) i`,
+			('00000000-0000-7000-9000-' || lpad((i % 50)::text, 12, '0'))::uuid, 0, 1, 4 + i % 2, now()
+		from generate_series(1, 50000) i`,
 	`insert into delivery_deliveries (organization_id, id, created_at, payload_size, payload_type)
 		select organization_id, delivery_id, now(), 1, 'x' from delivery_dead_letters`,
-	`insert into delivery_attempts (organization_id, delivery_id, n, destination_id, fence, attempt, state, reason, ended_at)
+	`insert into delivery_attempts
+		(organization_id, delivery_id, n, destination_id, fence, attempt, state, reason, ended_at)
 		select organization_id, delivery_id, n, destination_id, fence, 1, 4, reason, now() from delivery_dead_letters`,
 	`insert into delivery_destinations (organization_id, id, created_at, updated_at, type, label, config)
-		select 'acme', ('00000000-0000-7000-9000-' || lpad(i::text, 12, '0'))::uuid, now(), now(), 'x', 'x', '{}' from generate_series(0, 49) i`,
+		select 'acme', ('00000000-0000-7000-9000-' || lpad(i::text, 12, '0'))::uuid, now(), now(), 'x', 'x', '{}'
+		from generate_series(0, 49) i`,
 }
 
 // Lists, retries and purges of dead letters stay on their indexes and need no sort for their order,
@@ -88,8 +92,8 @@ func literals(args []any) []string {
 	return all
 }
 
-// checkDead wants no sequential scan, no sort and no join of whole tables. If an index is named, the dead
-// letters have to be read by it.
+// checkDead wants no sequential scan, no sort and no join of whole tables. If an index is named,
+// the dead letters have to be read by it.
 func checkDead(t *testing.T, name, plan, index string) {
 	t.Helper()
 	var v any
@@ -103,7 +107,8 @@ func checkDead(t *testing.T, name, plan, index string) {
 		case kind == "Seq Scan" && strings.HasPrefix(relation, "delivery_"), strings.HasSuffix(kind, "Sort"),
 			strings.HasPrefix(kind, "Hash"), strings.HasPrefix(kind, "Merge"):
 			t.Errorf("%s has a %s: %s", name, kind, plan)
-		case node["Index Name"] != nil && node["Index Cond"] == nil, node["Filter"] != nil && relation != "delivery_dead_letters":
+		case node["Index Name"] != nil && node["Index Cond"] == nil,
+			node["Filter"] != nil && relation != "delivery_dead_letters":
 			t.Errorf("%s reads too much of %s: %s", name, relation, plan)
 		case node["Index Name"] != nil && (used == "" || relation == "delivery_dead_letters"):
 			used = fmt.Sprint(node["Index Name"])

@@ -12,7 +12,8 @@ import (
 
 const maxResolves = 10
 
-// Enqueue implements sqlstore.Native.
+// Enqueue implements [sqlstore.Native]. It resolves again if a destination was deleted after it was
+// chosen.
 func (d Dialect) Enqueue(
 	ctx context.Context, tx sqlstore.Execer, organization string, now time.Time, batch []sqlstore.NewDelivery,
 ) ([]sqlstore.Enqueued, error) {
@@ -29,8 +30,8 @@ func (d Dialect) Enqueue(
 	return nil, errors.New("the organization keeps deleting destinations while a delivery is being stored")
 }
 
-// overtaken reports whether a destination is missing that no delivery names: Resolve chose it, and then
-// it was deleted.
+// overtaken reports whether a destination is missing that no delivery names: Resolve chose it, and
+// then it was deleted.
 func overtaken(batch []sqlstore.NewDelivery, results []sqlstore.Enqueued) bool {
 	for i, r := range results {
 		for _, id := range r.Missing {

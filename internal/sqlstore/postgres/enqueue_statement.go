@@ -13,16 +13,17 @@ import (
 // enqueue returns the statement that finds the destinations of a batch and inserts its deliveries,
 // items and keys. testdata/enqueue.sql shows its shapes.
 //
-// Nothing in it can fail because of what a request holds, so a host's transaction stays usable: if a
-// destination is missing it inserts nothing, and a key that is taken is missing from keys. It returns
-// a row for each item whose outcome the caller cannot know, or for all items if something is missing.
+// Nothing in it can fail because of what a request holds, so a host's transaction stays usable: if
+// a destination is missing it inserts nothing, and a key that is taken is missing from keys. It
+// returns a row for each item whose outcome the caller cannot know, or for all items if something
+// is missing.
 //
 // It never joins requests, items and destinations. The planner takes their arrays to be short, and
 // would loop over one of them for each row of another. So items carry what they need of their
 // request, and each destination is looked up once and known by its place.
 //
-// It mentions only what the batch needs. Drivers have it parsed and planned in each transaction; with
-// all columns and keys that takes longer than the insertion of a single delivery.
+// It mentions only what the batch needs. Drivers have it parsed and planned in each transaction;
+// with all columns and keys that takes longer than the insertion of a single delivery.
 func enqueue(organization string, now time.Time, batch []sqlstore.NewDelivery) (query string, args []any, err error) {
 	r, err := newRequests(batch)
 	if err != nil {
@@ -60,8 +61,8 @@ type enqueueStatement struct {
 // fresh is the condition that the key of item d was free.
 const fresh = `(d.keyed is null or d.delivery_id in (select delivery_id from keys))`
 
-// request begins the statement with the requests, and returns those of their columns that are stored
-// as they are.
+// request begins the statement with the requests, and returns those of their columns that are
+// stored as they are.
 func (s *enqueueStatement) request() (inserted string) {
 	if !s.hashAt.empty() {
 		s.hashed = s.arg(s.contents) + "::bytea"
@@ -130,8 +131,8 @@ func (s *enqueueStatement) takeKeys() {
 )`)
 }
 
-// insertDeliveries inserts the requests whose key was free. columns are stored as they are; hashes and
-// inline payloads are parts of one parameter.
+// insertDeliveries inserts the requests whose key was free. columns are stored as they are; hashes
+// and inline payloads are parts of one parameter.
 func (s *enqueueStatement) insertDeliveries(columns string) {
 	values := columns
 	if s.hashed != "" {

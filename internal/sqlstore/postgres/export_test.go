@@ -12,8 +12,8 @@ import (
 // Revive is the statement of Dialect.Revive.
 func Revive() string { return revive }
 
-// Ends are the statements of Dialect.End: those for items anywhere, and those for items that are where
-// the claim left them.
+// Ends are the statements of Dialect.End: those for items anywhere, and those for items that are
+// where the claim left them.
 func Ends() (anywhere, placed [2]string) {
 	return [2]string{end, endDetailed}, [2]string{endPlaced, endDetailedPlaced}
 }
@@ -24,8 +24,8 @@ func Claim() string { return claim }
 // Placed is the index of a statement that finds rows by their places alone.
 const Placed = "place"
 
-// Statement is a statement of the queue with arguments as literals, and the index of delivery_queue that
-// it must use.
+// Statement is a statement of the queue with arguments as literals, and the index of delivery_queue
+// that it must use.
 type Statement struct {
 	Query string
 	Args  []string
@@ -43,6 +43,7 @@ func Statements() map[string]Statement {
 		now    = "'2026-01-01 00:00:00+00'"
 		org    = "'{acme,other}'"
 		two    = "'{1,2}'"
+		three  = "'{1,2,3}'"
 		words  = "'{a,b}'"
 		nulls  = "'{null,null}'"
 		dates  = "'{2026-01-01,2026-01-02}'"
@@ -60,7 +61,7 @@ func Statements() map[string]Statement {
 	return map[string]Statement{
 		"ranks":                  {ranks, []string{two}, ready},
 		"walk":                   {walk, []string{"0", "1099511627776", "500", two}, ready},
-		"claim":                  {claim, []string{"'{1,2,3}'", "'{100,100,100}'", "7", "'{1}'", "'{2}'", "'{0,5,7}'"}, ready},
+		"claim":                  {claim, []string{three, "'{100,100,100}'", "7", "'{1}'", "'{2}'", "'{0,5,7}'"}, ready},
 		"end":                    {end, keyed(ids, two, two, now), primary},
 		"end_detailed":           {endDetailed, detailed(), primary},
 		"end_placed":             {endPlaced, keyed(ids, two, two, now, places), Placed},
@@ -83,8 +84,8 @@ type Enqueue struct {
 	Statement
 }
 
-// Enqueues are the shapes of the statement that enqueues: one with each of the parts that a batch can need,
-// one without any, and one with all.
+// Enqueues are the shapes of the statement that enqueues: one with each of the parts that a batch
+// can need, one without any, and one with all.
 func Enqueues() []Enqueue {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	plain := sqlstore.NewDelivery{

@@ -20,11 +20,16 @@ func TestMain(m *testing.M) { dbtest.Main(m) }
 
 // fill makes a backlog of 100,000 items in 100 lanes, half of them not ready.
 const fill = `insert into delivery_queue (organization_id, delivery_id, n, lane, run_at, state, deadline)
-select 'acme', ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 1, (5::bigint << 32) | (i % 100), now(), (i % 4) % 3,
-    case when i % 1000 = 0 then now() end
-from generate_series(1, 100000) i`
+	select 'acme', ('00000000-0000-7000-8000-' || lpad(i::text, 12, '0'))::uuid, 1, (5::bigint << 32) | (i % 100), now(),
+		(i % 4) % 3, case when i % 1000 = 0 then now() end
+	from generate_series(1, 100000) i`
 
-// The statements of the queue stay on their indexes whatever the statistics say, with custom and with generic plans.
+// fillFew makes three items.
+const fillFew = `insert into delivery_queue (organization_id, delivery_id, n, lane, run_at)
+	select 'acme', gen_random_uuid(), 1, 1, now() from generate_series(1, 3)`
+
+// The statements of the queue stay on their indexes whatever the statistics say, with custom and
+// with generic plans.
 func TestPlansStayOnTheirIndexes(t *testing.T) {
 	t.Parallel()
 	statements := postgres.Statements()
@@ -41,7 +46,7 @@ func TestPlansStayOnTheirIndexes(t *testing.T) {
 		"taken when it was empty":             {`analyze`, fill},
 		"full":                                {fill, `analyze`},
 		"of a backlog that is gone":           {fill, `analyze`, `delete from delivery_queue where n = 1 and seq > 100`},
-		"of a few rows before there are many": {`insert into delivery_queue (organization_id, delivery_id, n, lane, run_at) select 'acme', gen_random_uuid(), 1, 1, now() from generate_series(1, 3)`, `analyze`, fill},
+		"of a few rows before there are many": {fillFew, `analyze`, fill},
 	}
 	for name, steps := range statistics {
 		t.Run(name, func(t *testing.T) {
@@ -97,7 +102,8 @@ func explain(t *testing.T, db *sql.DB, mode string, s postgres.Statement) string
 	if len(s.Args) > 0 {
 		arguments = "(" + strings.Join(s.Args, ", ") + ")"
 	}
-	if _, err := tx.ExecContext(t.Context(), `set local plan_cache_mode = `+mode+`; prepare statement as `+s.Query); err != nil {
+	prepare := `set local plan_cache_mode = ` + mode + `; prepare statement as ` + s.Query
+	if _, err := tx.ExecContext(t.Context(), prepare); err != nil {
 		t.Fatal(err)
 	}
 	var plan string

@@ -77,7 +77,8 @@ func TestClaimReadsTheContent(t *testing.T) {
 	}
 }
 
-// deadLetter is a shape of a statement on dead letters, and the index by which it must find them; "" is any.
+// deadLetter is a shape of a statement on dead letters, and the index by which it must find them;
+// "" is any.
 type deadLetter struct {
 	name, index, query string
 	args               []any
@@ -124,7 +125,8 @@ func deadLetters() (all []deadLetter) {
 		query, args := sqlstore.PurgeQuery(d, "acme", filter.f, &last, last)
 		all = append(all, deadLetter{filter.name + ", purge", "", query, args})
 	}
-	query, args := sqlstore.DeadQuery(d, "acme", sqlstore.DeadFilter{Delivery: deadDelivery}, sqlstore.DeadPage{Limit: 100, Lock: true})
+	query, args := sqlstore.DeadQuery(d, "acme",
+		sqlstore.DeadFilter{Delivery: deadDelivery}, sqlstore.DeadPage{Limit: 100, Lock: true})
 	return append(all, deadLetter{"of a delivery", primary, query, args})
 }
 

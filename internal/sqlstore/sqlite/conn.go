@@ -45,9 +45,9 @@ func (Dialect) Begin(
 	return tx, time.Now().UTC(), nil
 }
 
-// transaction prepares each statement once. The statements of a batch are few and run many times, and
-// SQLite takes longer to parse most of them than to run them. They are closed with the transaction.
-// One goroutine uses it.
+// transaction prepares each statement once. The statements of a batch are few and run many times,
+// and SQLite takes longer to parse most of them than to run them. They are closed with the
+// transaction. One goroutine uses it.
 type transaction struct {
 	*sql.Tx
 	prepared map[string]*sql.Stmt

@@ -7,14 +7,16 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// Revive implements sqlstore.Native.
+// Revive implements [sqlstore.Native].
 func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
 	seq, err := next(ctx, tx, len(letters))
 	if err != nil {
 		return err
 	}
 	for i, l := range letters {
-		if _, err := tx.ExecContext(ctx, `delete from delivery_dead_letters`+matching, l.Organization, l.Delivery, l.N, l.Fence); err != nil {
+		_, err := tx.ExecContext(ctx, `delete from delivery_dead_letters`+matching,
+			l.Organization, l.Delivery, l.N, l.Fence)
+		if err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `insert into delivery_queue

@@ -115,7 +115,8 @@ func deadLetters() (all []deadLetter) {
 		{"one destination", destination, sqlstore.DeadFilter{Destination: id}},
 		{"one delivery", primary, sqlstore.DeadFilter{Delivery: id}},
 		{"all criteria", destination, sqlstore.DeadFilter{
-			Destination: id, Topic: "x", Reasons: []queue.Reason{queue.Permanent}, From: at, Before: at.Add(time.Hour), Until: at,
+			Destination: id, Topic: "x", Reasons: []queue.Reason{queue.Permanent},
+			From: at, Before: at.Add(time.Hour), Until: at,
 		}},
 	}
 	pages := []struct {
@@ -162,7 +163,8 @@ func check(t *testing.T, db *sql.DB, name, query string, args []any, table, inde
 	if strings.Contains(plan, "SCAN ") || strings.Contains(plan, "TEMP B-TREE") {
 		t.Errorf("%s reads too much or sorts:\n%s", name, plan)
 	}
-	if first, _, _ := strings.Cut(plan, "\n"); !strings.HasPrefix(first, "SEARCH "+table+" ") || !strings.Contains(first, index) {
+	first, _, _ := strings.Cut(plan, "\n")
+	if !strings.HasPrefix(first, "SEARCH "+table+" ") || !strings.Contains(first, index) {
 		t.Errorf("%s does not go by %s:\n%s", name, index, plan)
 	}
 }

@@ -1,5 +1,6 @@
-// Package sqltest keeps the statements that code builds as golden files: an .sql file holds the shapes
-// of one statement, each under a line "-- name: ..." and ready to paste into a shell. Only tests use it.
+// Package sqltest keeps the statements that code builds as golden files: an .sql file holds the
+// shapes of one statement, each under a line "-- name: ..." and ready to paste into a shell. Only
+// tests use it.
 package sqltest
 
 import (
@@ -17,8 +18,8 @@ type Shape struct {
 
 var update = flag.Bool("update", false, "write the golden files of statements")
 
-// Golden compares the shapes of a statement with those in a file. With the flag -update it writes the
-// file instead.
+// Golden compares the shapes of a statement with those in a file. With the flag -update it writes
+// the file instead.
 func Golden(path string, shapes []Shape) error {
 	var b strings.Builder
 	b.WriteString("-- Written by go test -update.\n")

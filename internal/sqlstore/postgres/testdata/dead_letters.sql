@@ -1,7 +1,8 @@
 -- Written by go test -update.
 
 -- name: all, first
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -12,7 +13,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $2;
 
 -- name: all, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -24,7 +26,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $4;
 
 -- name: all, to change
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -35,7 +38,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id, l.n limit $2 for update of l;
 
 -- name: all, to change, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -54,7 +58,8 @@ delete
    and (l.delivery_id, l.n) <= ($4, $5);
 
 -- name: one destination, first
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -66,7 +71,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $3;
 
 -- name: one destination, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -79,7 +85,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $5;
 
 -- name: one destination, to change
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -91,7 +98,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id, l.n limit $3 for update of l;
 
 -- name: one destination, to change, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -112,7 +120,8 @@ delete
    and (l.delivery_id, l.n) <= ($5, $6);
 
 -- name: all criteria, first
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -130,7 +139,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $7;
 
 -- name: all criteria, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -149,7 +159,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id desc, l.n desc limit $9;
 
 -- name: all criteria, to change
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -167,7 +178,8 @@ select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id,
  order by l.delivery_id, l.n limit $7 for update of l;
 
 -- name: all criteria, to change, next
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
@@ -200,7 +212,8 @@ delete
    and (l.delivery_id, l.n) <= ($9, $10);
 
 -- name: of a delivery
-select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at, l.deadline,
+select l.organization_id, l.delivery_id, l.n, l.fence, l.lane, l.destination_id, l.reason, l.died_at,
+  l.deadline,
   coalesce((select t.deleted_at is not null from delivery_destinations t
     where t.organization_id = l.organization_id and t.id = l.destination_id), true),
   coalesce((select d.payload_id is not null and not coalesce((select p.complete from delivery_payloads p
