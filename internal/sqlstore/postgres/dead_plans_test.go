@@ -9,6 +9,7 @@ import (
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
+	"github.com/deliverykit/delivery/internal/sqlstore/sqltest"
 )
 
 // fillDead makes 50,000 dead letters of 50 destinations, with their deliveries and history.
@@ -41,16 +42,23 @@ func TestDeadLetterPlansStayOnTheirIndexes(t *testing.T) {
 	add := func(name, index string, query string, args []any) {
 		statements[name] = statement{query, args, index}
 	}
-	for _, s := range deadLetters() {
-		add(s.name, s.index, shape(t, deadShapes, s.name), s.args)
+	for _, s := range sqltest.AllDeadLetters(postgres.Dialect{}) {
+		index := "delivery_dead_letters_pkey"
+		switch {
+		case s.Purge:
+			index = "" // either is good
+		case s.ByDestination:
+			index = "delivery_dead_letters_destination"
+		}
+		add(s.Name, index, shape(t, deadShapes, s.Name), s.Args)
 	}
-	ids := "{" + deadDelivery + "," + deadDestination + "}"
+	ids := "{" + sqltest.Delivery + "," + sqltest.Destination + "}"
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	add("revive", "delivery_dead_letters_pkey", postgres.Revive(),
 		[]any{"{acme,acme}", ids, "{1,1}", "{0,0}", "{1,1}", "{NULL,NULL}", at})
-	query, args := sqlstore.AttemptsQuery("acme", []string{deadDelivery, deadDestination})
+	query, args := sqlstore.AttemptsQuery("acme", []string{sqltest.Delivery, sqltest.Destination})
 	add("attempts", "delivery_attempts_pkey", query, args)
-	query, args = sqlstore.SummariesQuery("acme", []string{deadDelivery, deadDestination})
+	query, args = sqlstore.SummariesQuery("acme", []string{sqltest.Delivery, sqltest.Destination})
 	add("summaries", "delivery_deliveries_pkey", query, args)
 
 	for name, steps := range map[string][]string{

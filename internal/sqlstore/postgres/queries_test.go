@@ -6,12 +6,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqltest"
-	"github.com/deliverykit/delivery/queue"
 )
 
 const (
@@ -26,8 +24,8 @@ func TestBuiltStatementsAreTheGoldenOnes(t *testing.T) {
 	for _, s := range postgres.Enqueues() {
 		enqueues = append(enqueues, sqltest.Shape{Name: s.Name, Query: s.Query})
 	}
-	for _, s := range deadLetters() {
-		dead = append(dead, sqltest.Shape{Name: s.name, Query: s.query})
+	for _, s := range sqltest.AllDeadLetters(postgres.Dialect{}) {
+		dead = append(dead, s.Shape)
 	}
 	if err := sqltest.Golden(enqueueShapes, enqueues); err != nil {
 		t.Error(err)
@@ -75,59 +73,6 @@ func TestClaimReadsTheContent(t *testing.T) {
 	if !strings.Contains(words(postgres.Claim()), " c.place, "+words(sqlstore.ContentColumns)+" from claimed") {
 		t.Errorf("claim.sql does not end its columns with %s", sqlstore.ContentColumns)
 	}
-}
-
-// deadLetter is a shape of a statement on dead letters, and the index by which it must find them;
-// "" is any.
-type deadLetter struct {
-	name, index, query string
-	args               []any
-}
-
-const (
-	deadDelivery    = "00000000-0000-7000-8000-000000000100"
-	deadDestination = "00000000-0000-7000-9000-000000000001"
-)
-
-func deadLetters() (all []deadLetter) {
-	const (
-		primary     = "delivery_dead_letters_pkey"
-		destination = "delivery_dead_letters_destination"
-	)
-	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	last := sqlstore.Key{Delivery: deadDelivery, N: 1}
-	d := postgres.Dialect{}
-	filters := []struct {
-		name, index string
-		f           sqlstore.DeadFilter
-	}{
-		{"all", primary, sqlstore.DeadFilter{}},
-		{"one destination", destination, sqlstore.DeadFilter{Destination: deadDestination}},
-		{"all criteria", destination, sqlstore.DeadFilter{
-			Destination: deadDestination, Topic: "x", Reasons: []queue.Reason{queue.Permanent},
-			From: at, Before: at.Add(time.Hour), Until: at,
-		}},
-	}
-	pages := []struct {
-		name string
-		p    sqlstore.DeadPage
-	}{
-		{"first", sqlstore.DeadPage{Descending: true, Limit: 101}},
-		{"next", sqlstore.DeadPage{Descending: true, Limit: 101, After: &last}},
-		{"to change", sqlstore.DeadPage{Limit: 500, Lock: true}},
-		{"to change, next", sqlstore.DeadPage{Limit: 500, Lock: true, After: &last}},
-	}
-	for _, filter := range filters {
-		for _, page := range pages {
-			query, args := sqlstore.DeadQuery(d, "acme", filter.f, page.p)
-			all = append(all, deadLetter{filter.name + ", " + page.name, filter.index, query, args})
-		}
-		query, args := sqlstore.PurgeQuery(d, "acme", filter.f, &last, last)
-		all = append(all, deadLetter{filter.name + ", purge", "", query, args})
-	}
-	query, args := sqlstore.DeadQuery(d, "acme",
-		sqlstore.DeadFilter{Delivery: deadDelivery}, sqlstore.DeadPage{Limit: 100, Lock: true})
-	return append(all, deadLetter{"of a delivery", primary, query, args})
 }
 
 // shape returns the text that a golden file has for a statement.

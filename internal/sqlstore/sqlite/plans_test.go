@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"strings"
 	"testing"
-	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqltest"
-	"github.com/deliverykit/delivery/queue"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -46,8 +44,8 @@ func TestBuiltStatementsAreTheGoldenOnes(t *testing.T) {
 	t.Parallel()
 	counts := []sqltest.Shape{{Name: "of destinations", Query: sqlite.InFlight()["in_flight"]}}
 	var dead []sqltest.Shape
-	for _, s := range deadLetters() {
-		dead = append(dead, sqltest.Shape{Name: s.name, Query: s.query})
+	for _, s := range sqltest.AllDeadLetters(sqlite.Dialect{}) {
+		dead = append(dead, s.Shape)
 	}
 	if err := sqltest.Golden(inFlightShapes, counts); err != nil {
 		t.Error(err)
@@ -83,63 +81,17 @@ func TestDeadLetterPlansStayOnTheirIndexes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	letters := deadLetters()
+	letters := sqltest.AllDeadLetters(sqlite.Dialect{})
 	if len(shapes) != len(letters) {
 		t.Fatalf("%d shapes are in the file, %d are built", len(shapes), len(letters))
 	}
 	for i, s := range letters {
-		check(t, db, s.name, shapes[i].Query, s.args, "l", s.index)
-	}
-}
-
-// deadLetter is a shape of a statement on dead letters, and the index by which it must find them.
-type deadLetter struct {
-	name, index, query string
-	args               []any
-}
-
-func deadLetters() (all []deadLetter) {
-	const (
-		id          = "00000000-0000-7000-8000-000000000100"
-		primary     = "PRIMARY KEY"
-		destination = "delivery_dead_letters_destination"
-	)
-	last := sqlstore.Key{Delivery: id, N: 1}
-	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	d := sqlite.Dialect{}
-	filters := []struct {
-		name, index string
-		f           sqlstore.DeadFilter
-	}{
-		{"all", primary, sqlstore.DeadFilter{}},
-		{"one destination", destination, sqlstore.DeadFilter{Destination: id}},
-		{"one delivery", primary, sqlstore.DeadFilter{Delivery: id}},
-		{"all criteria", destination, sqlstore.DeadFilter{
-			Destination: id, Topic: "x", Reasons: []queue.Reason{queue.Permanent},
-			From: at, Before: at.Add(time.Hour), Until: at,
-		}},
-	}
-	pages := []struct {
-		name string
-		p    sqlstore.DeadPage
-	}{
-		{"first", sqlstore.DeadPage{Descending: true, Limit: 101}},
-		{"next", sqlstore.DeadPage{Descending: true, Limit: 101, After: &last}},
-		{"to change", sqlstore.DeadPage{Limit: 500, Lock: true}},
-		{"to change, next", sqlstore.DeadPage{Limit: 500, Lock: true, After: &last}},
-	}
-	add := func(name, index, query string, args []any) {
-		all = append(all, deadLetter{name, index, d.Rebind(query), args})
-	}
-	for _, filter := range filters {
-		for _, page := range pages {
-			query, args := sqlstore.DeadQuery(d, "acme", filter.f, page.p)
-			add(filter.name+", "+page.name, filter.index, query, args)
+		index := "PRIMARY KEY"
+		if s.ByDestination {
+			index = "delivery_dead_letters_destination"
 		}
-		query, args := sqlstore.PurgeQuery(d, "acme", filter.f, &last, last)
-		add(filter.name+", purge", filter.index, query, args)
+		check(t, db, s.Name, shapes[i].Query, s.Args, "l", index)
 	}
-	return all
 }
 
 func check(t *testing.T, db *sql.DB, name, query string, args []any, table, index string) {
