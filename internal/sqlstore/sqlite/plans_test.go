@@ -3,6 +3,10 @@ package sqlite_test
 import (
 	"context"
 	"database/sql"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +68,30 @@ func TestClaimReadsTheContent(t *testing.T) {
 	}
 }
 
+// The queries in files search by an index, and need no sort for their order.
+func TestQueriesStayOnTheirIndexes(t *testing.T) {
+	t.Parallel()
+	db := open(t)
+	files, err := fs.Glob(os.DirFS("queries"), "*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	whole := regexp.MustCompile(`(?m)^SCAN (q|d|delivery_[a-z_]+)$`) // and not "USING INDEX"
+	parameter := regexp.MustCompile(`\?\d+`)
+	for _, file := range files {
+		query := sqlstore.ReadQuery(os.DirFS("queries"), file)
+		parameters := parameter.FindAllString(query, -1)
+		slices.Sort(parameters)
+		plan := explain(t, db, query, make([]any, len(slices.Compact(parameters))))
+		if whole.MatchString(plan) {
+			t.Errorf("%s reads a whole table:\n%s", file, plan)
+		}
+		if strings.Contains(plan, "TEMP B-TREE") {
+			t.Errorf("%s sorts:\n%s", file, plan)
+		}
+	}
+}
+
 // What is in flight is counted without a look at what waits.
 func TestCountsStayOnTheirIndex(t *testing.T) {
 	t.Parallel()
@@ -94,14 +122,13 @@ func TestDeadLetterPlansStayOnTheirIndexes(t *testing.T) {
 	}
 }
 
-func check(t *testing.T, db *sql.DB, name, query string, args []any, table, index string) {
+func explain(t *testing.T, db *sql.DB, query string, args []any) (plan string) {
 	t.Helper()
 	tx, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	plan := ""
 	err = sqlstore.Scan(t.Context(), tx, func(rows *sql.Rows) error {
 		var id, parent, unused int
 		var detail string
@@ -110,8 +137,14 @@ func check(t *testing.T, db *sql.DB, name, query string, args []any, table, inde
 		return err
 	}, "explain query plan "+query, args...)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v in %s", err, query)
 	}
+	return plan
+}
+
+func check(t *testing.T, db *sql.DB, name, query string, args []any, table, index string) {
+	t.Helper()
+	plan := explain(t, db, query, args)
 	if strings.Contains(plan, "SCAN ") || strings.Contains(plan, "TEMP B-TREE") {
 		t.Errorf("%s reads too much or sorts:\n%s", name, plan)
 	}
