@@ -13,7 +13,9 @@ import (
 )
 
 // Attempts lists the history of deliveries, item by item and in the order in which it happened.
-func (tx *Tx) Attempts(ctx context.Context, organization string, deliveries ...string) (attempts []Attempt, err error) {
+func (tx *Tx) Attempts(
+	ctx context.Context, organization string, deliveries ...string,
+) (attempts []Attempt, err error) {
 	query, args := AttemptsQuery(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var a Attempt

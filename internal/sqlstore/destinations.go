@@ -36,8 +36,8 @@ func (d *Destination) NextVersion() int64 { return d.Version + 1 }
 const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null,
 	d.id, d.is_default, d.disabled, d.disabled_by_service, d.organization_id, d.type, d.label, d.description,
 	d.icon, d.instructions, d.disabled_reason, d.tags, d.subscription, d.default_topics, d.fallback, d.draining_at,
-	d.config, d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since, h.last_failure_at,
-	coalesce(h.breaker, 0), h.breaker_at, h.probe_at`
+	d.config, d.sealed, d.limits, d.retry, d.breaker, d.paused_at, coalesce(h.failures, 0), h.failing_since,
+	h.last_failure_at, coalesce(h.breaker, 0), h.breaker_at, h.probe_at`
 
 const destinationTables = ` from delivery_destinations d left join delivery_health h on h.destination_no = d.no `
 
@@ -87,8 +87,8 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 
 // SaveDestination stores a changed destination and returns it as it is stored, with its next
 // version. It returns nil if d.Version is not the stored version any more, or the destination is
-// deleted. It leaves d alone, so that a transaction can run again with it. [Destination] says when
-// the config is written.
+// deleted. It leaves d alone, so that a transaction can run again with it. The type says when the
+// config is written.
 func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination, error) {
 	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
 		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12,

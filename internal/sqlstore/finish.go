@@ -9,7 +9,7 @@ import (
 )
 
 // Outcome is what a worker, a sweep or a call decides about an item: a record for its history, and
-// either its end, if Attempt.State is one, or its return to the queue.
+// either its end, if its state is one, or its return to the queue.
 type Outcome struct {
 	Attempt
 	No      int64         // the number of the destination

@@ -8,7 +8,9 @@ import (
 )
 
 // Revive implements [sqlstore.Native].
-func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
+func (d Dialect) Revive(
+	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter,
+) error {
 	var lane, deadline array
 	for _, l := range letters {
 		lane.int(l.Lane)

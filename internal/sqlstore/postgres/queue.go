@@ -131,7 +131,8 @@ func (d Dialect) End(
 
 // end is End by key or, with placed, by place.
 func (d Dialect) end(
-	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, placed bool, applied func(i int),
+	ctx context.Context, tx sqlstore.Execer, now time.Time,
+	attempts []*sqlstore.Attempt, placed bool, applied func(i int),
 ) error {
 	plain := !slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return !a.Plain() })
 	var query string

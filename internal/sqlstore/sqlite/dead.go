@@ -8,7 +8,9 @@ import (
 )
 
 // Revive implements [sqlstore.Native].
-func (d Dialect) Revive(ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter) error {
+func (d Dialect) Revive(
+	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter,
+) error {
 	seq, err := next(ctx, tx, len(letters))
 	if err != nil {
 		return err
