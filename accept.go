@@ -233,7 +233,7 @@ func (s *DeliveryService) shareTransactions() {
 func (s *DeliveryService) insertTogether(ctx context.Context, board func() []acceptance) ([]*Receipt, error) {
 	var batch []acceptance
 	var receipts []*Receipt
-	err := s.store.Combine(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := s.store.CommitShared(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		batch = board()
 		receipts = make([]*Receipt, len(batch))
 		order := make([]int, len(batch))
@@ -258,16 +258,16 @@ func (s *DeliveryService) insertTogether(ctx context.Context, board func() []acc
 			order = order[n:]
 		}
 		return nil
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) })
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) }})
 	return receipts, err
 }
 
 // insertAll inserts a batch in a transaction of its own.
 func (o *Org) insertAll(ctx context.Context, batch []acceptance) (receipts []*Receipt, err error) {
-	err = o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		receipts, err = o.insert(ctx, tx, batch)
 		return err
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) })
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) }})
 	return receipts, err
 }
 

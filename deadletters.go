@@ -277,17 +277,17 @@ func (d *DeadLetters) retryPage(
 		err = d.o.s.store.Read(ctx, choose)
 		return letters, len(revive), err
 	}
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		if err := choose(ctx, tx); err != nil {
 			return err
 		}
 		return tx.Revive(ctx, revive)
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		if len(revive) == 0 {
 			return true, nil
 		}
 		return tx.Recorded(ctx, revive[0].Returned())
-	})
+	}})
 	return letters, len(revive), err
 }
 
@@ -322,7 +322,7 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 func (d *DeadLetters) purgePage(
 	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage,
 ) (letters []sqlstore.DeadLetter, purged int, err error) {
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if filter.Until.IsZero() {
 			filter.Until = tx.Now
 		}
@@ -332,12 +332,12 @@ func (d *DeadLetters) purgePage(
 		}
 		purged, err = tx.PurgeDead(ctx, d.o.name, *filter, page.After, letters[len(letters)-1].Key)
 		return err
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		if len(letters) == 0 {
 			return true, nil
 		}
 		first, err := tx.DeadLetters(ctx, d.o.name, *filter, sqlstore.DeadPage{After: page.After, Limit: 1})
 		return len(first) == 0 || unfenced(first[0].Key) != unfenced(letters[0].Key), err
-	})
+	}})
 	return letters, purged, err
 }

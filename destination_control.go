@@ -52,10 +52,10 @@ func (d *Destinations) pause(ctx context.Context, id string, paused bool, kind e
 		return err
 	}
 	found := false
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		found, err = tx.PauseDestination(ctx, d.o.name, row.ID, paused)
 		return err
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	if err == nil && !found {
 		err = notFound("destination", id)
 	}
@@ -85,9 +85,9 @@ func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.Br
 	if row.Disabled {
 		return fmt.Errorf("delivery: destination %q is disabled; enable it instead, which also resets its breaker", id)
 	}
-	err = d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.SetBreaker(ctx, row, state, d.breaker(row))
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	if err == nil {
 		d.o.s.engine.Wake()
 		d.changed(row, kind, "by hand")

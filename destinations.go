@@ -45,12 +45,12 @@ func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, co
 	if err := d.o.s.configs.Seal(ctx, row, config); err != nil {
 		return nil, err
 	}
-	err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.InsertDestination(ctx, row)
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		stored, err := tx.Destination(ctx, row.Organization, row.ID)
 		return stored != nil, err
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +249,8 @@ func (d *Destinations) update(
 		if err := apply(ctx, row, p); err != nil {
 			return nil, err
 		}
-		switch err := d.save(ctx, row, toggled); {
+		row, err = d.save(ctx, row, toggled)
+		switch {
 		case errors.Is(err, errOvertaken):
 			continue
 		case err != nil:
@@ -268,25 +269,26 @@ func (d *Destinations) update(
 	return nil, fmt.Errorf("%w: other changes of destination %q came first %d times in a row", ErrStale, id, tries)
 }
 
-// save stores a changed row. errOvertaken says that the stored one has another version by now.
-func (d *Destinations) save(ctx context.Context, row *sqlstore.Destination, toggled bool) error {
-	before := row.Version
-	return d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		row.Version = before
+// save stores a changed row, and returns it as it is stored. errOvertaken says that the stored one
+// has another version by now.
+func (d *Destinations) save(
+	ctx context.Context, row *sqlstore.Destination, toggled bool,
+) (saved *sqlstore.Destination, err error) {
+	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if toggled { // its health is locked first, in the order of an attempt that disables it
 			if err := tx.SetBreaker(ctx, row, retry.Closed, d.breaker(row)); err != nil {
 				return err
 			}
 		}
-		updated, err := tx.UpdateDestination(ctx, row)
-		if err == nil && !updated {
+		if saved, err = tx.SaveDestination(ctx, row); err == nil && saved == nil {
 			err = errOvertaken
 		}
 		return err
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		stored, err := tx.Destination(ctx, row.Organization, row.ID)
-		return stored != nil && stored.Version == row.Version && stored.UpdatedAt.Equal(row.UpdatedAt), err
-	})
+		return stored != nil && stored.Version == saved.Version && stored.UpdatedAt.Equal(saved.UpdatedAt), err
+	}})
+	return saved, err
 }
 
 // breaker is the destination's breaker over the service's.
@@ -391,10 +393,10 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 // remove deletes a destination, or with destination.DrainPending has it drained first.
 func (d *Destinations) remove(ctx context.Context, row *sqlstore.Destination, pending destination.Pending) (deleted bool, err error) {
 	for more := true; more; {
-		err := d.o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err := d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			deleted, more, err = d.removeIn(ctx, tx, row, pending)
 			return err
-		}, sqlstore.Again)
+		}, Committed: sqlstore.Again})
 		if err != nil {
 			return false, err
 		}

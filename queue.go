@@ -42,9 +42,9 @@ func (q *Queue) pause(ctx context.Context, paused bool) error {
 	if err != nil {
 		return err
 	}
-	err = q.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err = q.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.PauseOrganization(ctx, organization, paused)
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	q.s.engine.Wake()
 	return err
 }

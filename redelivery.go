@@ -44,15 +44,15 @@ func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err
 		named = append(named, c)
 	}
 	var records []sqlstore.Key // that the last run of the transaction made
-	err = o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		records, err = o.retry(ctx, tx, canonical, named)
 		return err
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		if len(records) == 0 {
 			return true, nil
 		}
 		return tx.Recorded(ctx, records[0])
-	})
+	}})
 	if err == nil {
 		o.s.engine.Wake()
 	}
@@ -238,12 +238,12 @@ func (o *Org) Replay(ctx context.Context, r Replay) (_ *Receipt, err error) {
 		return nil, err
 	}
 	var receipts []*Receipt
-	err = o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		receipts, err = o.insertReplay(ctx, tx, a)
 		return err
-	}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		return inserted(ctx, tx, []acceptance{a}, receipts)
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}

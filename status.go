@@ -301,7 +301,7 @@ func (o *Org) Cancel(ctx context.Context, id string) (err error) {
 		return notFound("delivery", id)
 	}
 	found := false
-	return o.s.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	return o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		n, err := tx.CancelPending(ctx, o.name, canonical, 0, queue.Requested)
 		if err != nil || n > 0 || found { // found before: that took effect
 			found = found || n > 0
@@ -315,5 +315,5 @@ func (o *Org) Cancel(ctx context.Context, id string) (err error) {
 			return notFound("delivery", id)
 		}
 		return ErrEnded
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 }

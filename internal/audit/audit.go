@@ -124,14 +124,14 @@ func (r *Recorder) Flush(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		for _, e := range pending {
 			if err := tx.InsertSecurityEvent(ctx, e); err != nil {
 				return err
 			}
 		}
 		return nil
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	if err != nil {
 		r.mu.Lock()
 		r.pending = append(pending, r.pending...)

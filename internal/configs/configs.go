@@ -4,10 +4,8 @@
 // is stored in clear and shown, and the sealed JSON with all secrets, which is stored only if there
 // are any. What a handler works with is parsed from the last.
 //
-// The sealed form is bound to its organization, its destination and ConfigVersion, the version that
-// the destination has once the change of its config is committed. [Configs.Replace] is the only
-// place that moves ConfigVersion on; the statement that updates a destination leaves a config whose
-// ConfigVersion is the stored one alone, because its keys may be rotated meanwhile.
+// The sealed form is bound to its organization, its destination and its ConfigVersion: see
+// [sqlstore.Destination] for the rule of the two versions, which [Configs.Replace] applies.
 package configs
 
 import (
@@ -147,7 +145,7 @@ func (c *Configs) Seal(ctx context.Context, d *sqlstore.Destination, parsed any)
 
 // Replace is Seal for the next version of a stored destination.
 func (c *Configs) Replace(ctx context.Context, d *sqlstore.Destination, parsed any) error {
-	d.ConfigVersion = d.Version + 1
+	d.ConfigVersion = d.NextVersion()
 	return c.Seal(ctx, d, parsed)
 }
 

@@ -65,10 +65,10 @@ func (k *checks) tests() Chore {
 	return Chore{Name: "connection tests", Network: true, Wanted: k.wanted, Do: func(ctx context.Context, r *Run) error {
 		for taken := 0; taken < maxChecks && ctx.Err() == nil; {
 			var due []sqlstore.Checkable
-			err := r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 				due, err = tx.LeaseChecks(ctx, k.types, tx.Now.Add(checkLease), checkBatch)
 				return err
-			}, nil)
+			}})
 			if err != nil || len(due) == 0 {
 				return err
 			}
@@ -94,9 +94,9 @@ func (k *checks) check(ctx context.Context, r *Run, c sqlstore.Checkable) {
 	if err != nil {
 		log.WarnContext(ctx, "delivery: a scheduled connection test could not be made; it is tried again", "error", err)
 	}
-	err = r.store.Write(context.WithoutCancel(ctx), func(ctx context.Context, tx *sqlstore.Tx) error {
+	err = r.store.Commit(context.WithoutCancel(ctx), sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.FinishCheck(ctx, c.Destination, report, tx.Now.Add(next))
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	if err != nil {
 		log.WarnContext(ctx, "delivery: the finding of a connection test could not be stored; it is tested again", "error", err)
 		return

@@ -141,10 +141,10 @@ func (r *Runner) do(ctx context.Context, c Chore, report *Report, mu *sync.Mutex
 	}
 	if c.Every > 0 {
 		leased := false
-		err := r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			leased, err = tx.LeaseJob(ctx, c.Name, c.Every, c.Limit)
 			return err
-		}, nil)
+		}})
 		if err != nil || !leased {
 			return err
 		}
@@ -159,9 +159,9 @@ func (r *Runner) do(ctx context.Context, c Chore, report *Report, mu *sync.Mutex
 	if c.Every == 0 || err != nil && !c.Network { // what failed on the database is tried again when the lease ends
 		return err
 	}
-	return errors.Join(err, r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	return errors.Join(err, r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.FinishJob(ctx, c.Name)
-	}, sqlstore.Again))
+	}, Committed: sqlstore.Again}))
 }
 
 // Run is one run of a chore.
@@ -184,10 +184,10 @@ func (r *Run) Count(field *int, n int) {
 // Batches runs step, each time in a transaction of its own, until it reports that it is done.
 func (r *Run) Batches(ctx context.Context, step func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error)) error {
 	for done := false; !done; {
-		err := r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			done, err = step(ctx, tx)
 			return err
-		}, sqlstore.Again)
+		}, Committed: sqlstore.Again})
 		if err != nil {
 			return err
 		}

@@ -21,10 +21,10 @@ func collectPayloads(s *spool.Spool, objects payload.Store) Chore {
 		for after := time.Unix(0, 0); !after.IsZero(); {
 			var unused []sqlstore.UnusedPayload
 			var next time.Time
-			err := r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+			err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 				unused, next, err = tx.CondemnPayloads(ctx, after, tx.Now.Add(-stagedLifetime), batchSize/10)
 				return err
-			}, sqlstore.Again)
+			}, Committed: sqlstore.Again})
 			if err != nil {
 				return err
 			}

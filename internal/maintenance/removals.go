@@ -86,12 +86,12 @@ func removePage(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Desti
 	if ctx.Err() != nil {
 		return ctx.Err() // what was removed is found missing the next time
 	}
-	return r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	return r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		for _, w := range due {
 			if err := tx.NoteRemoval(ctx, w); err != nil {
 				return err
 			}
 		}
 		return nil
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 }

@@ -32,10 +32,10 @@ func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.Dest
 		return err
 	}
 	done := false
-	err = r.store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err = r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		done, err = tx.Reseal(ctx, d, sealed)
 		return err
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	if done {
 		r.Count(&r.Report.ConfigsResealed, 1)
 	}

@@ -136,9 +136,9 @@ func (s *Spool) Put(ctx context.Context, organization, id string, p payload.Payl
 	}
 	if err == nil {
 		r.Key, r.Size, r.SHA256 = w.key, w.size, hex.EncodeToString(hash.Sum(nil))
-		err = s.db.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		err = s.db.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 			return tx.CompletePayload(ctx, organization, id, r.Info)
-		}, sqlstore.Again)
+		}, Committed: sqlstore.Again})
 	}
 	if err != nil && w.begun {
 		_ = s.Drop(context.WithoutCancel(ctx), organization, id, w.key) // maintenance finds what this leaves
@@ -167,9 +167,9 @@ func (s *Spool) Drop(ctx context.Context, organization, id, key string) error {
 			return err
 		}
 	}
-	return s.db.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	return s.db.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.DropPayload(ctx, organization, id)
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 }
 
 // Prefix returns what the keys of this database's payloads begin with in the payload store.
@@ -224,7 +224,7 @@ func (w *writer) flush() error {
 	if w.spool.objects != nil {
 		return w.forward()
 	}
-	err := w.spool.db.Write(w.ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := w.spool.db.Commit(w.ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		if !w.begun {
 			if err := tx.BeginPayload(ctx, w.organization, w.id, w.info, ""); err != nil {
 				return err
@@ -234,7 +234,7 @@ func (w *writer) flush() error {
 			return nil
 		}
 		return tx.PutChunk(ctx, w.organization, w.id, w.i, w.buffer)
-	}, sqlstore.Again)
+	}, Committed: sqlstore.Again})
 	w.begun = true
 	w.i++
 	w.buffer = w.buffer[:0]
@@ -251,9 +251,9 @@ func (w *writer) forward() error {
 		}
 		w.key = prefix + w.id[len(w.id)-2:] + "/" + w.id // the end of an id is random: the folders fill evenly
 		w.begun = true
-		if err := w.spool.db.Write(w.ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		if err := w.spool.db.Commit(w.ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 			return tx.BeginPayload(ctx, w.organization, w.id, w.info, w.key)
-		}, sqlstore.Again); err != nil {
+		}, Committed: sqlstore.Again}); err != nil {
 			return err
 		}
 		w.put = begin(w.ctx, w.spool.objects, w.key)

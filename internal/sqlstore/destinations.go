@@ -108,16 +108,6 @@ func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination
 	return &saved, nil
 }
 
-// UpdateDestination is [Tx.SaveDestination] that puts the result into d, and reports whether it
-// stored it. Before a second run the caller has to restore d.Version.
-func (tx *Tx) UpdateDestination(ctx context.Context, d *Destination) (bool, error) {
-	saved, err := tx.SaveDestination(ctx, d)
-	if saved != nil {
-		*d = *saved
-	}
-	return saved != nil, err
-}
-
 // PauseDestination holds a destination's items, or releases them. It changes no version.
 func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, paused bool) (found bool, err error) {
 	var at time.Time
