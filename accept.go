@@ -93,11 +93,12 @@ func (o *Org) spoolAnd(
 func refused(err error) bool {
 	var invalid *destination.ValidationError
 	var conflict *ConflictError
-	return errors.As(err, &invalid) || errors.As(err, &conflict) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoDestinations)
+	return errors.As(err, &invalid) || errors.As(err, &conflict) || errors.Is(err, ErrNotFound) ||
+		errors.Is(err, ErrNoDestinations)
 }
 
-// dropSpooled removes the spooled payloads of a batch that was not accepted. With receipts it removes
-// those of the duplicates alone. Maintenance finds what it leaves.
+// dropSpooled removes the spooled payloads of a batch that was not accepted. With receipts it
+// removes those of the duplicates alone. Maintenance finds what it leaves.
 func (o *Org) dropSpooled(ctx context.Context, batch []acceptance, receipts []*Receipt) {
 	for i, a := range batch {
 		if !a.spooled || receipts != nil && !receipts[i].Duplicate {
@@ -110,7 +111,8 @@ func (o *Org) dropSpooled(ctx context.Context, batch []acceptance, receipts []*R
 	}
 }
 
-// store puts the payload of a draft where it belongs. A stream is written in transactions of its own.
+// store puts the payload of a draft where it belongs. A stream is written in transactions of its
+// own.
 func (o *Org) store(ctx context.Context, d *draft) (acceptance, error) {
 	a, done, err := o.describe(d)
 	if err != nil || done {
@@ -120,7 +122,9 @@ func (o *Org) store(ctx context.Context, d *draft) (acceptance, error) {
 	if err != nil {
 		return a, err
 	}
-	stored, err := o.s.spool.Put(ctx, o.name, id.String(), d.payload, spool.Limits{Size: d.quotas.Payload, Inline: d.quotas.Inline})
+	stored, err := o.s.spool.Put(
+		ctx, o.name, id.String(), d.payload, spool.Limits{Size: d.quotas.Payload, Inline: d.quotas.Inline},
+	)
 	if err != nil {
 		return a, payloadError(d.path, err)
 	}
@@ -151,8 +155,8 @@ func (o *Org) storeIn(ctx context.Context, host *sqlstore.Tx, d *draft) (accepta
 	return a, o.s.spool.PutIn(ctx, host, o.name, a.content.ID, a.content.Info, data)
 }
 
-// describe notes what is known of a payload without reading a stream, and reports whether nothing is
-// left to store.
+// describe notes what is known of a payload without reading a stream, and reports whether nothing
+// is left to store.
 func (o *Org) describe(d *draft) (a acceptance, done bool, err error) {
 	a = acceptance{draft: d, org: o}
 	p := d.payload
@@ -258,7 +262,9 @@ func (s *DeliveryService) insertTogether(ctx context.Context, board func() []acc
 			order = order[n:]
 		}
 		return nil
-	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) }})
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return inserted(ctx, tx, batch, receipts)
+	}})
 	return receipts, err
 }
 
@@ -267,7 +273,9 @@ func (o *Org) insertAll(ctx context.Context, batch []acceptance) (receipts []*Re
 	err = o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		receipts, err = o.insert(ctx, tx, batch)
 		return err
-	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) { return inserted(ctx, tx, batch, receipts) }})
+	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return inserted(ctx, tx, batch, receipts)
+	}})
 	return receipts, err
 }
 
@@ -282,8 +290,8 @@ func inserted(ctx context.Context, tx *sqlstore.Tx, batch []acceptance, receipts
 	return true, nil
 }
 
-// insert inserts a batch. It fails for what the requests hold before it inserts any of them, or takes
-// back what it inserted.
+// insert inserts a batch. It fails for what the requests hold before it inserts any of them, or
+// takes back what it inserted.
 func (o *Org) insert(ctx context.Context, tx *sqlstore.Tx, batch []acceptance) ([]*Receipt, error) {
 	rows := make([]sqlstore.NewDelivery, 0, len(batch))
 	at := make([]int, 0, len(batch)) // the row of each request
@@ -394,8 +402,8 @@ func missing(batch []acceptance, at []int, results []sqlstore.Enqueued) error {
 	return errors.Join(errs...)
 }
 
-// receipts makes the receipts of a batch, of which each request has the row at its place in at. Where
-// an idempotency key conflicts, it takes back what was inserted.
+// receipts makes the receipts of a batch, of which each request has the row at its place in at.
+// Where an idempotency key conflicts, it takes back what was inserted.
 func (o *Org) receipts(
 	ctx context.Context, tx *sqlstore.Tx, rows []sqlstore.NewDelivery, results []sqlstore.Enqueued, at []int,
 ) ([]*Receipt, error) {

@@ -20,21 +20,22 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
 )
 
-// DB is the host's connection pool: *sql.DB and *sqlx.DB are. The service never closes it, and needs no more than one
-// connection of it at a time per goroutine.
+// DB is the host's connection pool: a *sql.DB or a *sqlx.DB. The service never closes it, and uses
+// at most one connection per goroutine at a time.
 type DB interface {
 	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
 	Conn(ctx context.Context) (*sql.Conn, error)
-	Driver() driver.Driver // tells the dialect
+	Driver() driver.Driver // shows the dialect
 	PingContext(ctx context.Context) error
 }
 
-// Tx is the host's transaction: *sql.Tx and *sqlx.Tx are. *sql.DB and *sql.Conn are not, on purpose.
+// Tx is the host's transaction: a *sql.Tx or a *sqlx.Tx. *sql.DB and *sql.Conn do not fit, on
+// purpose.
 type Tx interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	Commit() error   // never called: it stays the host's
-	Rollback() error // likewise
+	Commit() error   // never called: the host commits
+	Rollback() error // never called
 }
 
 // Dialect names a kind of database.
@@ -56,8 +57,8 @@ func (d Dialect) implementation() (sqlstore.Dialect, error) {
 	return nil, fmt.Errorf("delivery: unknown dialect %q; it is delivery.Postgres or delivery.SQLite", string(d))
 }
 
-// Migrations returns the migrations of a dialect, as files in the format of pressly/goose, for hosts that migrate by
-// other means than DeliveryService.Migrate. It is nil for an unknown dialect.
+// Migrations returns the migrations of a dialect, as files in the format of pressly/goose. It is
+// for hosts that do not use [DeliveryService.Migrate]. It returns nil for an unknown dialect.
 func Migrations(d Dialect) fs.FS {
 	impl, err := d.implementation()
 	if err != nil {
@@ -66,7 +67,7 @@ func Migrations(d Dialect) fs.FS {
 	return impl.Migrations()
 }
 
-// detect tells the dialect by the package that the driver is of.
+// detect finds the dialect by the driver's package.
 func detect(db DB) (sqlstore.Dialect, error) {
 	d := db.Driver()
 	path := fmt.Sprintf("%T", d)
@@ -82,14 +83,14 @@ func detect(db DB) (sqlstore.Dialect, error) {
 	case strings.Contains(path, "sqlite"):
 		return sqlite.Dialect{}, nil
 	}
-	return nil, fmt.Errorf("delivery: the dialect of the driver %T is not known; name it with delivery.WithDialect", d)
+	return nil, fmt.Errorf("delivery: the dialect of the driver %T is unknown; name it with delivery.WithDialect", d)
 }
 
-// migrationsTable holds the versions, apart from those of a host that uses goose itself.
+// migrationsTable holds the versions. A host that uses goose has a table of its own.
 const migrationsTable = "delivery_migrations"
 
-// Migrate brings the tables, whose names all begin with delivery_, to this version of the library. Any number of
-// processes may call it at once, and again at every start.
+// Migrate brings the tables to this version of the library. All their names begin with delivery_.
+// Any number of processes may call it at once, and again at every start.
 func (s *DeliveryService) Migrate(ctx context.Context) error {
 	db, err := sqlDB(s.store.DB)
 	if err != nil {
@@ -115,7 +116,8 @@ func (s *DeliveryService) Migrate(ctx context.Context) error {
 		if _, err = p.Up(ctx); err == nil {
 			return nil
 		}
-		// Where there is no lock, the process that came second fails on what the first has done, and then finds it done.
+		// Without a lock, the second process fails on what the first has done, and then finds it
+		// done.
 		if dialect == database.DialectPostgres || pause > 2*time.Second {
 			return fmt.Errorf("delivery: migrating: %w", err)
 		}
@@ -127,7 +129,7 @@ func (s *DeliveryService) Migrate(ctx context.Context) error {
 	}
 }
 
-// sqlDB returns the *sql.DB that db is or, as *sqlx.DB does, embeds.
+// sqlDB returns the *sql.DB that db is or embeds, as *sqlx.DB does.
 func sqlDB(db DB) (*sql.DB, error) {
 	if db, ok := db.(*sql.DB); ok {
 		return db, nil
@@ -139,5 +141,8 @@ func sqlDB(db DB) (*sql.DB, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("delivery: a %T holds no *sql.DB to migrate; apply delivery.Migrations by other means", db)
+	return nil, fmt.Errorf(
+		"delivery: a %T holds no *sql.DB to migrate; apply delivery.Migrations with a migration tool",
+		db,
+	)
 }

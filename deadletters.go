@@ -11,14 +11,16 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// DeadLetters are the items of an organization that ended dead: its retries exhausted, a failure that none can mend, its
-// deadline passed. An item is one until it is retried or purged; if it dies again it is one again.
+// DeadLetters manages the items of an organization that ended dead: their retries were exhausted,
+// the failure was permanent, or their deadline passed. An item is a dead letter until it is retried
+// or purged; if it dies again, it becomes one again.
 type DeadLetters struct{ o *Org }
 
 // DeadLetters returns the organization's dead letters.
 func (o *Org) DeadLetters() *DeadLetters { return &DeadLetters{o} }
 
-// DeadLetter is an item that ended dead, with what there is to know of its delivery. Reason says why, EndedAt when.
+// DeadLetter is an item that ended dead, with a summary of its delivery. Reason says why it died,
+// EndedAt when.
 type DeadLetter struct {
 	Item
 	Delivery      string // its id
@@ -31,16 +33,17 @@ type DeadLetter struct {
 	DetailsURL    string // by WithDetailsURL
 }
 
-// DeadFilter selects dead letters: those that fit all fields that are set.
+// DeadFilter selects the dead letters that match every field that is set.
 type DeadFilter struct {
-	Destination string // by id, of a deleted one too
-	Topic       string // of the delivery, exactly
+	Destination string // its id; a deleted destination counts too
+	Topic       string // of the delivery, matched exactly
 	Reasons     []queue.Reason
-	After       time.Time // died then or later
-	Before      time.Time // died earlier
+	After       time.Time // that died then or later
+	Before      time.Time // that died earlier
 
-	All    bool // selects all, and must be the only field: Retry and Purge refuse a filter that says nothing
-	DryRun bool // Retry and Purge change nothing, and say what they would do
+	// All selects all, and must be the only field. Retry and Purge refuse an empty filter.
+	All    bool
+	DryRun bool // Retry and Purge change nothing, and report what they would do
 }
 
 const (
@@ -84,7 +87,8 @@ func (d *DeadLetters) filter(ctx context.Context, f DeadFilter, changes bool) (s
 	return row, d.foreign(ctx, action, row.Destination)
 }
 
-// foreign notes where a filter names a destination of another organization's: it selects nothing.
+// foreign records a security event if a filter names a destination of another organization. Such a
+// filter selects nothing.
 func (d *DeadLetters) foreign(ctx context.Context, action access.Action, id string) error {
 	if id == "" {
 		return nil
@@ -100,8 +104,8 @@ func (d *DeadLetters) foreign(ctx context.Context, action access.Action, id stri
 	return err
 }
 
-// List returns the dead letters that the filter selects, 100 a page, from after the cursor; "" is the start. Those of the
-// newest deliveries come first, and of one delivery the later items.
+// List returns the dead letters that the filter selects, 100 a page, beginning after the cursor; ""
+// is the start. The newest deliveries come first, and within a delivery the later items.
 func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Page[DeadLetter], error) {
 	var page Page[DeadLetter]
 	filter, err := d.filter(ctx, f, false)
@@ -125,8 +129,14 @@ func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Pa
 	for _, letter := range l.letters {
 		of := l.deliveries[letter.Delivery]
 		shown := DeadLetter{
-			Delivery: letter.Delivery, Topic: of.Topic, Priority: Priority(of.Priority), CorrelationID: of.CorrelationID,
-			Payload: of.Payload.Info, CreatedAt: of.CreatedAt, Deadline: of.Deadline, DetailsURL: d.o.detailsURL(letter.Delivery),
+			Delivery:      letter.Delivery,
+			Topic:         of.Topic,
+			Priority:      Priority(of.Priority),
+			CorrelationID: of.CorrelationID,
+			Payload:       of.Payload.Info,
+			CreatedAt:     of.CreatedAt,
+			Deadline:      of.Deadline,
+			DetailsURL:    d.o.detailsURL(letter.Delivery),
 		}
 		if all := items(letter.Delivery, time.Time{}, nil, past[unfenced(letter.Key)], l.destinations); len(all) > 0 {
 			shown.Item = all[0]
@@ -218,16 +228,18 @@ func (d *DeadLetters) Count(ctx context.Context, f DeadFilter) (n int, err error
 	return n, err
 }
 
-// Retried is what DeadLetters.Retry did, or in a dry run would have done.
+// Retried is what DeadLetters.Retry did, or would have done in a dry run.
 type Retried struct {
-	Items   int // pending again
-	Refused int // still dead letters: the deadline has passed, the destination was deleted or the payload is gone
+	Items int // that are pending again
+	// Refused are still dead letters: their deadline has passed, their destination was deleted or
+	// their payload is gone.
+	Refused int
 }
 
-// Retry retries the dead letters that the filter selects, as Org.Retry does, but passes over those that cannot be. It goes
-// from the oldest delivery to the newest in transactions of 500, and takes no letter that died after it began. When it ends
-// with an error, what it reports is done and stays so. A filter that selects nothing in particular is a
-// *destination.ValidationError.
+// Retry retries the dead letters that the filter selects, as [Org.Retry] does, but skips those that
+// cannot be retried. It goes from the oldest delivery to the newest in transactions of 500, and
+// takes no letter that died after it began. If it ends with an error, the letters that it reports
+// have been retried. An empty filter is a [*destination.ValidationError].
 func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) {
 	var total Retried
 	filter, err := d.filter(ctx, f, true)
@@ -252,8 +264,8 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 	}
 }
 
-// retryPage retries a page of dead letters, and returns it with how many of them it retried. It sets
-// filter.Until if that is not set.
+// retryPage retries a page of dead letters, and returns it with how many of them it retried. It
+// sets filter.Until if that is not set.
 func (d *DeadLetters) retryPage(
 	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage, dry bool,
 ) (letters []sqlstore.DeadLetter, revived int, err error) {
@@ -291,10 +303,11 @@ func (d *DeadLetters) retryPage(
 	return letters, len(revive), err
 }
 
-// Purge gives the dead letters that the filter selects up, and returns how many, or in a dry run would have been: they are
-// listed and retried no more. Their deliveries stay what they are, with all of their history, and can be replayed. It goes
-// in transactions of 1,000, and takes no letter that died after it began; when it ends with an error, what it reports is
-// done. A filter that selects nothing in particular is a *destination.ValidationError.
+// Purge gives up the dead letters that the filter selects, and returns how many: they are no longer
+// listed or retried. In a dry run it only counts them. Their deliveries keep their history and can
+// be replayed. It goes in transactions of 1,000, and takes no letter that died after it began. If
+// it ends with an error, the number that it returns has been purged. An empty filter is a
+// [*destination.ValidationError].
 func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 	filter, err := d.filter(ctx, f, true)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The root links no handler, no driver and no cloud SDK: a host pays for what it registers. A storage driver links its own
-// SDK and no other's.
+// The root links no handler, no driver and no cloud SDK: a host pays for what it registers. A
+// storage driver links its own SDK and no other's.
 func TestDependencies(t *testing.T) {
 	t.Parallel()
 	storage := []string{"github.com/deliverykit/delivery/destination", "github.com/deliverykit/delivery/handler", "github.com/deliverykit/delivery/payload",
@@ -27,7 +27,8 @@ func TestDependencies(t *testing.T) {
 		"./handler/storage/local": storage,
 		"./handler/storage/s3":    slices.Concat(storage, []string{"github.com/aws/"}),
 		"./handler/storage/azure": slices.Concat(storage, []string{"github.com/Azure/", "github.com/AzureAD/", "github.com/golang-jwt/", "github.com/google/uuid", "github.com/kylelemons/", "github.com/pkg/browser"}),
-		// Google's library links its gRPC transport and that one's telemetry, whether they are used or not.
+		// Google's library links its gRPC transport and that one's telemetry, whether they are used
+		// or not.
 		"./handler/storage/gcs": slices.Concat(storage, []string{"cloud.google.com/", "google.golang.org/", "github.com/GoogleCloudPlatform/", "github.com/google/",
 			"github.com/googleapis/", "go.opentelemetry.io/", "github.com/go-logr/", "cel.dev/", "github.com/cespare/xxhash", "github.com/cncf/xds", "github.com/envoyproxy/",
 			"github.com/felixge/httpsnoop", "github.com/go-jose/", "github.com/spiffe/"}),
@@ -51,8 +52,9 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// mayLink reports whether a package of ours may link another: the root no handler's, a handler none beside those above and
-// below it and what all handlers share, and none but the root what is internal to all, except for the one redactor.
+// mayLink reports whether a package of ours may link another: the root no handler's, a handler none
+// beside those above and below it and what all handlers share, and none but the root what is
+// internal to all, except for the one redactor.
 func mayLink(pkg, dep string) bool {
 	if strings.HasPrefix(dep, "./handler/") {
 		return strings.HasPrefix(dep, pkg) && pkg != "." || strings.HasPrefix(pkg, dep+"/") ||

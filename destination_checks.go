@@ -15,9 +15,13 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Validate checks what Create would be given, and stores nothing. What is wrong is a *destination.ValidationError, which has
-// the warnings too; without an error, the warnings are of what Create accepts and is perhaps not meant.
-func (d *Destinations) Validate(ctx context.Context, spec destination.Spec) (warnings []*destination.FieldError, err error) {
+// Validate checks a spec as Create does, and stores nothing. An invalid spec is a
+// [*destination.ValidationError], which has the warnings too. warnings lists settings that are
+// valid but probably unintended.
+func (d *Destinations) Validate(
+	ctx context.Context,
+	spec destination.Spec,
+) (warnings []*destination.FieldError, err error) {
 	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
 		return nil, err
 	}
@@ -31,7 +35,7 @@ func (d *Destinations) Validate(ctx context.Context, spec destination.Spec) (war
 	return warnings, err
 }
 
-// specify checks a spec; config is nil where that is not valid.
+// specify checks a spec. config is nil if the spec is not valid.
 func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination, config any, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -40,7 +44,8 @@ func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination
 	row = &sqlstore.Destination{ConfigVersion: 1}
 	row.Organization, row.ID = d.o.name, id.String()
 	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
-	row.Tags, row.Default, row.Disabled, row.Limits, row.Retry, row.Breaker = spec.Tags, spec.Default, spec.Disabled, spec.Limits, spec.Retry, spec.Breaker
+	row.Tags, row.Default, row.Disabled = spec.Tags, spec.Default, spec.Disabled
+	row.Limits, row.Retry, row.Breaker = spec.Limits, spec.Retry, spec.Breaker
 	row.Subscription, row.DefaultTopics, row.Fallback = spec.Subscription, spec.DefaultTopics, spec.Fallback
 	if isNil(spec.Config) {
 		err = destination.Require("config", "")
@@ -48,15 +53,22 @@ func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination
 		row.Type = spec.Config.DestinationType()
 		config, err = d.o.s.configs.Parse(row.Type, spec.Config, nil)
 	}
-	if err := destination.NewValidationError("destination", errors.Join(checkFields(&row.Destination), err)); err != nil {
+	if err := destination.NewValidationError(
+		"destination",
+		errors.Join(checkFields(&row.Destination), err),
+	); err != nil {
 		return row, nil, err
 	}
 	return row, config, nil
 }
 
-// ValidatePatch is Validate for a destination as Update would make it. With the empty patch it tells what is to be warned of
-// in the destination as it is: among the defaults, whether it is usable now.
-func (d *Destinations) ValidatePatch(ctx context.Context, id string, p destination.Patch) (warnings []*destination.FieldError, err error) {
+// ValidatePatch is Validate for a destination as Update would make it. An empty patch returns the
+// warnings for the destination as it is, for example that a default is not usable now.
+func (d *Destinations) ValidatePatch(
+	ctx context.Context,
+	id string,
+	p destination.Patch,
+) (warnings []*destination.FieldError, err error) {
 	row, config, err := d.patched(ctx, id, p)
 	if err != nil {
 		return nil, err
@@ -64,8 +76,13 @@ func (d *Destinations) ValidatePatch(ctx context.Context, id string, p destinati
 	return d.warnings(row, config), nil
 }
 
-// patched returns a destination and its config as Update would make them. The config is nil where the type has no handler.
-func (d *Destinations) patched(ctx context.Context, id string, p destination.Patch) (row *sqlstore.Destination, config any, err error) {
+// patched returns a destination and its config as Update would make them. The config is nil if the
+// type has no handler.
+func (d *Destinations) patched(
+	ctx context.Context,
+	id string,
+	p destination.Patch,
+) (row *sqlstore.Destination, config any, err error) {
 	if row, err = d.get(ctx, id, access.WriteDestinations); err != nil {
 		return nil, nil, err
 	}
@@ -82,26 +99,35 @@ func (d *Destinations) patched(ctx context.Context, id string, p destination.Pat
 	return row, config, nil
 }
 
-// warnings are what is probably not meant.
+// warnings lists settings that are valid but probably unintended.
 func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
 	warn := func(path, code, format string, args ...any) {
 		all = append(all, &destination.FieldError{Path: path, Code: code, Message: fmt.Sprintf(format, args...)})
 	}
 	t := d.o.s.settings.Types[row.Type]
 	if t == nil {
-		warn("type", "no_handler", "has no handler in this process: what goes there waits for a process that has one")
+		warn("type", "no_handler", "has no handler in this process: items for it wait for a process that has one")
 	}
 	if row.Default {
 		switch {
 		case row.Disabled:
-			warn("default", "disabled", "is set, and the destination is disabled: what goes to the defaults waits, or goes to a fallback")
+			warn(
+				"default", "disabled",
+				"is set, but the destination is disabled: items for the defaults wait, or go to a fallback",
+			)
 		case row.Health.Breaker != retry.Closed:
-			warn("default", "unhealthy", "is set, and the destination's breaker is not closed: what goes to the defaults waits, or goes to a fallback")
+			warn(
+				"default", "unhealthy",
+				"is set, but the destination's breaker is not closed: items for the defaults wait, or go to a fallback",
+			)
 		case row.Health.Status == destination.Degraded || row.Health.Status == destination.Unhealthy:
-			warn("default", "unhealthy", "is set, and the last %d attempts at the destination have failed", row.Health.ConsecutiveFailures)
+			warn(
+				"default", "unhealthy", "is set, but the last %d attempts at the destination have failed",
+				row.Health.ConsecutiveFailures,
+			)
 		}
 		if !row.PausedAt.IsZero() {
-			warn("default", "paused", "is set, and the destination is paused: what goes to the defaults waits until Resume")
+			warn("default", "paused", "is set, but the destination is paused: items for the defaults wait until Resume")
 		}
 	}
 	if config == nil || t == nil || t.Warner == nil {
@@ -115,7 +141,7 @@ func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*d
 	return all
 }
 
-// checkFields checks what does not depend on the type.
+// checkFields checks the fields that do not depend on the type.
 func checkFields(d *destination.Destination) error {
 	p := &problems{}
 	p.join(destination.Require("label", d.Label))
@@ -123,7 +149,10 @@ func checkFields(d *destination.Destination) error {
 	p.lines("description", d.Description, 10_000)
 	p.lines("instructions", d.Instructions, 100_000)
 	p.text("icon", d.Icon, 2000)
-	if u, err := url.Parse(d.Icon); d.Icon != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
+	if u, err := url.Parse(
+		d.Icon,
+	); d.Icon != "" &&
+		(err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
 		p.add("icon", "is not an http or https URL")
 	}
 	checkDestinationTags(p, d.Tags)

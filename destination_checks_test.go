@@ -156,7 +156,8 @@ func TestDeleteWithPendingItems(t *testing.T) {
 	})
 }
 
-// Where no primary default is usable, the lowest fallback that is steps in, and receipts and statuses say so.
+// Where no primary default is usable, the lowest fallback that is steps in, and receipts and
+// statuses say so.
 func TestFallbacks(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		svc := testkit.Service(t, db, &testkit.Fake{})

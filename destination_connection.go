@@ -13,8 +13,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Test tests the connection to a destination, for real and within the time limit of an attempt, and reports step by step.
-// Types without a test are errors.ErrUnsupported.
+// Test makes a real connection to a destination, within the time limit of an attempt, and reports
+// each step. For types without a test the error is errors.ErrUnsupported.
 func (d *Destinations) Test(ctx context.Context, id string) (*destination.TestReport, error) {
 	row, err := d.get(ctx, id, access.OperateDestination)
 	if err != nil {
@@ -31,8 +31,8 @@ func (d *Destinations) Test(ctx context.Context, id string) (*destination.TestRe
 	return d.test(ctx, row, config, row.ID)
 }
 
-// TestSpec is Test for a destination before it is created. What is wrong with the spec is a *destination.ValidationError, and
-// then no connection is made.
+// TestSpec is Test for a destination before it is created. An invalid spec is a
+// [*destination.ValidationError], and then no connection is made.
 func (d *Destinations) TestSpec(ctx context.Context, spec destination.Spec) (*destination.TestReport, error) {
 	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
 		return nil, err
@@ -53,7 +53,8 @@ func (d *Destinations) TestPatch(ctx context.Context, id string, p destination.P
 	return d.test(ctx, row, config, "")
 }
 
-// test has the handler of row's type test a connection. id is "" for a destination that is not saved.
+// test has the handler of row's type test a connection. id is "" for a destination that is not
+// saved.
 func (d *Destinations) test(
 	ctx context.Context, row *sqlstore.Destination, config any, id string,
 ) (*destination.TestReport, error) {
@@ -67,9 +68,9 @@ func (d *Destinations) test(
 
 const sampleLifetime = time.Hour
 
-// Sample sends a made-up event of a topic to a destination, the way that all deliveries go, so that a person can see what
-// arrives there. It is marked as a test: its content says so, Status.Test is set, and handlers that can tell the other side
-// do. It is attempted once, and not after an hour.
+// Sample sends a made-up event of a topic to a destination, as any delivery is sent, so that a
+// person can see what arrives. It is marked as a test: its content says so, Status.Test is set, and
+// handlers that can pass that on do. It is attempted once, and not after an hour.
 func (d *Destinations) Sample(ctx context.Context, id, topic string) (*Receipt, error) {
 	row, err := d.get(ctx, id, access.OperateDestination)
 	if err != nil {

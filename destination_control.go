@@ -11,13 +11,14 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Enable has what is held for a destination delivered again, at a bounded rate; its failures count from zero.
+// Enable ends a Disable, by hand or by the service. The destination's failures count from zero, and
+// its held items are released at a bounded rate.
 func (d *Destinations) Enable(ctx context.Context, id string) (*destination.Destination, error) {
 	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(false)}, d.apply)
 }
 
-// Disable holds what waits for a destination, and what is accepted for it, until Enable. reason is for people, up to 200
-// bytes.
+// Disable holds the items of a destination, also those that are accepted from now on, until Enable.
+// reason is for people and has at most 200 bytes.
 func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destination.Destination, error) {
 	problem := badText(reason)
 	if len(reason) > maxReason {
@@ -36,7 +37,7 @@ func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destina
 
 const maxReason = 200
 
-// Pause holds what waits for a destination, until Resume: nothing more is attempted. Attempts under way go on.
+// Pause holds the items of a destination until Resume. Attempts under way go on.
 func (d *Destinations) Pause(ctx context.Context, id string) error {
 	return d.pause(ctx, id, true, event.DestinationPaused)
 }
@@ -66,13 +67,14 @@ func (d *Destinations) pause(ctx context.Context, id string, paused bool, kind e
 	return err
 }
 
-// OpenBreaker opens a destination's breaker until CloseBreaker: what waits for it is held, and no probe is let through.
+// OpenBreaker opens a destination's breaker until CloseBreaker: its items are held, and no probe is
+// let through.
 func (d *Destinations) OpenBreaker(ctx context.Context, id string) error {
 	return d.setBreaker(ctx, id, retry.Open, event.BreakerOpened)
 }
 
-// CloseBreaker closes a destination's breaker and counts its failures from zero. It opens again for new failures, unless
-// retry.Breaker.Off is set. Of a disabled destination it is an error.
+// CloseBreaker closes a destination's breaker and counts its failures from zero. New failures open
+// it again unless retry.Breaker.Off is set. For a disabled destination it is an error.
 func (d *Destinations) CloseBreaker(ctx context.Context, id string) error {
 	return d.setBreaker(ctx, id, retry.Closed, event.BreakerClosed)
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// DefaultRoute is where requests that name no destination go.
+// DefaultRoute says where requests that name no destination go.
 type DefaultRoute struct {
 	Destinations []*destination.Destination
 	Fallback     bool // they stand in for the primary defaults, none of which is usable
-	Usable       bool // one of them is neither disabled nor has an open breaker; else what goes there waits
+	Usable       bool // one of them is enabled and has no open breaker; otherwise items for them wait
 }
 
-// Defaults returns where a request of that topic goes now, if it names no destination. Without any, Deliver would answer such a
-// request with ErrNoDestinations.
+// Defaults returns where a request with that topic goes now if it names no destination. If there
+// are none, Deliver answers such a request with [ErrNoDestinations].
 func (d *Destinations) Defaults(ctx context.Context, topic string) (DefaultRoute, error) {
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
 		return DefaultRoute{}, err
@@ -48,9 +48,9 @@ func (d *Destinations) Defaults(ctx context.Context, topic string) (DefaultRoute
 	return route, nil
 }
 
-// Health reports how a destination did since the given time before now, in whole minutes; 0 is an hour. Statistics by the
-// minute are kept for as long as WithRetention says, 32 days if it is not given: a longer window is no longer than that. The
-// total and the time of the last use are kept for ever.
+// Health reports how a destination did in the window before now, in whole minutes. Default window:
+// an hour. A window reaches back only as far as statistics are kept: see [WithRetention]. The total
+// and the time of the last use are kept for ever.
 func (d *Destinations) Health(ctx context.Context, id string, window time.Duration) (*destination.HealthReport, error) {
 	row, err := d.get(ctx, id, access.ReadDestinations)
 	if err != nil {
@@ -80,7 +80,12 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 			return err
 		}
 		report.LastUsed = usage.LastAt
-		report.Total = destination.Usage{Delivered: usage.Delivered, Dead: usage.Dead, Attempts: usage.Attempts, Failed: usage.Failed}
+		report.Total = destination.Usage{
+			Delivered: usage.Delivered,
+			Dead:      usage.Dead,
+			Attempts:  usage.Attempts,
+			Failed:    usage.Failed,
+		}
 		report.Check, report.NextCheck, err = tx.LastCheck(ctx, d.o.name, row.No)
 		return err
 	})

@@ -14,8 +14,8 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// SigningSecrets returns what verifies a destination's signatures, the newest first: to show a generated secret to who will
-// verify with it. It is for the destination's owners only.
+// SigningSecrets returns the secrets that verify this destination's signatures, newest first. Use
+// it to show a generated secret to the receiver. It is for the destination's owners only.
 func (d *Destinations) SigningSecrets(ctx context.Context, id string) ([]destination.Secret, error) {
 	row, err := d.get(ctx, id, access.ReadSecrets)
 	if err != nil {
@@ -37,16 +37,23 @@ const (
 	maxOverlap     = 90 * 24 * time.Hour
 )
 
-// RotateSecret gives a destination a new signing secret, and returns what verifies it. The secrets so far sign beside it
-// until the overlap ends, so that the receiver can change over at any time within. Types without such secrets are
-// errors.ErrUnsupported.
-func (d *Destinations) RotateSecret(ctx context.Context, id string, r destination.Rotation) (destination.Secret, error) {
+// RotateSecret gives a destination a new signing secret and returns it. The previous secrets go on
+// signing as well until the overlap ends, so that the receiver can change over at any time until
+// then. For types without signing secrets the error is errors.ErrUnsupported.
+func (d *Destinations) RotateSecret(
+	ctx context.Context,
+	id string,
+	r destination.Rotation,
+) (destination.Secret, error) {
 	overlap := time.Duration(r.Overlap)
 	if overlap == 0 {
 		overlap = defaultOverlap
 	}
 	if overlap > maxOverlap {
-		return destination.Secret{}, destination.NewValidationError("rotation", destination.Invalid("overlap", "%s is above %s", overlap, maxOverlap))
+		return destination.Secret{}, destination.NewValidationError(
+			"rotation",
+			destination.Invalid("overlap", "%s is above %s", overlap, maxOverlap),
+		)
 	}
 	now := d.o.s.settings.Now().UTC()
 	var secret destination.Secret
@@ -54,12 +61,18 @@ func (d *Destinations) RotateSecret(ctx context.Context, id string, r destinatio
 		func(ctx context.Context, row *sqlstore.Destination, _ destination.Patch) error {
 			t := d.o.s.settings.Types[row.Type]
 			if t == nil || t.Signer == nil {
-				return fmt.Errorf("delivery: destinations of type %q have no signing secrets: %w", row.Type, errors.ErrUnsupported)
+				return fmt.Errorf(
+					"delivery: destinations of type %q have no signing secrets: %w", row.Type,
+					errors.ErrUnsupported,
+				)
 			}
 			return d.reconfigure(ctx, row, nil, func(stored json.RawMessage) (destination.Config, error) {
 				config, err := t.ParseConfig(stored)
 				if err == nil {
-					config, err = t.Signer.Rotate(config, handler.Rotation{Secret: r.Secret, Now: now, Until: now.Add(overlap)})
+					config, err = t.Signer.Rotate(
+						config,
+						handler.Rotation{Secret: r.Secret, Now: now, Until: now.Add(overlap)},
+					)
 				}
 				if err != nil {
 					return nil, destination.Within("config", err)
@@ -73,12 +86,16 @@ func (d *Destinations) RotateSecret(ctx context.Context, id string, r destinatio
 	if err != nil {
 		return destination.Secret{}, err
 	}
-	reason := "the secrets so far are used until " + stamp(now.Add(overlap))
+	reason := "the previous secrets are used until " + stamp(now.Add(overlap))
 	if overlap < 0 {
-		reason = "the secrets so far are no longer used"
+		reason = "the previous secrets are no longer used"
 	}
 	d.o.s.bus.Publish(event.Event{
-		Kind: event.SecretRotated, Organization: d.o.name, Destination: updated.ID, Version: updated.Version, Reason: reason,
+		Kind:         event.SecretRotated,
+		Organization: d.o.name,
+		Destination:  updated.ID,
+		Version:      updated.Version,
+		Reason:       reason,
 	})
 	return secret, nil
 }

@@ -174,7 +174,8 @@ func TestSwappedCiphertextDoesNotOpen(t *testing.T) {
 	})
 }
 
-// Credentials come out nowhere, whatever fails: not in logs, errors, statuses, events or the database.
+// Credentials come out nowhere, whatever fails: not in logs, errors, statuses, events or the
+// database.
 func TestCanariesAreSeenNowhere(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		canary := func(name string) string { return "canary-" + name + "-Zq8Xw3Rk7Lm2Vt9Yb4Nc6Hd1" }

@@ -28,8 +28,8 @@ const (
 	maxFallback = 100
 )
 
-// Create stores a new destination. All that is wrong with it is one *destination.ValidationError; secrets without keys
-// to seal them are ErrNoKeys.
+// Create stores a new destination. Everything that is wrong with spec is one
+// [*destination.ValidationError]. Secrets without keys to seal them are [ErrNoKeys].
 func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*destination.Destination, error) {
 	if err := d.o.authorize(ctx, access.WriteDestinations); err != nil {
 		return nil, err
@@ -41,7 +41,11 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 	return d.insert(ctx, row, config)
 }
 
-func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, config any) (*destination.Destination, error) {
+func (d *Destinations) insert(
+	ctx context.Context,
+	row *sqlstore.Destination,
+	config any,
+) (*destination.Destination, error) {
 	if err := d.o.s.configs.Seal(ctx, row, config); err != nil {
 		return nil, err
 	}
@@ -61,12 +65,14 @@ func (d *Destinations) insert(ctx context.Context, row *sqlstore.Destination, co
 
 // changed publishes what was done to a destination.
 func (d *Destinations) changed(row *sqlstore.Destination, kind event.Kind, reason string) {
-	d.o.s.bus.Publish(event.Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason})
+	d.o.s.bus.Publish(
+		event.Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason},
+	)
 }
 
-// Duplicate creates a destination like another one, with its credentials, under another label; "" is the label with " (copy)"
-// after it. The copy is disabled and no default, so that nothing is delivered twice before it was looked at; it has the same
-// signing secrets.
+// Duplicate creates a copy of a destination with its credentials and signing secrets. The copy is
+// disabled and not a default, so that nothing is delivered twice before a person has looked at it.
+// Default label: the old one with " (copy)" after it.
 func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destination.Destination, error) {
 	row, err := d.get(ctx, id, access.WriteDestinations)
 	if err != nil {
@@ -81,8 +87,16 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 		label = strings.ToValidUTF8(row.Label[:min(len(row.Label), maxLabel-len(suffix))], "") + suffix
 	}
 	copied, config, err := d.specify(destination.Spec{
-		Label: label, Description: row.Description, Icon: row.Icon, Instructions: row.Instructions, Config: destination.As(row.Type, raw),
-		Tags: row.Tags, Disabled: true, Limits: row.Limits, Retry: row.Retry, Breaker: row.Breaker,
+		Label:        label,
+		Description:  row.Description,
+		Icon:         row.Icon,
+		Instructions: row.Instructions,
+		Config:       destination.As(row.Type, raw),
+		Tags:         row.Tags,
+		Disabled:     true,
+		Limits:       row.Limits,
+		Retry:        row.Retry,
+		Breaker:      row.Breaker,
 	})
 	if err != nil {
 		return nil, err
@@ -90,7 +104,7 @@ func (d *Destinations) Duplicate(ctx context.Context, id, label string) (*destin
 	return d.insert(ctx, copied, config)
 }
 
-// Get returns a destination; its secrets are redacted.
+// Get returns a destination with its secrets redacted.
 func (d *Destinations) Get(ctx context.Context, id string) (*destination.Destination, error) {
 	row, err := d.get(ctx, id, access.ReadDestinations)
 	if err != nil {
@@ -99,7 +113,11 @@ func (d *Destinations) Get(ctx context.Context, id string) (*destination.Destina
 	return &row.Destination, nil
 }
 
-func (d *Destinations) get(ctx context.Context, id string, action access.Action) (row *sqlstore.Destination, err error) {
+func (d *Destinations) get(
+	ctx context.Context,
+	id string,
+	action access.Action,
+) (row *sqlstore.Destination, err error) {
 	if err := d.o.authorize(ctx, action); err != nil {
 		return nil, err
 	}
@@ -118,7 +136,7 @@ func (d *Destinations) get(ctx context.Context, id string, action access.Action)
 	return row, err
 }
 
-// Page is one page of a list. Next is the cursor of the following one, "" on the last.
+// Page is one page of a list. Next is the cursor of the next page, "" on the last one.
 type Page[T any] struct {
 	Items []T
 	Next  string
@@ -126,13 +144,13 @@ type Page[T any] struct {
 
 const pageSize = 100
 
-// DestinationFilter selects destinations: those that fit all fields that are set.
+// DestinationFilter selects the destinations that match every field that is set.
 type DestinationFilter struct {
 	Type     string
 	Enabled  *bool // destination.Set(true)
 	Default  *bool
 	Health   destination.HealthStatus
-	Label    string // is part of the label, in whichever case
+	Label    string // a part of the label, in upper or lower case
 	Tag      string
 	Draining *bool // being deleted
 }
@@ -145,7 +163,13 @@ func (f DestinationFilter) check() error {
 	switch f.Health {
 	case "", destination.Healthy, destination.Degraded, destination.Unhealthy:
 	default:
-		errs = append(errs, destination.Invalid("health", "is not %s, %s or %s", destination.Healthy, destination.Degraded, destination.Unhealthy))
+		errs = append(
+			errs,
+			destination.Invalid(
+				"health", "must be %s, %s or %s", destination.Healthy, destination.Degraded,
+				destination.Unhealthy,
+			),
+		)
 	}
 	return destination.Within("filter", errors.Join(errs...))
 }
@@ -156,9 +180,13 @@ func (f DestinationFilter) fits(d *destination.Destination) bool {
 		strings.Contains(strings.ToLower(d.Label), strings.ToLower(f.Label))
 }
 
-// List returns the destinations that the filter selects in the order they were created, 100 a page, from after the cursor; ""
-// is the start.
-func (d *Destinations) List(ctx context.Context, f DestinationFilter, cursor string) (Page[*destination.Destination], error) {
+// List returns the destinations that the filter selects, in the order they were created, 100 a
+// page, beginning after the cursor; "" is the start.
+func (d *Destinations) List(
+	ctx context.Context,
+	f DestinationFilter,
+	cursor string,
+) (Page[*destination.Destination], error) {
 	var page Page[*destination.Destination]
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
 		return page, err
@@ -225,9 +253,10 @@ func (d *Destinations) All(ctx context.Context, f DestinationFilter) iter.Seq2[*
 	}
 }
 
-// Update changes what the patch sets. It is checked as a whole, as by Create. A change that another has overtaken is made
-// on top of that, unless the patch demands a version: then it is ErrStale. Enabling a destination resets its
-// failures and its breaker, and lets out what was held at a bounded rate; disabling it holds what waits.
+// Update changes the fields that the patch sets. The result is checked as a whole, as by Create. If
+// another change comes first, the patch is applied on top of it, unless it demands a version: then
+// the error is [ErrStale]. Enabling a destination resets its failures and its breaker, and releases
+// the held items at a bounded rate. Disabling it holds its items.
 func (d *Destinations) Update(ctx context.Context, id string, p destination.Patch) (*destination.Destination, error) {
 	return d.update(ctx, id, access.WriteDestinations, p, d.apply)
 }
@@ -343,7 +372,10 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 // reconfigure replaces the config of row with what change makes of the stored one. wrong is what is
 // wrong with other fields.
 func (d *Destinations) reconfigure(
-	ctx context.Context, row *sqlstore.Destination, wrong error, change func(stored json.RawMessage) (destination.Config, error),
+	ctx context.Context,
+	row *sqlstore.Destination,
+	wrong error,
+	change func(stored json.RawMessage) (destination.Config, error),
 ) error {
 	stored, err := d.o.s.configs.Raw(ctx, row)
 	if err != nil {
@@ -366,16 +398,19 @@ func patch[T any](field *T, to *T) {
 	}
 }
 
-// Delete takes a destination out of use; its history stays. Where items wait for it, pending says what becomes of them. With
-// destination.DrainPending they are delivered first: until then the destination is listed, takes nothing new, and can be
-// changed; then Maintain deletes it.
+// Delete takes a destination out of use; its history stays. pending says what happens to items that
+// wait for it. With destination.DrainPending they are delivered first: until then the destination
+// is listed, takes no new items, and can be changed; then Maintain deletes it.
 func (d *Destinations) Delete(ctx context.Context, id string, pending destination.Pending) error {
 	row, err := d.get(ctx, id, access.WriteDestinations)
 	if err != nil {
 		return err
 	}
 	if pending < destination.RefusePending || pending > destination.DrainPending {
-		return destination.NewValidationError("deletion", destination.Invalid("pending", "%d is not a destination.Pending", pending))
+		return destination.NewValidationError(
+			"deletion",
+			destination.Invalid("pending", "%d is not a destination.Pending", pending),
+		)
 	}
 	deleted, err := d.remove(ctx, row, pending)
 	if err != nil {
@@ -391,7 +426,11 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 }
 
 // remove deletes a destination, or with destination.DrainPending has it drained first.
-func (d *Destinations) remove(ctx context.Context, row *sqlstore.Destination, pending destination.Pending) (deleted bool, err error) {
+func (d *Destinations) remove(
+	ctx context.Context,
+	row *sqlstore.Destination,
+	pending destination.Pending,
+) (deleted bool, err error) {
 	for more := true; more; {
 		err := d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			deleted, more, err = d.removeIn(ctx, tx, row, pending)

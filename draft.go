@@ -36,8 +36,8 @@ type draft struct {
 	quotas  settings.Quotas // in force when it was checked
 }
 
-// drafts checks requests, and reports everything that is wrong with any of them. list is the name of
-// the list they come in, "" for a single one.
+// drafts checks requests, and reports everything that is wrong with any of them. list is the name
+// of the list they come in, "" for a single one.
 func (o *Org) drafts(reqs []Request, list string) ([]*draft, error) {
 	quotas := o.s.settings.Policy().Quotas
 	if len(reqs) > quotas.Batch {
@@ -74,9 +74,17 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 	p.join(err)
 	d := &draft{path: path, payload: req.Payload, quotas: quotas, row: sqlstore.NewDelivery{
 		Delivery: sqlstore.Delivery{
-			Organization: o.name, ID: id.String(), Deadline: req.Deadline, Topic: req.Topic, Priority: int(req.Priority),
-			IdempotencyKey: req.IdempotencyKey, CorrelationID: req.CorrelationID, TraceParent: req.TraceParent,
-			Tags: req.Tags, Metadata: req.Metadata, Options: sqlstore.Options{Retry: req.Retry},
+			Organization:   o.name,
+			ID:             id.String(),
+			Deadline:       req.Deadline,
+			Topic:          req.Topic,
+			Priority:       int(req.Priority),
+			IdempotencyKey: req.IdempotencyKey,
+			CorrelationID:  req.CorrelationID,
+			TraceParent:    req.TraceParent,
+			Tags:           req.Tags,
+			Metadata:       req.Metadata,
+			Options:        sqlstore.Options{Retry: req.Retry},
 		},
 		NotBefore: req.NotBefore, KeyExpires: keyLifetime, Most: quotas.Destinations,
 		Subscribers: req.Subscribers, Tagged: req.DestinationTags,

@@ -17,9 +17,9 @@ func (s *DeliveryService) Subscribe(ctx context.Context, f event.Filter) <-chan 
 	return s.bus.Subscribe(ctx, f.Match)
 }
 
-// Subscribe returns the organization's events, as [DeliveryService.Subscribe] does. For an actor who
-// may not read the organization's destinations the channel is closed at once. An actor who may not
-// read security events gets no event.SecurityNoted, and one who may not read deliveries no
+// Subscribe returns the organization's events, as [DeliveryService.Subscribe] does. For an actor
+// who may not read the organization's destinations the channel is closed at once. An actor who may
+// not read security events gets no event.SecurityNoted, and one who may not read deliveries no
 // event.ItemProgress. Rights are checked once, at the beginning.
 func (o *Org) Subscribe(ctx context.Context, f event.Filter) <-chan event.Event {
 	if err := o.authorize(ctx, access.ReadDestinations); err != nil {

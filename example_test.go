@@ -53,8 +53,8 @@ func example(h handler.Handler, f func(ctx context.Context, db *sql.DB, svc *del
 	}
 }
 
-// An audit service commits an event and its delivery in one transaction: a rollback takes back both, and after a commit
-// neither can be lost.
+// An audit service commits an event and its delivery in one transaction: a rollback takes back
+// both, and after a commit neither can be lost.
 func ExampleOrg_DeliverTx() {
 	index := handler.Func(func(ctx context.Context, req *handler.Request, config siem) (*handler.Result, error) {
 		body, err := req.Payload.ReadAll(ctx, 1<<20)
@@ -105,8 +105,8 @@ func ExampleOrg_DeliverTx() {
 	// attempts: 1
 }
 
-// A host with a scheduler of its own calls ProcessDue from it. A failed attempt is no error: it is counted, recorded and
-// tried again when it is due.
+// A host with a scheduler of its own calls ProcessDue from it. A failed attempt is no error: it is
+// counted, recorded and tried again when it is due.
 func ExampleDeliveryService_ProcessDue() {
 	away := handler.Func(func(context.Context, *handler.Request, siem) (*handler.Result, error) {
 		return nil, handler.Fail(handler.Network, errors.New("the SIEM is away"))

@@ -11,9 +11,9 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Explain says of each item of a delivery why it has not been delivered, if it has not, and when it is attempted next: in
-// words for people, and as a queue.Reason for programs. It looks at limits, breakers and pauses as they are now; by the time
-// it is read, they may have changed.
+// Explain says for each item of a delivery why it has not been delivered and when it is attempted
+// next: in words for people, and as a queue.Reason for programs. It goes by the limits, breakers and
+// pauses of this moment, which may have changed by the time it is read.
 func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, error) {
 	status, err := o.Status(ctx, id)
 	if err != nil {
@@ -23,8 +23,12 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 	at := map[string]int{}
 	for i, item := range status.Items {
 		all[i] = queue.Explanation{
-			Item: item.ID, Destination: item.Destination, State: item.State, Reason: item.Reason, Next: item.NextAttempt,
-			Text: ended(&item),
+			Item:        item.ID,
+			Destination: item.Destination,
+			State:       item.State,
+			Reason:      item.Reason,
+			Next:        item.NextAttempt,
+			Text:        ended(&item),
 		}
 		at[item.ID] = i
 	}
@@ -53,7 +57,14 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 }
 
 // explain says why an item is pending.
-func (o *Org) explain(ctx context.Context, tx *sqlstore.Tx, p *sqlstore.Item, item *Item, handled map[string]bool, x *queue.Explanation) error {
+func (o *Org) explain(
+	ctx context.Context,
+	tx *sqlstore.Tx,
+	p *sqlstore.Item,
+	item *Item,
+	handled map[string]bool,
+	x *queue.Explanation,
+) error {
 	d, err := tx.Destination(ctx, o.name, p.Destination)
 	if err != nil || d == nil {
 		return err
@@ -118,8 +129,14 @@ func ahead(n int) string {
 	return ""
 }
 
-// explainHeld words why all that waits for a destination is held.
-func (o *Org) explainHeld(ctx context.Context, tx *sqlstore.Tx, p *sqlstore.Item, d *sqlstore.Destination, x *queue.Explanation) error {
+// explainHeld puts into words why the items of a destination are held.
+func (o *Org) explainHeld(
+	ctx context.Context,
+	tx *sqlstore.Tx,
+	p *sqlstore.Item,
+	d *sqlstore.Destination,
+	x *queue.Explanation,
+) error {
 	switch x.Reason {
 	case queue.Paused:
 		own, everyone, err := tx.Paused(ctx, o.name)
@@ -155,7 +172,7 @@ func (o *Org) explainHeld(ctx context.Context, tx *sqlstore.Tx, p *sqlstore.Item
 	return nil
 }
 
-// ended says what became of an item that has ended, "" of others.
+// ended says how an item has ended, "" if it has not.
 func ended(item *Item) string {
 	switch item.State {
 	case queue.Delivered:

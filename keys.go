@@ -7,16 +7,17 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// KeyWrapper seals and opens the keys that destinations' credentials are sealed with: LocalKey, or a host's key
-// management service. It may be called by many goroutines at once.
+// KeyWrapper seals and opens the data keys that seal the credentials of destinations. It is a
+// [LocalKey], or the host's key management service. It may be called by many goroutines at once.
 type KeyWrapper interface {
 	ID() string
 	Wrap(ctx context.Context, dek, associatedData []byte) ([]byte, error)
 	Unwrap(ctx context.Context, wrapped, associatedData []byte) ([]byte, error)
 }
 
-// LocalKey is a KeyWrapper of a key of 32 random bytes, given in base64 or hex. The id is stored with what the key seals,
-// and must not be used for another key later. A bad key is an error of New.
+// LocalKey is a KeyWrapper with a key of 32 random bytes, in base64 or hex. The id is stored with
+// everything that the key seals, and must never be given to another key. A bad key is an error of
+// [New].
 func LocalKey(id, key string) KeyWrapper {
 	k, err := seal.Local(id, key)
 	if err != nil {
@@ -35,9 +36,9 @@ func (k badKey) ID() string                                             { return
 func (k badKey) Wrap(context.Context, []byte, []byte) ([]byte, error)   { return nil, k.err }
 func (k badKey) Unwrap(context.Context, []byte, []byte) ([]byte, error) { return nil, k.err }
 
-// KeysInUse counts the configs that each of the service's keys has sealed; those of keys that it was not given are under "".
-// A key whose count is 0 in the service where it is no longer the primary one can be left out of WithKeys, once no process
-// seals with it.
+// KeysInUse counts the configs that each of the service's keys has sealed. Configs that an unknown
+// key has sealed are under "". A key can be left out of [WithKeys] once its count is 0 and no
+// process has it as the primary one.
 func (s *DeliveryService) KeysInUse(ctx context.Context) (map[string]int, error) {
 	if err := s.open(); err != nil {
 		return nil, err

@@ -13,8 +13,8 @@ import (
 	"github.com/deliverykit/delivery/internal/testkit"
 )
 
-// vaultKey is a key that never leaves a key management service: a host calls Encrypt and Decrypt of its SDK in place of the
-// cipher here, and passes the associated data as the encryption context.
+// vaultKey is a key that never leaves a key management service: a host calls Encrypt and Decrypt of
+// its SDK in place of the cipher here, and passes the associated data as the encryption context.
 type vaultKey struct{ aead cipher.AEAD }
 
 func (vaultKey) ID() string { return "kms-2026" }

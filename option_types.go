@@ -8,8 +8,8 @@ import (
 )
 
 // Network says which addresses handlers may connect to besides public ones. Deny goes before Allow,
-// and Allow before the three switches. Cloud metadata services are reached only if Allow has exactly
-// their address.
+// and Allow before the three switches. Cloud metadata services are reached only if Allow has
+// exactly their address.
 type Network struct {
 	Loopback  bool // 127.0.0.0/8 and ::1: tests, and services on the same machine
 	Private   bool // RFC 1918, carrier-grade NAT, unique local IPv6

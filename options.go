@@ -46,8 +46,8 @@ func apply(b *settings.Builder, opts []Option) error {
 
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,49}$`)
 
-// WithHandler registers the handler for destinations of a type. A process attempts only items of the
-// types it has; one that merely accepts deliveries needs none.
+// WithHandler registers the handler for destinations of a type. A process attempts only items of
+// the types it has; one that merely accepts deliveries needs none.
 func WithHandler(typ string, h handler.Handler) Option {
 	return fixed(fmt.Sprintf("WithHandler(%q)", typ), func(f *settings.Fixed) error {
 		if !typeName.MatchString(typ) {
@@ -82,8 +82,8 @@ func WithKeys(primary KeyWrapper, older ...KeyWrapper) Option {
 	})
 }
 
-// WithRetry sets the retry policy for destinations and requests that set none. Zero fields are those
-// of retry.Default. It may be given to Reconfigure.
+// WithRetry sets the retry policy for destinations and requests that set none. Zero fields are
+// those of retry.Default. It may be given to Reconfigure.
 func WithRetry(p retry.Policy) Option {
 	return policy("WithRetry", func(s, defaults *settings.Policy) error {
 		s.Retry = p.Or(defaults.Retry)
@@ -91,8 +91,8 @@ func WithRetry(p retry.Policy) Option {
 	})
 }
 
-// WithBreaker sets the circuit breaker, and when a destination is disabled, for destinations that set
-// none. Zero fields are those of retry.DefaultBreaker. It may be given to Reconfigure.
+// WithBreaker sets the circuit breaker, and when a destination is disabled, for destinations that
+// set none. Zero fields are those of retry.DefaultBreaker. It may be given to Reconfigure.
 func WithBreaker(b retry.Breaker) Option {
 	return policy("WithBreaker", func(s, defaults *settings.Policy) error {
 		s.Breaker = b.Or(defaults.Breaker)
@@ -100,9 +100,9 @@ func WithBreaker(b retry.Breaker) Option {
 	})
 }
 
-// WithOrganizationConcurrency sets how many attempts may be under way for one organization, over all
-// processes. Default: no limit but the workers. It costs throughput, because all claims then count
-// what is in flight. It may be given to Reconfigure.
+// WithOrganizationConcurrency sets how many attempts may be under way for one organization, over
+// all processes. Default: no limit but the workers. It costs throughput, because all claims then
+// count what is in flight. It may be given to Reconfigure.
 func WithOrganizationConcurrency(n int) Option {
 	return policy("WithOrganizationConcurrency", func(s, _ *settings.Policy) error {
 		s.OrganizationConcurrency = n
@@ -139,8 +139,9 @@ func WithPollInterval(d time.Duration) Option {
 }
 
 // WithShutdownTimeout sets how long attempts in flight may go on after the context of Run or
-// ProcessDue has ended. What is not done by then is attempted again, without being charged. Default:
-// 20 s, less than the 30 s after which a process is usually killed. It may be given to Reconfigure.
+// ProcessDue has ended. What is not done by then is attempted again, without being charged.
+// Default: 20 s, less than the 30 s after which a process is usually killed. It may be given to
+// Reconfigure.
 func WithShutdownTimeout(d time.Duration) Option {
 	return policy("WithShutdownTimeout", func(s, _ *settings.Policy) error {
 		s.ShutdownTimeout = d
@@ -235,7 +236,10 @@ func WithRetention(r Retention) Option {
 		s.Retention = k
 		var dead error
 		if k.DeadLetters < k.Deliveries || k.DeadLetters > 0 && k.Deliveries == 0 {
-			dead = fmt.Errorf("dead letters are kept for %v, their deliveries for %v (0 is for ever)", k.DeadLetters, k.Deliveries)
+			dead = fmt.Errorf(
+				"dead letters are kept for %v, their deliveries for %v (0 is for ever)", k.DeadLetters,
+				k.Deliveries,
+			)
 		}
 		return errors.Join(dead, between("deliveries", k.Deliveries, 0, 100*365*24*time.Hour),
 			between("statistics", k.Statistics, time.Hour, 10*365*24*time.Hour))
@@ -255,7 +259,10 @@ func WithHealthChecks(h HealthChecks) Option {
 			return nil
 		}
 		const longest = 365 * 24 * time.Hour
-		errs := []error{between("every", c.Every, time.Minute, longest), between("failing", c.Failing, time.Minute, c.Every)}
+		errs := []error{
+			between("every", c.Every, time.Minute, longest),
+			between("failing", c.Failing, time.Minute, c.Every),
+		}
 		if c.InUse > 0 {
 			errs = append(errs, between("in use", c.InUse, time.Minute, longest))
 		}

@@ -10,19 +10,20 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Queue is what waits to be delivered: of all organizations, or of one.
+// Queue holds the items that wait to be delivered: for all organizations, or for one.
 type Queue struct {
 	s   *DeliveryService
 	org *Org // nil: all
 }
 
-// Queue returns the queue of all organizations: for those who run the service.
+// Queue returns the queue of all organizations. It is for the operators of the service.
 func (s *DeliveryService) Queue() *Queue { return &Queue{s: s} }
 
 // Queue returns the organization's part of the queue.
 func (o *Org) Queue() *Queue { return &Queue{s: o.s, org: o} }
 
-// organization is whose queue it is, sqlstore.Everyone for all.
+// organization returns the owner of the queue, sqlstore.Everyone for all, after checking the
+// caller's rights.
 func (q *Queue) organization(ctx context.Context, action access.Action) (string, error) {
 	if q.org == nil {
 		return sqlstore.Everyone, q.s.open()
@@ -30,8 +31,9 @@ func (q *Queue) organization(ctx context.Context, action access.Action) (string,
 	return q.org.name, q.org.authorize(ctx, action)
 }
 
-// Pause holds all that waits, until Resume: nothing more is attempted, by any process. Attempts under way go on, and new
-// deliveries are accepted. What an organization paused stays so when the pause of all ends, and the reverse.
+// Pause holds all items until Resume: no process attempts any more of them. Attempts under way go
+// on, and new deliveries are accepted. The pause of an organization and the pause of all are
+// independent: ending one leaves the other.
 func (q *Queue) Pause(ctx context.Context) error { return q.pause(ctx, true) }
 
 // Resume ends a Pause.
@@ -51,8 +53,8 @@ func (q *Queue) pause(ctx context.Context, paused bool) error {
 
 const statsWindow = 5 * time.Minute
 
-// Stats counts what waits. It reads all of it, in half a second or so for a million items: it is for dashboards and alerts,
-// not for each request.
+// Stats counts the items that wait. It reads all of them, which takes about half a second for a million
+// items: it is for dashboards and alerts, not for each request.
 func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 	organization, err := q.organization(ctx, access.ReadDeliveries)
 	if err != nil {
@@ -106,7 +108,11 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 
 const lanesAtOnce = 1000
 
-func laneInfos(ctx context.Context, tx *sqlstore.Tx, counts []sqlstore.LaneCount) (map[int64]*sqlstore.LaneInfo, error) {
+func laneInfos(
+	ctx context.Context,
+	tx *sqlstore.Tx,
+	counts []sqlstore.LaneCount,
+) (map[int64]*sqlstore.LaneInfo, error) {
 	all := map[int64]*sqlstore.LaneInfo{}
 	for chunk := range slices.Chunk(counts, lanesAtOnce) {
 		nos := make([]int64, len(chunk))

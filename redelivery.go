@@ -24,8 +24,8 @@ const maxItems = 1 << 16
 //
 // If one item cannot be retried, none is, and the error is [ErrNotRetryable]. That is so for items
 // that were delivered, cancelled or purged, if they are named or nothing else is left; and for dead
-// letters whose deadline has passed (a deadline is a promise), whose destination was deleted or whose
-// payload is gone. [Org.Replay] works for all of these but the last.
+// letters whose deadline has passed (a deadline is a promise), whose destination was deleted or
+// whose payload is gone. [Org.Replay] works for all of these but the last.
 func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err error) {
 	if err := o.authorize(ctx, access.OperateDeliveries); err != nil {
 		return err
@@ -71,12 +71,15 @@ type redelivery struct {
 
 // retry returns the keys of the records that it makes.
 func (o *Org) retry(ctx context.Context, tx *sqlstore.Tx, id string, named []string) ([]sqlstore.Key, error) {
-	// The waiting items are locked before the dead letters are read: none can become one in between.
+	// The waiting items are locked before the dead letters are read: none can become one in
+	// between.
 	waiting, err := o.waiting(ctx, tx, id)
 	if err != nil {
 		return nil, err
 	}
-	letters, err := tx.DeadLetters(ctx, o.name, sqlstore.DeadFilter{Delivery: id}, sqlstore.DeadPage{Limit: maxItems, Lock: true})
+	letters, err := tx.DeadLetters(
+		ctx, o.name, sqlstore.DeadFilter{Delivery: id}, sqlstore.DeadPage{Limit: maxItems, Lock: true},
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -167,8 +170,8 @@ func refusal(l sqlstore.DeadLetter, now time.Time) string {
 	return ""
 }
 
-// explainRest says why there is nothing to retry of a delivery or, with destinations, of their items.
-// It is nil where another call has retried them since they were looked for.
+// explainRest says why there is nothing to retry of a delivery or, with destinations, of their
+// items. It is nil where another call has retried them since they were looked for.
 func (o *Org) explainRest(ctx context.Context, tx *sqlstore.Tx, id string, destinations []string) error {
 	d, err := tx.Delivery(ctx, o.name, id)
 	if err != nil {
@@ -213,21 +216,22 @@ func (o *Org) explainRest(ctx context.Context, tx *sqlstore.Tx, id string, desti
 // Replay asks for a delivery to be made once more. Only Delivery is required.
 type Replay struct {
 	Delivery string // its id, whatever became of it
-	// Destinations are ids of any destinations of the organization. Default: those of the delivery. A
-	// deleted one is ErrNotFound.
+	// Destinations are ids of any destinations of the organization. Default: those of the delivery.
+	// A deleted one is ErrNotFound.
 	Destinations []string
-	// IdempotencyKey makes a repeated call harmless, as that of a Request does. Without one, each call
-	// is a replay.
+	// IdempotencyKey makes a repeated call harmless, as that of a Request does. Without one, each
+	// call is a replay.
 	IdempotencyKey string
 	NotBefore      time.Time // no attempt is made earlier
 	Deadline       time.Time // an item that is not delivered by then is dead; the old deadline does not apply
 }
 
-// Replay accepts the payload of an earlier delivery as a new one, with message ids of its own, so that
-// the other side does not take it for a repetition. Topic, tags, metadata, correlation id, priority
-// and retry policy are those of the old delivery, and so are the params and retry policies that it
-// has for single destinations; Status.ReplayOf is its id. A stored payload is shared by both. A
-// payload that is gone is [ErrNotFound], as is a delivery that the organization does not have.
+// Replay accepts the payload of an earlier delivery as a new one, with message ids of its own, so
+// that the other side does not take it for a repetition. Topic, tags, metadata, correlation id,
+// priority and retry policy are those of the old delivery, and so are the params and retry policies
+// that it has for single destinations; Status.ReplayOf is its id. A stored payload is shared by
+// both. A payload that is gone is [ErrNotFound], as is a delivery that the organization does not
+// have.
 func (o *Org) Replay(ctx context.Context, r Replay) (_ *Receipt, err error) {
 	if err := o.authorize(ctx, access.Deliver); err != nil {
 		return nil, err
@@ -258,10 +262,17 @@ func (o *Org) replayed(ctx context.Context, r Replay) (a acceptance, err error) 
 		return a, err
 	}
 	req := Request{
-		Payload: payload.Bytes("", nil), // stands for the stored one
-		Topic:   old.Topic, Destinations: r.Destinations, IdempotencyKey: r.IdempotencyKey, CorrelationID: old.CorrelationID,
-		Tags: old.Tags, Metadata: old.Metadata, Priority: Priority(old.Priority), NotBefore: r.NotBefore, Deadline: r.Deadline,
-		Retry: old.Options.Retry,
+		Payload:        payload.Bytes("", nil), // stands for the stored one
+		Topic:          old.Topic,
+		Destinations:   r.Destinations,
+		IdempotencyKey: r.IdempotencyKey,
+		CorrelationID:  old.CorrelationID,
+		Tags:           old.Tags,
+		Metadata:       old.Metadata,
+		Priority:       Priority(old.Priority),
+		NotBefore:      r.NotBefore,
+		Deadline:       r.Deadline,
+		Retry:          old.Options.Retry,
 	}
 	if len(req.Destinations) == 0 {
 		for _, item := range items {
@@ -286,7 +297,10 @@ func (o *Org) replayed(ctx context.Context, r Replay) (a acceptance, err error) 
 }
 
 // replayable reads a delivery that can be replayed.
-func (o *Org) replayable(ctx context.Context, id string) (old *sqlstore.Delivery, items []sqlstore.EnqueuedItem, err error) {
+func (o *Org) replayable(
+	ctx context.Context,
+	id string,
+) (old *sqlstore.Delivery, items []sqlstore.EnqueuedItem, err error) {
 	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return nil, nil, notFound("delivery", id)

@@ -18,16 +18,16 @@ import (
 type Request struct {
 	Payload payload.Payload
 	Topic   string // what it is about: "report.finished"
-	// Destinations are ids. They, DestinationTags and Subscribers add up; a destination that is meant
-	// twice counts once. Without any of the three, the request goes to the organization's defaults for
-	// its topic.
+	// Destinations are ids. They, DestinationTags and Subscribers add up; a destination that is
+	// meant twice counts once. Without any of the three, the request goes to the organization's
+	// defaults for its topic.
 	Destinations    []string
 	DestinationTags []string // destinations that have one of these tags
 	Subscribers     bool     // destinations whose Subscription matches topic, tags and metadata
-	// IdempotencyKey makes a repeated request harmless. For 24 hours the same key with the same request
-	// gives the first receipt; with another request it is a [*ConflictError]. Topic, content,
-	// destinations, tags, metadata, priority, retry policy and overrides make up the request. Its times,
-	// correlation id and trace context do not, because a repetition has others.
+	// IdempotencyKey makes a repeated request harmless. For 24 hours the same key with the same
+	// request gives the first receipt; with another request it is a [*ConflictError]. Topic,
+	// content, destinations, tags, metadata, priority, retry policy and overrides make up the
+	// request. Its times, correlation id and trace context do not, because a repetition has others.
 	IdempotencyKey string
 	CorrelationID  string
 	TraceParent    string // W3C trace context, handed to handlers
@@ -104,16 +104,16 @@ func (o *Org) DeliverMany(ctx context.Context, reqs []Request) (_ []*Receipt, er
 	return o.acceptAll(ctx, drafts)
 }
 
-// DeliverTx accepts a request in the host's transaction: the delivery is committed with it, or never
-// existed. It uses no other connection. An error that the request itself causes (validation, an
-// unknown destination, a conflict) leaves the transaction usable; after any other, roll back. A
+// DeliverTx accepts a request in the host's transaction: the delivery is committed with it, or
+// never existed. It uses no other connection. An error that the request itself causes (validation,
+// an unknown destination, a conflict) leaves the transaction usable; after any other, roll back. A
 // streamed payload is [ErrStageFirst].
 //
 // On SQLite a transaction that has read before it writes cannot wait for another writer:
 // SQLITE_BUSY. Write first, or have the driver begin transactions immediately (_txlock=immediate).
 //
-// Call [DeliveryService.Wake] after the commit to have the delivery attempted at once rather than at
-// the next poll.
+// Call [DeliveryService.Wake] after the commit to have the delivery attempted at once rather than
+// at the next poll.
 func (o *Org) DeliverTx(ctx context.Context, tx Tx, req Request) (*Receipt, error) {
 	receipts, err := o.deliverTx(ctx, tx, []Request{req}, "")
 	if err != nil {

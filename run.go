@@ -7,19 +7,20 @@ import (
 	"github.com/deliverykit/delivery/internal/maintenance"
 )
 
-// Pass is what one ProcessDue did. A failed attempt is not an error: it is counted here and recorded
-// with its item.
+// Pass is what one ProcessDue did. A failed attempt is not an error: it is counted here and
+// recorded with its item.
 type Pass struct {
 	Attempts, Delivered, Retrying, Dead int
-	// Next is when something falls due next, zero if nothing waits for a time: for a host's own timer.
+	// Next is when something falls due next, zero if nothing waits for a time: for a host's own
+	// timer.
 	Next time.Time
 }
 
-// ProcessDue attempts what is due and returns when nothing is: for a host's own loop, cron or ticker.
-// Overlapping calls, in any number of processes, share the work. Items that a destination's rate
-// holds back are not due: Pass.Next says when they are. When ctx ends it stops as [DeliveryService.Run]
-// does, and returns ctx's error. A host that calls it also calls [DeliveryService.Maintain], once a
-// minute or so.
+// ProcessDue attempts what is due and returns when nothing is: for a host's own loop, cron or
+// ticker. Overlapping calls, in any number of processes, share the work. Items that a destination's
+// rate holds back are not due: Pass.Next says when they are. When ctx ends it stops as
+// [DeliveryService.Run] does, and returns ctx's error. A host that calls it also calls
+// [DeliveryService.Maintain], once a minute or so.
 func (s *DeliveryService) ProcessDue(ctx context.Context) (Pass, error) {
 	ctx, done, err := s.begin(ctx, false)
 	if err != nil {
@@ -43,9 +44,9 @@ func (s *DeliveryService) ProcessDue(ctx context.Context) (Pass, error) {
 
 // Run processes and maintains until ctx ends or Close is called. Then it starts nothing more, waits
 // for the attempts in flight up to the shutdown timeout, releases the rest without charging an
-// attempt, and returns nil. It needs no leader: any number of processes may run. It returns an error
-// only at the start: [ErrRunning], [ErrClosed], [ErrNotMigrated] or a database that does not answer.
-// Later errors are logged, and what failed is tried again.
+// attempt, and returns nil. It needs no leader: any number of processes may run. It returns an
+// error only at the start: [ErrRunning], [ErrClosed], [ErrNotMigrated] or a database that does not
+// answer. Later errors are logged, and what failed is tried again.
 func (s *DeliveryService) Run(ctx context.Context) error {
 	ctx, done, err := s.begin(ctx, true)
 	if err != nil {
@@ -84,9 +85,9 @@ type Chores struct {
 	DestinationsMaintained int // by handlers that are a handler.Maintainer, once an hour
 }
 
-// Maintain does the chores that are due: call it once a minute or so besides ProcessDue; Run does. Of
-// several processes that call it, one does each chore. Chores that wait for a destination, a payload
-// store or a key service come last and run side by side, each for at most five minutes.
+// Maintain does the chores that are due: call it once a minute or so besides ProcessDue; Run does.
+// Of several processes that call it, one does each chore. Chores that wait for a destination, a
+// payload store or a key service come last and run side by side, each for at most five minutes.
 func (s *DeliveryService) Maintain(ctx context.Context) (Chores, error) {
 	ctx, done, err := s.begin(ctx, false)
 	if err != nil {

@@ -8,18 +8,18 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// SecurityKind says what a security event is about. The values are stored: they never change.
+// SecurityKind says what a security event is about. The values are stored and never change.
 type SecurityKind string
 
 // The kinds of security events.
 const (
 	ForeignActor SecurityKind = "foreign_actor" // an actor of other organizations called for this one
-	DeniedActor  SecurityKind = "denied_actor"  // an actor of the organization may not do what they tried
-	ForeignID    SecurityKind = "foreign_id"    // a call for another organization named what belongs to this one
+	DeniedActor  SecurityKind = "denied_actor"  // an actor of the organization tried something without the right to it
+	ForeignID    SecurityKind = "foreign_id"    // a call for another organization named an id of this one
 )
 
-// SecurityEvent is an attempt across organizations, or beyond an actor's rights. It was refused. The same within a minute
-// and a process is one event.
+// SecurityEvent is a refused attempt to reach across organizations or beyond an actor's rights.
+// Equal attempts within a minute, in one process, are one event.
 type SecurityEvent struct {
 	ID     string
 	Kind   SecurityKind
@@ -27,14 +27,14 @@ type SecurityEvent struct {
 	Action access.Action
 	// Subject and SubjectID are what a ForeignID named: "destination" or "delivery".
 	Subject, SubjectID string
-	// From is the organization that a ForeignID was named for. It is shown to the host alone, not in calls with an Actor:
-	// one tenant should not learn of another.
+	// From is the organization for which the call with a ForeignID was made. Calls with an Actor do
+	// not show it: one tenant should not learn of another.
 	From string
 	At   time.Time
 }
 
-// SecurityEvents returns the attempts to reach into the organization, the newest first, 100 a page, from after the cursor;
-// "" is the start. They are kept for 180 days.
+// SecurityEvents returns the attempts to reach into the organization, newest first, 100 a page,
+// beginning after the cursor; "" is the start. They are kept for 180 days.
 func (o *Org) SecurityEvents(ctx context.Context, after string) (Page[SecurityEvent], error) {
 	var page Page[SecurityEvent]
 	if err := o.authorize(ctx, access.ReadSecurity); err != nil {
@@ -64,8 +64,16 @@ func (o *Org) SecurityEvents(ctx context.Context, after string) (Page[SecurityEv
 	}
 	_, person := access.ActorFrom(ctx)
 	for _, r := range rows {
-		e := SecurityEvent{ID: r.ID, Kind: SecurityKind(r.Kind), Actor: r.Actor, Action: access.Action(r.Action), Subject: r.Subject,
-			SubjectID: r.SubjectID, From: r.From, At: r.At}
+		e := SecurityEvent{
+			ID:        r.ID,
+			Kind:      SecurityKind(r.Kind),
+			Actor:     r.Actor,
+			Action:    access.Action(r.Action),
+			Subject:   r.Subject,
+			SubjectID: r.SubjectID,
+			From:      r.From,
+			At:        r.At,
+		}
 		if person {
 			e.From = ""
 		}

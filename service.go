@@ -45,8 +45,8 @@ type DeliveryService struct {
 	calls   sync.WaitGroup
 }
 
-// New checks everything it is given and returns all problems joined, and no service if there is one.
-// It connects nowhere and starts no goroutine.
+// New checks everything it is given and returns all problems joined, and no service if there is
+// one. It connects nowhere and starts no goroutine.
 func New(db DB, opts ...Option) (*DeliveryService, error) {
 	b := settings.NewBuilder()
 	errs := []error{apply(b, opts)}
@@ -107,9 +107,9 @@ func (s *DeliveryService) openHandlers() error {
 
 // Reconfigure changes settings while the service runs: all of them, or with an error none. Claims,
 // attempts and calls that begin afterwards go by the new ones. An option that is not given leaves
-// its setting as it is; a zero field of one that is given stands for its default, as in New. Options
-// that are fixed for the life of a service (handlers, keys, database, network, workers and the like)
-// are refused by name.
+// its setting as it is; a zero field of one that is given stands for its default, as in New.
+// Options that are fixed for the life of a service (handlers, keys, database, network, workers and
+// the like) are refused by name.
 func (s *DeliveryService) Reconfigure(opts ...Option) error {
 	if err := s.open(); err != nil {
 		return err

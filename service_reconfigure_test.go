@@ -57,7 +57,8 @@ func TestReconfigure(t *testing.T) {
 	})
 }
 
-// An option that is fixed, bad, nil or given twice changes nothing, and the error names each of them.
+// An option that is fixed, bad, nil or given twice changes nothing, and the error names each of
+// them.
 func TestReconfigureAllOrNone(t *testing.T) {
 	t.Parallel()
 	svc := testkit.Service(t, testkit.Open(t, "sqlite"), &testkit.Fake{})

@@ -11,7 +11,7 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Status is what became of a delivery so far.
+// Status says what has become of a delivery so far.
 type Status struct {
 	ID             string
 	State          queue.Summary // derived from the items
@@ -25,8 +25,8 @@ type Status struct {
 	CreatedAt      time.Time
 	Deadline       time.Time
 	Items          []Item
-	Test           bool   // a sample, see Destinations.Sample
-	ReplayOf       string // the delivery that Replay repeated with it
+	Test           bool   // it is a sample, see Destinations.Sample
+	ReplayOf       string // the delivery that it replays
 	DetailsURL     string // by WithDetailsURL
 }
 
@@ -38,49 +38,51 @@ type Item struct {
 	Fallback    bool   // it stands in for the primary defaults
 	State       queue.State
 	Reason      queue.Reason      // why it waits or ended
-	NextAttempt time.Time         // where it waits for one
-	Progress    int64             // bytes that the other side has, while an attempt takes long: of some seconds ago
-	EndedAt     time.Time         // where it has ended
+	NextAttempt time.Time         // zero unless it waits for one
+	Progress    int64             // bytes that the other side had some seconds ago, during a long attempt
+	EndedAt     time.Time         // zero until it has ended
 	Reference   handler.Reference // the other side's own name for it, once delivered
-	Removal     *Removal          // of what it wrote, where the destination keeps that for a time only
-	Attempts    []Attempt         // in the order they happened, those before a retry by hand too
+	Removal     *Removal          // of what it wrote; nil unless the destination keeps that for a limited time
+	Attempts    []Attempt         // in the order they happened, also those before a retry by hand
 }
 
-// Removal is what became of what a delivered item wrote, at a destination that keeps it for a time only.
+// Removal says what has become of an object that a delivered item wrote, at a destination that
+// keeps objects for a limited time.
 type Removal struct {
 	Outcome   handler.Removal // handler.NotRemoved while it is there
 	RemovedAt time.Time
-	TriedAt   time.Time // when it could last not be removed
-	Problem   string    // and why
+	TriedAt   time.Time // when removing it last failed
+	Problem   string    // why it failed
 }
 
-// Attempt is one try at an item, or an event in its place: a lost lease, a cancellation, a retry by hand (ready, requested),
-// after which the numbers of a dead letter begin at 1 again. Number is 0 where it was none or is not charged.
+// Attempt is one try at an item, or an event in its place: a lost lease, a cancellation, or a retry
+// by hand (ready, requested), after which the numbers of a dead letter begin at 1 again. Number is
+// 0 for an event and for an attempt that is not charged.
 type Attempt struct {
 	Number      int
-	State       queue.State  // that it left the item in
+	State       queue.State  // of the item afterwards
 	Reason      queue.Reason // for that state
 	Error       *AttemptError
-	StartedAt   time.Time // zero where no attempt was begun
-	EndedAt     time.Time // when it was recorded; StartedAt is so much earlier as the attempt took
-	NextAttempt time.Time // where it left the item waiting
+	StartedAt   time.Time // EndedAt minus the attempt's duration; zero if none was begun
+	EndedAt     time.Time // when it was recorded
+	NextAttempt time.Time // zero unless the item was left waiting
 	Reference   handler.Reference
-	Exchange    *handler.Exchange // request and response, where the protocol has them; credentials redacted
+	Exchange    *handler.Exchange // request and response, if the protocol has them; credentials are redacted
 	Parts       []handler.Part
 	Notes       map[string]string
 }
 
-// AttemptError is what went wrong in an attempt.
+// AttemptError says what went wrong in an attempt.
 type AttemptError struct {
 	Category   handler.Category
 	StatusCode int    // of the protocol, if it has any
-	Code       string // the other side's own
+	Code       string // the other side's own error code
 	Message    string
 }
 
 func (e *AttemptError) Error() string { return e.Message }
 
-// Status returns what became of a delivery so far.
+// Status says what has become of a delivery so far.
 func (o *Org) Status(ctx context.Context, id string) (_ *Status, err error) {
 	if err := o.authorize(ctx, access.ReadDeliveries); err != nil {
 		return nil, err
@@ -119,7 +121,8 @@ func (o *Org) history(ctx context.Context, tx *sqlstore.Tx, id string) (h histor
 	if h.delivery, err = tx.Delivery(ctx, o.name, id); err != nil || h.delivery == nil {
 		return h, err
 	}
-	// Items before attempts: an item that ends in between is then seen twice rather than not at all.
+	// Items before attempts: an item that ends in between is then seen twice rather than not at
+	// all.
 	if h.pending, err = tx.Items(ctx, o.name, id); err != nil {
 		return h, err
 	}
@@ -165,10 +168,14 @@ func removal(written []sqlstore.Written, item string) *Removal {
 }
 
 // items puts together what is pending and what the history says. A pending item that was retried by
-// hand has an earlier end in its history, which does not count: only an end under the fence that the
-// item has, or a later one, happened since.
+// hand has an earlier end in its history, which does not count: only an end under the fence that
+// the item has, or a later one, happened since.
 func items(
-	delivery string, now time.Time, pending []sqlstore.Item, attempts []sqlstore.Attempt, destinations []*sqlstore.Destination,
+	delivery string,
+	now time.Time,
+	pending []sqlstore.Item,
+	attempts []sqlstore.Attempt,
+	destinations []*sqlstore.Destination,
 ) []Item {
 	byNumber := map[int]*Item{}
 	fences := map[int]int{} // of pending items
@@ -238,7 +245,7 @@ func (i *Item) name(destinations []*sqlstore.Destination) {
 	}
 }
 
-// held is why all that waits for a destination is held.
+// held is why the items of a destination are held.
 func held(of *sqlstore.LaneInfo) queue.Reason {
 	switch {
 	case of.Paused:
@@ -268,8 +275,8 @@ const (
 	longestLook = time.Second
 )
 
-// WaitFor returns the status of a delivery once all its items have ended, in whichever process. It returns ctx's error
-// if that ends first, beside the status as it is then.
+// WaitFor returns the status of a delivery once every item has ended, in any process. If ctx ends
+// first, it returns the current status and ctx's error.
 func (o *Org) WaitFor(ctx context.Context, id string) (*Status, error) {
 	for pause := firstLook; ; pause = min(2*pause, longestLook) {
 		ended := o.s.engine.Ended()
@@ -289,8 +296,9 @@ func (o *Org) WaitFor(ctx context.Context, id string) (*Status, error) {
 	}
 }
 
-// Cancel ends what has not ended of a delivery. Items that wait end at once; an attempt that is under way is told to stop
-// within ten seconds, and its item ends cancelled unless the attempt succeeds first. ErrEnded: nothing was left to cancel.
+// Cancel ends the items of a delivery that have not ended. Waiting items end at once. An attempt
+// under way is told to stop within ten seconds, and its item ends cancelled unless the attempt
+// succeeds first. [ErrEnded] means that nothing was left to cancel.
 func (o *Org) Cancel(ctx context.Context, id string) (err error) {
 	if err := o.authorize(ctx, access.OperateDeliveries); err != nil {
 		return err

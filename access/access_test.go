@@ -12,8 +12,9 @@ import (
 func TestByRole(t *testing.T) {
 	t.Parallel()
 	all := []access.Action{
-		access.ReadDeliveries, access.ReadDestinations, access.Deliver, access.OperateDeliveries, access.OperateDestination,
-		access.OperateQueue, access.WriteDestinations, access.ReadSecrets, access.ReadSecurity,
+		access.ReadDeliveries, access.ReadDestinations, access.Deliver, access.OperateDeliveries,
+		access.OperateDestination, access.OperateQueue, access.WriteDestinations, access.ReadSecrets,
+		access.ReadSecurity,
 	}
 	for role, n := range map[access.Role]int{access.Viewer: 2, access.Sender: 3, access.Operator: 6, access.Admin: 9, "king": 0, "": 0} {
 		actor := access.Actor{ID: "a", Roles: map[string]access.Role{"acme": role}}
@@ -26,7 +27,12 @@ func TestByRole(t *testing.T) {
 			case !errors.Is(err, access.ErrDenied):
 				t.Errorf("%s, %s: %v", role, action, err)
 			}
-			if err := access.ByRole().Authorize(t.Context(), actor, "other", action); !errors.Is(err, access.ErrForeign) {
+			if err := access.ByRole().Authorize(
+				t.Context(), actor, "other", action,
+			); !errors.Is(
+				err,
+				access.ErrForeign,
+			) {
 				t.Errorf("%s in another organization, %s: %v", role, action, err)
 			}
 		}

@@ -17,8 +17,8 @@ import (
 	"github.com/deliverykit/delivery/handler"
 )
 
-// roleEnv tells a copy of this program to be a part of a case instead: its role, and what that needs, by line. It ends when
-// its input does.
+// roleEnv tells a copy of this program to be a part of a case instead: its role, and what that
+// needs, by line. It ends when its input does.
 const roleEnv = "DELIVERY_BENCH_ROLE"
 
 func play(role []string) error {

@@ -12,7 +12,8 @@ import (
 	"github.com/lib/pq"
 )
 
-// claims notes how long each transaction took that claimed items, from its beginning to the end of its COMMIT.
+// claims notes how long each transaction took that claimed items, from its beginning to the end of
+// its COMMIT.
 type claims struct {
 	mu   sync.Mutex
 	took []time.Duration

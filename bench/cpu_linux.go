@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// cpuSeconds returns the processor time that this process and a PostgreSQL server have used, the server by the number of its
-// first process. It tells more than a rate where other things run beside.
+// cpuSeconds returns the processor time that this process and a PostgreSQL server have used, the
+// server by the number of its first process. It tells more than a rate where other things run
+// beside.
 func cpuSeconds(postmaster int) (own, server float64) {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err == nil {
@@ -42,7 +43,8 @@ func parent(pid int) int {
 	return n
 }
 
-// processStat returns the fields of a stat file that follow the name of the program: state, parent, and so on, proc(5).
+// processStat returns the fields of a stat file that follow the name of the program: state, parent,
+// and so on, proc(5).
 func processStat(file string) []string {
 	raw, err := os.ReadFile(file)
 	if err != nil {

@@ -24,8 +24,7 @@ type waits struct {
 
 func latencies(n int) []waits {
 	return []waits{
-		{"light load, same process", lightLoad, false},
-		{"light load, another process", otherProcess, false},
+		{"light load, same process", lightLoad, false}, {"light load, another process", otherProcess, false},
 		{fmt.Sprintf("one beside a lane of %d", n), beside(n), false},
 		{"one beside a lane of 1000000", beside(1_000_000), true},
 		{"500/s, first 30 s", steady(30*time.Second, 0), false},
@@ -189,7 +188,8 @@ func beside(n int) func(ctx context.Context, e *env) ([]time.Duration, error) {
 	}
 }
 
-// steady delivers 500 a second. A snapshot is held open for a time before those that are measured, and while they are.
+// steady delivers 500 a second. A snapshot is held open for a time before those that are measured,
+// and while they are.
 func steady(during, held time.Duration) func(ctx context.Context, e *env) ([]time.Duration, error) {
 	return func(ctx context.Context, e *env) (took []time.Duration, err error) {
 		h, a, err := timedHost(ctx, e, 0)

@@ -1,5 +1,6 @@
-// Command bench measures the library beside River on one PostgreSQL with fsync on, and prints a table. Run it by make
-// bench. Only the ratios of one run mean something: the rates depend on the machine and on what else it does.
+// Command bench measures the library beside River on one PostgreSQL with fsync on, and prints a
+// table. Run it by make bench. Only the ratios of one run mean something: the rates depend on the
+// machine and on what else it does.
 //
 //	bench [-n items] [-rounds n] [-case name] [-of contender] [-long] [-statements] [-cpuprofile file]
 package main
@@ -72,8 +73,8 @@ func profiled(f func() error) error {
 // measure is what one contender did in one round.
 type measure func(ctx context.Context, e *env) (result, error)
 
-// result is how many of something there were a second, and the processor time that each took here and in the database,
-// in microseconds.
+// result is how many of something there were a second, and the processor time that each took here
+// and in the database, in microseconds.
 type result struct {
 	rate, own, server float64
 	claims            []time.Duration // that each took, where that was noted

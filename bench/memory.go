@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// memoryTable prints how much memory this process has while it accepts and delivers so many items, and how much of it is in use
-// after a collection.
+// memoryTable prints how much memory this process has while it accepts and delivers so many items,
+// and how much of it is in use after a collection.
 func memoryTable(ctx context.Context, e *env, n int) error {
 	const most = 50_000 // that wait
 	h, err := newHost(ctx, e, "postgres", 100, few)

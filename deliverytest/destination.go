@@ -26,8 +26,8 @@ type config struct {
 
 func (config) DestinationType() string { return typ }
 
-// Destination is a destination that follows a script and records what it was given. It may be used from any goroutine,
-// but for the Require methods.
+// Destination is a destination that follows a script and records what it was given. It may be used
+// from any goroutine, but for the Require methods.
 type Destination struct {
 	kit          *Kit
 	id           string
@@ -62,10 +62,11 @@ var (
 	errPanicked   = errors.New("deliverytest: the step did not return: it panicked, or ended its goroutine")
 )
 
-// Destination creates a destination of an organization that follows a script, step by step in the order in which attempts
-// are made. It is one of the organization's defaults, so a request that names no destination goes to it; what else is to
-// be different, Org.Destinations().Update changes. Without a script it takes everything. An attempt after the last step
-// fails the test, unless that was Always.
+// Destination creates a destination of an organization that follows a script, step by step in the
+// order in which attempts are made. It is one of the organization's defaults, so a request that
+// names no destination goes to it; what else is to be different, Org.Destinations().Update changes.
+// Without a script it takes everything. An attempt after the last step fails the test, unless that
+// was Always.
 func (k *Kit) Destination(organization string, steps ...Step) *Destination {
 	k.t.Helper()
 	if len(steps) == 0 {
@@ -148,9 +149,17 @@ const mostContent = 1 << 30
 func (d *Destination) deliver(ctx context.Context, req *handler.Request) (result *handler.Result, err error) {
 	content, err := req.Payload.ReadAll(ctx, mostContent)
 	a := Attempt{
-		At: d.kit.Now(), Number: req.Attempt, MessageID: req.MessageID, DeliveryID: req.DeliveryID, ItemID: req.ItemID,
-		Topic: req.Topic, Metadata: maps.Clone(req.Metadata), Params: bytes.Clone(req.Params), Payload: req.Payload.Info(),
-		Content: content, Err: errUnderWay,
+		At:         d.kit.Now(),
+		Number:     req.Attempt,
+		MessageID:  req.MessageID,
+		DeliveryID: req.DeliveryID,
+		ItemID:     req.ItemID,
+		Topic:      req.Topic,
+		Metadata:   maps.Clone(req.Metadata),
+		Params:     bytes.Clone(req.Params),
+		Payload:    req.Payload.Info(),
+		Content:    content,
+		Err:        errUnderWay,
 	}
 	if err != nil {
 		a.Step, a.Err = "none", handler.Unreadable(err)
@@ -168,8 +177,10 @@ func (d *Destination) deliver(ctx context.Context, req *handler.Request) (result
 	script := fmt.Sprintf("all %d attempts of its script have been made: %v", d.script.total, &d.script)
 	d.mu.Unlock()
 	if !scripted {
-		d.kit.t.Errorf("deliverytest: attempt %d at %s, topic %q, is not scripted: %s\nend the script with Always if more may come\n%s",
-			req.Attempt, req.ItemID, req.Topic, script, d.report())
+		d.kit.t.Errorf(
+			"deliverytest: attempt %d at %s, topic %q, is not scripted: %s\nend the script with Always if more may come\n%s",
+			req.Attempt, req.ItemID, req.Topic, script, d.report(),
+		)
 		return nil, handler.Permanent(errUnscripted)
 	}
 	ended := errPanicked

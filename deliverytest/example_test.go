@@ -32,7 +32,8 @@ func (t *exampleT) end() {
 	}
 }
 
-// A host's test of what becomes of a report while its receiver is away for two hours. In a test, t is its *testing.T.
+// A host's test of what becomes of a report while its receiver is away for two hours. In a test, t
+// is its *testing.T.
 func Example() {
 	t := new(exampleT)
 	defer t.end()
@@ -68,8 +69,8 @@ func Example() {
 	// completed <nil>
 }
 
-// The process dies in the middle of an attempt. The item is still leased, and is attempted again when the lease runs out,
-// with the same message id, so that the receiver can tell.
+// The process dies in the middle of an attempt. The item is still leased, and is attempted again
+// when the lease runs out, with the same message id, so that the receiver can tell.
 func ExampleCrash() {
 	t := new(exampleT)
 	defer t.end()

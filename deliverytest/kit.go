@@ -15,8 +15,9 @@ import (
 	"github.com/deliverykit/delivery/internal/settings"
 )
 
-// Kit is a DeliveryService under a test's control. Drain, Advance, Destination and the Require methods end a test that
-// goes wrong, and so belong to the goroutine that runs it; everything else may be called from any.
+// Kit is a DeliveryService under a test's control. Drain, Advance, Destination and the Require
+// methods end a test that goes wrong, and so belong to the goroutine that runs it; everything else
+// may be called from any.
 type Kit struct {
 	*delivery.DeliveryService
 
@@ -54,8 +55,9 @@ func (c *clock) forward(to time.Time) {
 	}
 }
 
-// New returns a service on a migrated SQLite database in memory that no other Kit sees. Both are closed when the test
-// ends. Options are those of delivery.New, and may set what the kit sets otherwise:
+// New returns a service on a migrated SQLite database in memory that no other Kit sees. Both are
+// closed when the test ends. Options are those of delivery.New, and may set what the kit sets
+// otherwise:
 //
 //   - a key to seal credentials with,
 //   - a logger to the test's output, on the kit's clock,
@@ -67,8 +69,8 @@ func (c *clock) forward(to time.Time) {
 //   - one worker, so that attempts are made one after another in the order of the queue, and a script means the same in
 //     every run.
 //
-// A bad option ends the test. The database has room for one connection, which is the service's: code that needs a
-// transaction or tables of its own beside it is what NewOn is for.
+// A bad option ends the test. The database has room for one connection, which is the service's:
+// code that needs a transaction or tables of its own beside it is what NewOn is for.
 func New(t testing.TB, opts ...delivery.Option) *Kit {
 	t.Helper()
 	db, err := inMemory()
@@ -83,8 +85,9 @@ func New(t testing.TB, opts ...delivery.Option) *Kit {
 	return build(t, db, opts)
 }
 
-// NewOn is New on the host's own test database, SQLite or PostgreSQL: it migrates it, and closes only the service. The
-// database should be the test's alone, because the kit's clock rules all that is in it.
+// NewOn is New on the host's own test database, SQLite or PostgreSQL: it migrates it, and closes
+// only the service. The database should be the test's alone, because the kit's clock rules all that
+// is in it.
 func NewOn(t testing.TB, db delivery.DB, opts ...delivery.Option) *Kit {
 	t.Helper()
 	k := build(t, db, opts)
@@ -155,12 +158,14 @@ func (k *Kit) own(s *settings.Builder) error {
 	return nil
 }
 
-// Now is the time on the kit's clock, in UTC. It is 2026-01-01 12:00:00 until Advance moves it: the service, its handlers
-// and its log know no other time. Timeouts of attempts are the exception, they run in real time. A host's code that
-// computes NotBefore or Deadline, or verifies a webhook's signature, should be given this clock.
+// Now is the time on the kit's clock, in UTC. It is 2026-01-01 12:00:00 until Advance moves it: the
+// service, its handlers and its log know no other time. Timeouts of attempts are the exception,
+// they run in real time. A host's code that computes NotBefore or Deadline, or verifies a webhook's
+// signature, should be given this clock.
 func (k *Kit) Now() time.Time { return k.clock.Now() }
 
-// Drain makes all attempts that are due, until nothing is at the current time. A retry that is to wait waits for Advance.
+// Drain makes all attempts that are due, until nothing is at the current time. A retry that is to
+// wait waits for Advance.
 func (k *Kit) Drain() {
 	k.t.Helper()
 	k.pass("Drain")

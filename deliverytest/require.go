@@ -11,7 +11,8 @@ import (
 	"github.com/deliverykit/delivery/internal/settings"
 )
 
-// RequireAttempts ends the test unless exactly n attempts were made, failed ones included, and returns them.
+// RequireAttempts ends the test unless exactly n attempts were made, failed ones included, and
+// returns them.
 func (d *Destination) RequireAttempts(n int) []Attempt {
 	d.kit.t.Helper()
 	all := d.Attempts()
@@ -21,8 +22,9 @@ func (d *Destination) RequireAttempts(n int) []Attempt {
 	return all
 }
 
-// RequireDelivered ends the test unless the destination took exactly n deliveries, and returns the attempts that
-// delivered them: what the other side would have by now. Attempts that failed may have come before.
+// RequireDelivered ends the test unless the destination took exactly n deliveries, and returns the
+// attempts that delivered them: what the other side would have by now. Attempts that failed may
+// have come before.
 func (d *Destination) RequireDelivered(n int) []Attempt {
 	d.kit.t.Helper()
 	all := slices.DeleteFunc(d.Attempts(), func(a Attempt) bool { return a.Err != nil })
@@ -101,7 +103,10 @@ func (k *Kit) position() string {
 	case k.passes == 0:
 		return "nothing was processed so far: call Drain or Advance"
 	case k.next.After(now):
-		return fmt.Sprintf("it is %s; something falls due at %s: call Advance(%v)", now.Format(layout), k.next.Format(layout), k.next.Sub(now))
+		return fmt.Sprintf(
+			"it is %s; something falls due at %s: call Advance(%v)", now.Format(layout), k.next.Format(layout),
+			k.next.Sub(now),
+		)
 	}
 	return fmt.Sprintf("it is %s; at the last Drain or Advance nothing was waiting for its time", now.Format(layout))
 }

@@ -34,31 +34,36 @@ func step(name string, do func(ctx context.Context, req *handler.Request) (*hand
 // OK takes the delivery.
 func OK() Step { return returns("OK()", nil) }
 
-// Fail fails the attempt with err, which may be or wrap a *handler.Error: handler.Permanent, handler.RateLimited,
-// handler.Gone and handler.FromHTTP make them. Any other error is transient. Fail(nil) is OK.
+// Fail fails the attempt with err, which may be or wrap a *handler.Error: handler.Permanent,
+// handler.RateLimited, handler.Gone and handler.FromHTTP make them. Any other error is transient.
+// Fail(nil) is OK.
 func Fail(err error) Step { return returns(fmt.Sprintf("Fail(%v)", err), err) }
 
 func returns(name string, err error) Step {
 	return step(name, func(context.Context, *handler.Request) (*handler.Result, error) { return nil, err })
 }
 
-// Hang never answers, and the attempt ends at its timeout. Neither the test nor the kit's clock waits for that: the
-// attempt fails at once, as one that has timed out. A step made by Do can wait for its context in earnest, for which
-// testing/synctest saves the time.
+// Hang never answers, and the attempt ends at its timeout. Neither the test nor the kit's clock
+// waits for that: the attempt fails at once, as one that has timed out. A step made by Do can wait
+// for its context in earnest, for which testing/synctest saves the time.
 func Hang() Step {
 	return returns("Hang()", fmt.Errorf("deliverytest: the destination hangs: %w", context.DeadlineExceeded))
 }
 
-// Crash is the death of the process in the middle of the attempt, as far as this item can tell: nothing of it is
-// recorded, and the item stays leased. It is attempted again when the lease runs out, after 30 s, under the same number;
-// the third time it is dead, as one that kills its processes.
+// Crash is the death of the process in the middle of the attempt, as far as this item can tell:
+// nothing of it is recorded, and the item stays leased. It is attempted again when the lease runs
+// out, after 30 s, under the same number; the third time it is dead, as one that kills its
+// processes.
 func Crash() Step {
 	return returns("Crash()", fmt.Errorf("deliverytest: %w", settings.ErrCrash))
 }
 
 // Panic panics with v in the handler, which is a failed attempt.
 func Panic(v any) Step {
-	return step(fmt.Sprintf("Panic(%v)", v), func(context.Context, *handler.Request) (*handler.Result, error) { panic(v) })
+	return step(
+		fmt.Sprintf("Panic(%v)", v),
+		func(context.Context, *handler.Request) (*handler.Result, error) { panic(v) },
+	)
 }
 
 // Do calls f in place of a handler's Deliver, on the goroutine of the attempt.

@@ -65,7 +65,8 @@ func TestCrashThreeTimes(t *testing.T) {
 	}
 }
 
-// While a lease outlasts its item's deadline, the queue has something overdue that no pass can touch.
+// While a lease outlasts its item's deadline, the queue has something overdue that no pass can
+// touch.
 func TestCrashBeforeDeadline(t *testing.T) {
 	t.Parallel()
 	kit := deliverytest.New(t)
@@ -235,8 +236,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// A step that moves the clock plays an attempt that takes its time. Once it outlasts its lease, another worker has the
-// item, and what the first returns changes nothing.
+// A step that moves the clock plays an attempt that takes its time. Once it outlasts its lease,
+// another worker has the item, and what the first returns changes nothing.
 func TestStalledAttempt(t *testing.T) {
 	t.Parallel()
 	kit := deliverytest.New(t)

@@ -11,7 +11,8 @@ import (
 // block is Go code in the README that names the file it is from.
 var block = regexp.MustCompile("(?s)<!-- (examples/[^ ]+) -->\n```go\n(.*?)```")
 
-// What the README shows is code that compiles: each block stands in the file that it names, word for word.
+// What the README shows is code that compiles: each block stands in the file that it names, word
+// for word.
 func TestReadmeShowsTheExamples(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../README.md")

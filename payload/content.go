@@ -21,26 +21,28 @@ type Info struct {
 // OpenFunc opens content at an offset in bytes.
 type OpenFunc func(ctx context.Context, offset int64) (io.ReadCloser, error)
 
-// Source opens what a Ref names. It is called once per attempt, by several goroutines at once. An error that wraps
-// fs.ErrNotExist is permanent.
+// Source opens what a Ref names. It is called once per attempt, by several goroutines at once. An
+// error that wraps fs.ErrNotExist is permanent.
 type Source interface {
 	Open(ctx context.Context, organization, ref string) (*Content, error)
 }
 
-// Content is what a handler reads: as a stream, as often as it needs to. It may be used by several goroutines.
+// Content is what a handler reads: as a stream, as often as it needs to. It may be used by several
+// goroutines.
 type Content struct {
 	info Info
 	open OpenFunc
 }
 
-// NewContent returns content of that description. What open gives is checked against the size and the hash in info.
+// NewContent returns content of that description. What open gives is checked against the size and
+// the hash in info.
 func NewContent(info Info, open OpenFunc) *Content { return &Content{info, open} }
 
 // Info describes the content.
 func (c *Content) Info() Info { return c.info }
 
-// Open starts at the beginning. A reader that reaches the end has seen the right size and SHA-256, or gets an error in
-// place of io.EOF.
+// Open starts at the beginning. A reader that reaches the end has seen the right size and SHA-256,
+// or gets an error in place of io.EOF.
 func (c *Content) Open(ctx context.Context) (io.ReadCloser, error) { return c.OpenAt(ctx, 0) }
 
 // OpenAt starts at an offset; then only the size is checked.

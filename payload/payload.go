@@ -1,5 +1,6 @@
-// Package payload holds what is delivered: a Payload as the caller gives it, and its Content as a handler reads it. It
-// knows no sibling. Small payloads live in the delivery's row; larger ones are spooled in chunks and read as a stream.
+// Package payload holds what is delivered: a Payload as the caller gives it, and its Content as a
+// handler reads it. It knows no sibling. Small payloads live in the delivery's row; larger ones are
+// spooled in chunks and read as a stream.
 package payload
 
 import (
@@ -14,14 +15,15 @@ import (
 	"strings"
 )
 
-// ErrTooLarge is returned for content above a limit: of the service when it is accepted, of ReadAll when it is read.
+// ErrTooLarge is returned for content above a limit: of the service when it is accepted, of ReadAll
+// when it is read.
 var ErrTooLarge = errors.New("payload: too large")
 
 // StagedSource is the reserved source name of the payloads that Org.Stage returns.
 const StagedSource = "staged"
 
-// Payload is what a request delivers. Make one with JSON, Bytes, Reader, Writer, File or Ref; the zero Payload is none.
-// A Payload of a Reader can be used once, every other as often as needed.
+// Payload is what a request delivers. Make one with JSON, Bytes, Reader, Writer, File or Ref; the
+// zero Payload is none. A Payload of a Reader can be used once, every other as often as needed.
 type Payload struct {
 	name, contentType string
 	data              []byte
@@ -40,7 +42,8 @@ func JSON(v any) Payload {
 	return Payload{contentType: "application/json", data: data, inMemory: true, err: err}
 }
 
-// encode turns a panic of a MarshalJSON into an error: a caller's value must not take its process down.
+// encode turns a panic of a MarshalJSON into an error: a caller's value must not take its process
+// down.
 func encode(v any) (data []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -50,13 +53,14 @@ func encode(v any) (data []byte, err error) {
 	return json.Marshal(v)
 }
 
-// Bytes delivers b, which must not be changed until the call that uses it has returned. The content type follows the
-// ending of name; without one it is application/octet-stream.
+// Bytes delivers b, which must not be changed until the call that uses it has returned. The content
+// type follows the ending of name; without one it is application/octet-stream.
 func Bytes(name string, b []byte) Payload {
 	return Payload{name: name, data: b, inMemory: true}
 }
 
-// Reader delivers what r gives until io.EOF. It is read once, by the call that uses it, and not closed.
+// Reader delivers what r gives until io.EOF. It is read once, by the call that uses it, and not
+// closed.
 func Reader(name string, r io.Reader) Payload {
 	if r == nil {
 		return Payload{name: name, err: errors.New("payload: the reader is nil")}
@@ -75,7 +79,8 @@ func Writer(name string, write func(w io.Writer) error) Payload {
 	return Payload{name: name, write: write}
 }
 
-// File delivers the content that the file has when the call that uses it reads it, under its base name.
+// File delivers the content that the file has when the call that uses it reads it, under its base
+// name.
 func File(path string) Payload {
 	return Payload{name: filepath.Base(path), write: func(w io.Writer) error {
 		f, err := os.Open(path)
@@ -88,7 +93,8 @@ func File(path string) Payload {
 	}}
 }
 
-// Ref delivers content that stays where it is: the Source registered under that name opens ref at each attempt.
+// Ref delivers content that stays where it is: the Source registered under that name opens ref at
+// each attempt.
 func Ref(source, ref string) Payload {
 	p := Payload{source: source, ref: ref}
 	if source == "" || ref == "" {
@@ -111,7 +117,8 @@ func (p Payload) IsZero() bool {
 	return !p.inMemory && p.write == nil && p.source == "" && p.err == nil
 }
 
-// Err returns what is wrong with p: its encoding failed, or an argument of its constructor was missing or malformed.
+// Err returns what is wrong with p: its encoding failed, or an argument of its constructor was
+// missing or malformed.
 func (p Payload) Err() error {
 	if p.err != nil {
 		return p.err
@@ -130,7 +137,8 @@ func (p Payload) Err() error {
 // Name is the file name, "" where none was given.
 func (p Payload) Name() string { return p.name }
 
-// ContentType is the media type: as given, else by the ending of the name, else application/octet-stream.
+// ContentType is the media type: as given, else by the ending of the name, else
+// application/octet-stream.
 func (p Payload) ContentType() string {
 	if p.contentType != "" {
 		return p.contentType

@@ -7,35 +7,42 @@ import (
 	"time"
 )
 
-// Breaker says how a destination that fails is spared, and what waits for it with it. A zero field is inherited: a
-// destination's from the service's, that from DefaultBreaker. As JSON, durations are text such as "5m".
+// Breaker says when a failing destination is left alone for a while. A zero field is inherited: a
+// destination's from the service's, the service's from [DefaultBreaker]. As JSON, durations are
+// text such as "5m".
 //
-// After Failures in a row the breaker opens: items wait, and lose no attempt. After Cooldown it is half-open: over all
-// processes, Probes attempts at a time are let through. As many successes in a row close it, a failure opens it again.
-// Where DisableFailures in a row have been counted and the first of them is DisableAfter ago, the destination is disabled;
-// what waits is held until it is enabled, by hand or, with Recovery, by attempts that succeed. What was held goes out at
-// DrainPerSecond; what came in later goes behind it.
+// After Failures in a row the breaker opens: items wait, and lose no attempt. After Cooldown it is
+// half-open: Probes attempts at a time are let through, over all processes. As many successes in a
+// row close it, and one failure opens it again. After DisableFailures in a row, if the first of
+// them is at least DisableAfter ago, the destination is disabled. Its items are held until it is
+// enabled, by hand or, with Recovery, by an attempt that succeeds. Held items are then released at
+// DrainPerSecond; items that came in later wait behind them.
 //
 // Failures on our own side never count.
 type Breaker struct {
-	Failures        int           // in a row: 5
-	Cooldown        time.Duration // 5 min
-	Probes          int           // attempts at a time while half-open, and successes in a row that close it: 3
-	DisableFailures int           // in a row: 10; negative: never disable
-	DisableAfter    time.Duration // since the first of them: 1 h; negative: at once
-	Recovery        time.Duration // how often one item is tried at a destination that was so disabled: never
-	DrainPerSecond  float64       // attempts at what was held: 100; negative: as fast as they go
-	Off             bool          // never opens; disabling goes on
+	Failures        int           // in a row. Default: 5
+	Cooldown        time.Duration // Default: 5 min
+	Probes          int           // attempts at a time, and successes that close it. Default: 3
+	DisableFailures int           // in a row; negative: never disable. Default: 10
+	DisableAfter    time.Duration // since the first of them; negative: at once. Default: 1 h
+	Recovery        time.Duration // interval of trial attempts at a disabled destination. Default: none
+	DrainPerSecond  float64       // attempts at held items; negative: no bound. Default: 100
+	Off             bool          // it never opens; disabling still works
 }
 
-// DefaultBreaker returns the breaker that applies where nobody sets another.
+// DefaultBreaker returns the breaker for services that set none.
 func DefaultBreaker() Breaker {
 	return Breaker{
-		Failures: 5, Cooldown: 5 * time.Minute, Probes: 3, DisableFailures: 10, DisableAfter: time.Hour, DrainPerSecond: 100,
+		Failures:        5,
+		Cooldown:        5 * time.Minute,
+		Probes:          3,
+		DisableFailures: 10,
+		DisableAfter:    time.Hour,
+		DrainPerSecond:  100,
 	}
 }
 
-// Or fills the zero fields of b from base.
+// Or returns b with its zero fields taken from base.
 func (b Breaker) Or(base Breaker) Breaker {
 	return Breaker{
 		Failures:        or(b.Failures, base.Failures),
@@ -49,7 +56,7 @@ func (b Breaker) Or(base Breaker) Breaker {
 	}
 }
 
-// Validate reports every field that has no meaning, joined.
+// Validate reports every bad field, joined.
 func (b Breaker) Validate() error {
 	var errs []error
 	check := func(bad bool, format string, args ...any) {
@@ -80,7 +87,8 @@ type breakerJSON struct {
 // MarshalJSON writes the fields that are set, durations as text.
 func (b Breaker) MarshalJSON() ([]byte, error) {
 	return json.Marshal(breakerJSON{
-		b.Failures, text(b.Cooldown), b.Probes, b.DisableFailures, text(b.DisableAfter), text(b.Recovery), b.DrainPerSecond, b.Off,
+		b.Failures, text(b.Cooldown), b.Probes, b.DisableFailures, text(b.DisableAfter), text(b.Recovery),
+		b.DrainPerSecond, b.Off,
 	})
 }
 
@@ -100,14 +108,14 @@ func (b *Breaker) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-// BreakerState is where a destination's breaker stands. The numbers are stored: they never change.
+// BreakerState is the state of a destination's breaker. The numbers are stored and never change.
 type BreakerState int16
 
 // The states of a breaker.
 const (
-	Closed   BreakerState = 0 // items go through
+	Closed   BreakerState = 0 // items are attempted
 	Open     BreakerState = 1 // items wait
-	HalfOpen BreakerState = 2 // a few at a time go through, to see
+	HalfOpen BreakerState = 2 // a few items at a time are attempted as probes
 )
 
 func (s BreakerState) String() string {

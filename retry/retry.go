@@ -1,6 +1,7 @@
-// Package retry holds the words of when to try again: the policy that a service, a destination or a request sets, and
-// the delay it gives. It is plain data; who retries what is decided by package handler's categories. It imports no
-// sibling, and takes the arithmetic of exponential delays from cenkalti/backoff.
+// Package retry says when a failed attempt is tried again: the policy that a service, a destination
+// or a request sets, and the delays that follow from it. It is plain data. The categories of
+// package handler decide which failures are tried again. The package imports no other of this
+// module; the arithmetic of exponential delays is that of cenkalti/backoff.
 package retry
 
 import (
@@ -12,44 +13,69 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// None is Policy.Retries for one attempt and no retry.
+// None as Policy.Retries means one attempt and no retry.
 const None = -1
 
-// Policy says how often and when a failed attempt is tried again. A zero field is inherited: a request's from its
-// destination's, that from the service's, that from Default. A negative number means none. As JSON, durations are text
-// such as "1m30s".
+// Policy says how often and when a failed attempt is tried again. A zero field is inherited: a
+// request's from its destination's, a destination's from the service's, the service's from
+// [Default]. A negative number means none. As JSON, durations are text such as "1m30s".
 type Policy struct {
-	Retries       int           // after the first attempt: 5; None for no retry
-	First         time.Duration // the delay before the first retry: 1 s
-	Max           time.Duration // no delay is longer, Retry-After aside: 5 min, or First if that is longer
-	Multiplier    float64       // of each delay to the one before: 2
-	Jitter        float64       // a delay is drawn from its value plus or minus this part of it: 0.1; negative for none
-	MaxRetryAfter time.Duration // the longest wait that the other side can ask for: 1 h; negative to ignore it
+	Retries       int           // after the first attempt; None for no retry. Default: 5
+	First         time.Duration // the delay before the first retry. Default: 1 s
+	Max           time.Duration // of a delay without Retry-After. Default: 5 min, or First if that is longer
+	Multiplier    float64       // each delay divided by the one before. Default: 2
+	Jitter        float64       // each delay varies by up to this part of it; negative: none. Default: 0.1
+	MaxRetryAfter time.Duration // the longest Retry-After that counts; negative: none does. Default: 1 h
 
-	// Failures that are tried again, or not, whatever the handler makes of them: status codes of the protocol ("404"),
-	// hundreds of them ("5xx"), categories ("rate limit"). The closer rule counts. Each list is inherited as a whole; an
-	// empty one that is not nil stops that.
+	// RetryOn and StopOn overrule the handler: they list failures that are tried again, and
+	// failures that are not. An entry is a status code of the protocol ("404"), a hundred of them
+	// ("5xx") or a category ("rate limit"). The most specific entry counts. Each list is inherited
+	// as a whole, unless it is empty but not nil.
 	RetryOn []string
 	StopOn  []string
 }
 
-// Default returns the policy that applies where nobody sets another: 5 retries, 1 s doubling up to 5 min, 10 % jitter,
-// Retry-After honoured up to an hour.
+// Default returns the policy for services that set none: 5 retries, 1 s doubling up to 5 min, 10 %
+// jitter, Retry-After honoured up to an hour.
 func Default() Policy {
-	return Policy{Retries: 5, First: time.Second, Max: 5 * time.Minute, Multiplier: 2, Jitter: 0.1, MaxRetryAfter: time.Hour}
+	return Policy{
+		Retries:       5,
+		First:         time.Second,
+		Max:           5 * time.Minute,
+		Multiplier:    2,
+		Jitter:        0.1,
+		MaxRetryAfter: time.Hour,
+	}
 }
 
-// Hours is a preset for destinations that may be away for a shift: 10 retries, 30 s doubling up to 2 h.
+// Hours is a preset for destinations that may be away for a shift: 10 retries, 30 s doubling up to
+// 2 h.
 func Hours() Policy {
-	return Policy{Retries: 10, First: 30 * time.Second, Max: 2 * time.Hour, Multiplier: 2, Jitter: 0.1, MaxRetryAfter: 4 * time.Hour}
+	return Policy{
+		Retries:       10,
+		First:         30 * time.Second,
+		Max:           2 * time.Hour,
+		Multiplier:    2,
+		Jitter:        0.1,
+		MaxRetryAfter: 4 * time.Hour,
+	}
 }
 
-// Days is a preset for destinations that may be away over a weekend: 12 retries, 1 min trebling up to 12 h.
+// Days is a preset for destinations that may be away over a weekend: 12 retries, 1 min trebling up
+// to 12 h.
 func Days() Policy {
-	return Policy{Retries: 12, First: time.Minute, Max: 12 * time.Hour, Multiplier: 3, Jitter: 0.1, MaxRetryAfter: 24 * time.Hour}
+	return Policy{
+		Retries:       12,
+		First:         time.Minute,
+		Max:           12 * time.Hour,
+		Multiplier:    3,
+		Jitter:        0.1,
+		MaxRetryAfter: 24 * time.Hour,
+	}
 }
 
-// Window is how long a policy tries: the sum of all delays, without jitter, Retry-After and the time that attempts take.
+// Window returns how long a policy goes on trying: the sum of all delays, without jitter,
+// Retry-After and the time that attempts take.
 func (p Policy) Window() time.Duration {
 	p = p.Or(Default())
 	p.Jitter = -1
@@ -60,7 +86,7 @@ func (p Policy) Window() time.Duration {
 	return sum
 }
 
-// Or fills the zero fields of p from base.
+// Or returns p with its zero fields taken from base.
 func (p Policy) Or(base Policy) Policy {
 	return Policy{
 		Retries:       or(p.Retries, base.Retries),
@@ -89,7 +115,7 @@ func orList(v, base []string) []string {
 	return v
 }
 
-// Validate reports every field that has no meaning, joined.
+// Validate reports every bad field, joined.
 func (p Policy) Validate() error {
 	var errs []error
 	check := func(bad bool, format string, args ...any) {
@@ -101,18 +127,22 @@ func (p Policy) Validate() error {
 	check(p.First < 0, "first delay %s is negative", p.First)
 	check(p.Max < 0, "longest delay %s is negative", p.Max)
 	check(p.Max > 0 && p.First > p.Max, "first delay %s is longer than the longest, %s", p.First, p.Max)
-	check(p.Multiplier != 0 && !(p.Multiplier >= 1 && p.Multiplier <= 100), "multiplier %v is not between 1 and 100", p.Multiplier)
+	check(
+		p.Multiplier != 0 && !(p.Multiplier >= 1 && p.Multiplier <= 100),
+		"multiplier %v is not between 1 and 100", p.Multiplier,
+	)
 	check(!(p.Jitter <= 1), "jitter %v is above 1", p.Jitter)
 	return errors.Join(append(errs, p.badRules()...)...)
 }
 
-// Exhausted reports whether an item that has had so many attempts gets no other.
+// Exhausted reports whether an item that has had this many attempts gets no more.
 func (p Policy) Exhausted(attempts int) bool {
 	return attempts > max(0, p.Or(Default()).Retries)
 }
 
-// Delay returns how long to wait after the given number of attempts, the first failure being 1. retryAfter is what the
-// other side asked for, zero if nothing: it lengthens the delay, up to MaxRetryAfter, and never shortens it.
+// Delay returns how long to wait after the given number of attempts, from 1. retryAfter is the wait
+// that the other side asked for, zero if it asked for none: it lengthens the delay, up to
+// MaxRetryAfter, and never shortens it.
 func (p Policy) Delay(attempts int, retryAfter time.Duration) time.Duration {
 	p = p.Or(Default())
 	p.Max = max(p.Max, p.First)

@@ -47,7 +47,8 @@ func policies() *rapid.Generator[retry.Policy] {
 	})
 }
 
-// However a policy is made: no delay is negative or beyond the longest, unless the other side asked for it.
+// However a policy is made: no delay is negative or beyond the longest, unless the other side asked
+// for it.
 func TestDelayBounds(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

@@ -247,8 +247,8 @@ func (j job) config() s3.Config {
 	}
 }
 
-// workers are so many that one destination has Concurrency attempts under way: three quarters of all, which is what a
-// service gives a single one.
+// workers are so many that one destination has Concurrency attempts under way: three quarters of
+// all, which is what a service gives a single one.
 func (j job) workers() int { return j.Concurrency + (j.Concurrency+2)/3 }
 
 // files opens what a payload.Ref names.

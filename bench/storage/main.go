@@ -1,7 +1,8 @@
-// Command storage measures deliveries to S3 and to local folders: throughput and memory with a large file beside the SDK's
-// transfer manager, what a killed upload sends again, and many small objects beside a loop over the SDK. Every measurement
-// runs in a process of its own, and so does the S3 server (versitygw), whose memory does not count. Only the ratios of one
-// run mean something.
+// Command storage measures deliveries to S3 and to local folders: throughput and memory with a
+// large file beside the SDK's transfer manager, what a killed upload sends again, and many small
+// objects beside a loop over the SDK. Every measurement runs in a process of its own, and so does
+// the S3 server (versitygw), whose memory does not count. Only the ratios of one run mean
+// something.
 //
 //	go run ./storage [-case name] [-size MiB] [-resume MiB] [-objects n] [-concurrency n] [-away time] [-rounds n] [-dir folder]
 package main
@@ -170,7 +171,8 @@ func median(v []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-// measure runs a job in a process of its own, in a bucket and with a database of its own, and removes what it wrote.
+// measure runs a job in a process of its own, in a bucket and with a database of its own, and
+// removes what it wrote.
 func (b *bench) measure(ctx context.Context, j job) (o outcome, err error) {
 	if j.Database, err = os.MkdirTemp(b.dir, "db-"); err != nil {
 		return o, err

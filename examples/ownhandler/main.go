@@ -1,4 +1,5 @@
-// Command ownhandler delivers to a type of destination that the library does not know: tables of the host's database.
+// Command ownhandler delivers to a type of destination that the library does not know: tables of
+// the host's database.
 //
 //	go run ./examples/ownhandler
 package main
@@ -36,8 +37,8 @@ func (i Inbox) Validate() error {
 	return errors.Join(destination.Require("table", i.Table), destination.Match("table", i.Table, tableName))
 }
 
-// deliverTo returns the handler. Delivery is at least once, so the message id, which is the same in all attempts, is the
-// key that makes a repetition harmless.
+// deliverTo returns the handler. Delivery is at least once, so the message id, which is the same in
+// all attempts, is the key that makes a repetition harmless.
 func deliverTo(db *sql.DB) handler.Handler {
 	return handler.Func(func(ctx context.Context, req *handler.Request, inbox Inbox) (*handler.Result, error) {
 		body, err := req.Payload.ReadAll(ctx, 1<<20)
@@ -62,12 +63,20 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	db, err := sql.Open("sqlite", "file:"+filepath.ToSlash(filepath.Join(dir, "host.db"))+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)")
+	db, err := sql.Open(
+		"sqlite",
+		"file:"+filepath.ToSlash(
+			filepath.Join(dir, "host.db"),
+		)+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)",
+	)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	if _, err := db.ExecContext(ctx, `create table inbox_sales (id text primary key, topic text, body text)`); err != nil {
+	if _, err := db.ExecContext(
+		ctx,
+		`create table inbox_sales (id text primary key, topic text, body text)`,
+	); err != nil {
 		return err
 	}
 	svc, err := delivery.New(db, delivery.WithHandler("inbox", deliverTo(db)))
@@ -103,7 +112,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%d attempt, %s: %s\nreference: %s\n", pass.Attempts, status.State, body, status.Items[0].Reference.ID)
-	_, err = acme.Destinations().Create(ctx, destination.Spec{Label: "Bad", Config: Inbox{Table: "users; drop table users"}})
+	_, err = acme.Destinations().Create(
+		ctx,
+		destination.Spec{Label: "Bad", Config: Inbox{Table: "users; drop table users"}},
+	)
 	fmt.Println("refused:", err)
 	return nil
 }

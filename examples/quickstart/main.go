@@ -1,10 +1,11 @@
-// Command quickstart delivers a report and a file to three webhooks on this machine, of which one works, one fails twice
-// and one refuses every connection, and shows what became of each:
+// Command quickstart delivers a report and a file to three webhooks on this machine, of which one
+// works, one fails twice and one refuses every connection, and shows what became of each:
 //
 //	go run ./examples/quickstart
 //
-// It needs nothing but Go: its database is an embedded SQLite in a temporary folder. With DATABASE_URL set, as in
-// postgres://user:password@host/database, it uses PostgreSQL, in a schema of its own that it drops at the end.
+// It needs nothing but Go: its database is an embedded SQLite in a temporary folder. With
+// DATABASE_URL set, as in postgres://user:password@host/database, it uses PostgreSQL, in a schema
+// of its own that it drops at the end.
 package main
 
 import (
@@ -46,18 +47,20 @@ func run() error {
 	}
 	defer closeDB()
 
-	// The key that seals credentials at rest. A host keeps its own where it keeps its other secrets.
+	// The key that seals credentials at rest. A host keeps its own where it keeps its other
+	// secrets.
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails: it ends the process instead
 	svc, err := delivery.New(db,
 		delivery.WithHandler("webhook", webhook.New()),
 		delivery.WithKeys(delivery.LocalKey("quickstart", hex.EncodeToString(key))),
 		delivery.WithRetry(retry.Policy{Retries: 2, First: time.Second, Jitter: -1}),
-		// Both payloads fail three times at the destination that refuses, which is as many as shall be seen: the default
-		// breaker lets its items wait after 5 failures in a row.
+		// Both payloads fail three times at the destination that refuses, which is as many as shall
+		// be seen: the default breaker lets its items wait after 5 failures in a row.
 		delivery.WithBreaker(retry.Breaker{Failures: 10}),
-		// Tenants enter destinations, so the service connects to public addresses only: none of them shall reach the
-		// host's own network through it. The receiver of this program is on loopback, which has to be opened.
+		// Tenants enter destinations, so the service connects to public addresses only: none of
+		// them shall reach the host's own network through it. The receiver of this program is on
+		// loopback, which has to be opened.
 		delivery.WithNetwork(delivery.Network{Loopback: true}),
 	)
 	if err != nil {
@@ -98,7 +101,8 @@ func run() error {
 	defer end()
 	go func() { loop <- svc.Run(loopCtx) }()
 
-	// Neither request names a destination, so each goes to the organization's defaults, which are all three.
+	// Neither request names a destination, so each goes to the organization's defaults, which are
+	// all three.
 	file := filepath.Join(dir, "orders.csv")
 	lines := strings.Repeat("4711,2026-07-01,widget,3,29.85\n", 100_000) // enough for the file to be streamed
 	if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// show prints every attempt in the order in which they ended, then the dead letters. Its error lists what went otherwise
-// than it should.
+// show prints every attempt in the order in which they ended, then the dead letters. Its error
+// lists what went otherwise than it should.
 func show(deliveries []*delivery.Status, receiver *receiver) error {
 	receiver.mu.Lock()
 	defer receiver.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package unittest shows how a host tests its own code: finish is the host's, and finish_test.go tests it on the real
-// service, in memory, with a clock that the test moves.
+// Package unittest shows how a host tests its own code: finish is the host's, and finish_test.go
+// tests it on the real service, in memory, with a clock that the test moves.
 package unittest
 
 import (

@@ -14,9 +14,9 @@ import (
 // fixed once Do has been called.
 type Group[T, R any] struct {
 	// Together makes one transaction for several calls: all of them succeed or none. Once the
-	// transaction has begun it calls board, which returns the items of the calls that take part, the
-	// leader's first. A repeated call of board, in a transaction that is run again, returns the same.
-	// The results are in the order of the items.
+	// transaction has begun it calls board, which returns the items of the calls that take part,
+	// the leader's first. A repeated call of board, in a transaction that is run again, returns the
+	// same. The results are in the order of the items.
 	Together func(ctx context.Context, board func() []T) ([]R, error)
 	// Alone makes a transaction for one call, after one that it shared has failed.
 	Alone func(ctx context.Context, item T) (R, error)

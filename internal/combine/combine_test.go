@@ -94,7 +94,8 @@ func TestCallsShareTransactions(t *testing.T) {
 	}
 }
 
-// One call that makes a shared transaction fail costs the others nothing but a transaction of their own.
+// One call that makes a shared transaction fail costs the others nothing but a transaction of their
+// own.
 func TestOneFailureIsNotEverybodys(t *testing.T) {
 	t.Parallel()
 	d := newDouble()

@@ -37,7 +37,10 @@ var (
 var blocks = [...]block{
 	// Cloud services that trust whoever can reach them. None is in the IANA
 	// registries by itself, the last one is even inside public space.
-	{netip.MustParsePrefix("169.254.169.254/32"), metadata, "a cloud metadata service (AWS, Azure, Google Cloud and others)"},
+	{
+		netip.MustParsePrefix("169.254.169.254/32"), metadata,
+		"a cloud metadata service (AWS, Azure, Google Cloud and others)",
+	},
 	{netip.MustParsePrefix("169.254.170.2/32"), metadata, "a cloud metadata service (Amazon ECS task credentials)"},
 	{netip.MustParsePrefix("169.254.170.23/32"), metadata, "a cloud metadata service (Amazon EKS Pod Identity)"},
 	{netip.MustParsePrefix("169.254.42.42/32"), metadata, "a cloud metadata service (Scaleway)"},
@@ -177,7 +180,10 @@ func (g *Guard) verdict(addr netip.Addr) (reason, hint string) {
 		}
 		return b.name, "allow it with delivery.WithNetwork(delivery.Network{LinkLocal: true})"
 	case metadata:
-		return b.name, fmt.Sprintf("only %s itself in delivery.Network.Allow opens it", netip.PrefixFrom(addr, addr.BitLen()))
+		return b.name, fmt.Sprintf(
+			"only %s itself in delivery.Network.Allow opens it",
+			netip.PrefixFrom(addr, addr.BitLen()),
+		)
 	default:
 		return b.name, "add it to delivery.Network.Allow if you must"
 	}

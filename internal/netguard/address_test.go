@@ -216,24 +216,51 @@ func TestDenyAndAllow(t *testing.T) {
 		{"allow opens a private network", netguard.Policy{Allow: prefixes("10.1.0.0/16")}, "10.1.2.3", true},
 		{"allow opens no other", netguard.Policy{Allow: prefixes("10.1.0.0/16")}, "10.2.2.3", false},
 		{"allow holds for the mapped form", netguard.Policy{Allow: prefixes("10.1.0.0/16")}, "::ffff:10.1.2.3", true},
-		{"allow holds for what NAT64 leads to", netguard.Policy{Allow: prefixes("10.1.0.0/16")}, "64:ff9b::10.1.2.3", true},
+		{
+			"allow holds for what NAT64 leads to", netguard.Policy{Allow: prefixes("10.1.0.0/16")},
+			"64:ff9b::10.1.2.3", true,
+		},
 		{"allow takes a mapped prefix", netguard.Policy{Allow: prefixes("::ffff:10.1.0.0/112")}, "10.1.2.3", true},
 		{"allow of a prefix with host bits", netguard.Policy{Allow: prefixes("10.1.2.3/16")}, "10.1.9.9", true},
 		{"allow of a zoned address", netguard.Policy{Allow: prefixes("fe80::/10")}, "fe80::1%eth0", true},
 		{"allow of IPv6 is none of IPv4", netguard.Policy{Allow: prefixes("::/0")}, "10.0.0.1", false},
-		{"allow of 6to4 does not open what is inside", netguard.Policy{Allow: prefixes("2002::/16")}, "2002:a00:5::1", false},
-		{"allow of 6to4 with a public address inside", netguard.Policy{Allow: prefixes("2002::/16")}, "2002:808:808::1", true},
-		{"allow of Teredo, private server", netguard.Policy{Allow: prefixes("2001::/32")}, "2001:0:a00:5::f7f7:f7f7", false},
-		{"allow of Teredo, private client", netguard.Policy{Allow: prefixes("2001::/32")}, "2001:0:808:808::f5ff:fffa", false},
-		{"allow of Teredo, both public", netguard.Policy{Allow: prefixes("2001::/32")}, "2001:0:808:808::f7f7:f7f7", true},
+		{
+			"allow of 6to4 does not open what is inside", netguard.Policy{Allow: prefixes("2002::/16")},
+			"2002:a00:5::1", false,
+		},
+		{
+			"allow of 6to4 with a public address inside", netguard.Policy{Allow: prefixes("2002::/16")},
+			"2002:808:808::1", true,
+		},
+		{
+			"allow of Teredo, private server", netguard.Policy{Allow: prefixes("2001::/32")},
+			"2001:0:a00:5::f7f7:f7f7", false,
+		},
+		{
+			"allow of Teredo, private client", netguard.Policy{Allow: prefixes("2001::/32")},
+			"2001:0:808:808::f5ff:fffa", false,
+		},
+		{
+			"allow of Teredo, both public", netguard.Policy{Allow: prefixes("2001::/32")},
+			"2001:0:808:808::f7f7:f7f7", true,
+		},
 		{"deny closes a public network", netguard.Policy{Deny: prefixes("8.8.8.0/24")}, "8.8.8.8", false},
 		{"deny closes the mapped form", netguard.Policy{Deny: prefixes("8.8.8.0/24")}, "::ffff:8.8.8.8", false},
 		{"deny closes what NAT64 leads to", netguard.Policy{Deny: prefixes("8.8.8.0/24")}, "64:ff9b::8.8.8.8", false},
 		{"deny takes a mapped prefix", netguard.Policy{Deny: prefixes("::ffff:8.8.8.0/120")}, "8.8.8.8", false},
 		{"deny of NAT64", netguard.Policy{Deny: prefixes("64:ff9b::/96")}, "64:ff9b::8.8.8.8", false},
-		{"deny of a zoned address", netguard.Policy{LinkLocal: true, Deny: prefixes("fe80::/10")}, "fe80::1%eth0", false},
-		{"deny comes before allow", netguard.Policy{Allow: prefixes("10.0.0.0/8"), Deny: prefixes("10.1.0.0/16")}, "10.1.2.3", false},
-		{"deny comes before the flags", netguard.Policy{Private: true, Deny: prefixes("10.1.0.0/16")}, "10.1.2.3", false},
+		{
+			"deny of a zoned address", netguard.Policy{LinkLocal: true, Deny: prefixes("fe80::/10")},
+			"fe80::1%eth0", false,
+		},
+		{
+			"deny comes before allow",
+			netguard.Policy{Allow: prefixes("10.0.0.0/8"), Deny: prefixes("10.1.0.0/16")}, "10.1.2.3", false,
+		},
+		{
+			"deny comes before the flags", netguard.Policy{Private: true, Deny: prefixes("10.1.0.0/16")},
+			"10.1.2.3", false,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,7 +290,10 @@ func TestPolicyValidate(t *testing.T) {
 	}
 	err := netguard.Policy{
 		Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}},
-		Deny:  []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33), netip.MustParsePrefix("::ffff:10.0.0.0/90")},
+		Deny: []netip.Prefix{
+			netip.PrefixFrom(netip.MustParseAddr("10.0.0.1"), 33),
+			netip.MustParsePrefix("::ffff:10.0.0.0/90"),
+		},
 	}.Validate()
 	for _, want := range []string{"allow[1]", "deny[0]", "deny[1]"} {
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -155,7 +155,9 @@ func TestClientTLS(t *testing.T) {
 	t.Parallel()
 	modern, old := tlsServer(t, tls.VersionTLS13), tlsServer(t, tls.VersionTLS11)
 
-	if _, proto := get(t, trusting(t, client(t, netguard.Policy{Loopback: true}), modern), modern.URL); proto != "HTTP/2.0" {
+	if _, proto := get(
+		t, trusting(t, client(t, netguard.Policy{Loopback: true}), modern), modern.URL,
+	); proto != "HTTP/2.0" {
 		t.Errorf("spoke %s, want HTTP/2.0", proto)
 	}
 	if _, err := client(t, netguard.Policy{Loopback: true}).Get(modern.URL); err == nil {

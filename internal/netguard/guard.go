@@ -130,7 +130,11 @@ func (g *Guard) DialContext(ctx context.Context, network, address string) (net.C
 func (g *Guard) control(_ context.Context, _, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return &BlockedError{Address: address, Reason: "does not name an address to dial", Hint: "give a host and a port"}
+		return &BlockedError{
+			Address: address,
+			Reason:  "does not name an address to dial",
+			Hint:    "give a host and a port",
+		}
 	}
 	return g.check(ap.Addr())
 }

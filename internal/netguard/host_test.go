@@ -29,24 +29,71 @@ func TestCheckHost(t *testing.T) {
 			"xn--bcher-kva.example", "1.example.com", "0x7f.example", "localhost.example.com", "internal.example.com",
 			"notlocalhost.com", "mylocal.com", "8.8.8.8", "2606:4700:4700::1111", "[2606:4700:4700::1111]",
 		}},
-		{"loopback", []*netguard.Guard{loopback, allowedLoopback, all}, []*netguard.Guard{zero, private, allowed}, []string{
-			"localhost", "LOCALHOST", "localhost.", "Foo.LocalHost", "a.b.localhost.", "localhost.localdomain", "ip6-localhost",
-		}},
+		{
+			"loopback",
+			[]*netguard.Guard{loopback, allowedLoopback, all},
+			[]*netguard.Guard{zero, private, allowed},
+			[]string{
+				"localhost", "LOCALHOST", "localhost.", "Foo.LocalHost", "a.b.localhost.",
+				"localhost.localdomain", "ip6-localhost",
+			},
+		},
 		{"private", []*netguard.Guard{private, allowed, all}, []*netguard.Guard{zero, loopback}, []string{
 			"db", "postgres", "printer.local", "PRINTER.LOCAL.", "vault.internal", "metadata.google.internal",
 			"host.docker.internal", "svc.ns.svc.cluster.local", "nas.home.arpa", "home.arpa", "router.lan", "ad.corp",
 		}},
-		{"odd notations of IPv4", nil, []*netguard.Guard{zero, loopback, private, allowed, all}, []string{
-			"0x7f.1", "2130706433", "0177.0.0.1", "127.1", "127.0.1", "0x7f000001", "0X7F.0.0.1", "0x", "017700000001",
-			"127.0.0.1.", "127.0.0.0x1", "1.2.3.4.5", "256.256.256.256", "8.8.8.8.", "08.8.8.8", "example.123", "foo.0x1f",
-		}},
-		{"no hosts", nil, []*netguard.Guard{zero, loopback, private, allowed, all}, []string{
-			"", ".", "..", "a..b", ".a", "example.com:443", "http://example.com", "user@example.com", "a/b", "a b", "a\x00b",
-			"a%2eb", "-a.com", "a-.com", "*.example.com", strings.Repeat("a", 64) + ".com", strings.Repeat("a.", 127) + "com",
-			"bücher.example", "１２７.０.０.１", "127。0。0。1", "ⓛocalhost", "\xff.com", "loo\u212aup.com",
-			"[", "[]", "[::1", "::1]", "[127.0.0.1]", "[example.com]", "[::1]:80",
-			"::1%lo", "2606:4700:4700::1111%x", "fe80::1%", "fe80::1%../x", "fe80::1%a b",
-		}},
+		{
+			"odd notations of IPv4",
+			nil,
+			[]*netguard.Guard{zero, loopback, private, allowed, all},
+			[]string{
+				"0x7f.1", "2130706433", "0177.0.0.1", "127.1", "127.0.1", "0x7f000001", "0X7F.0.0.1", "0x",
+				"017700000001", "127.0.0.1.", "127.0.0.0x1", "1.2.3.4.5", "256.256.256.256", "8.8.8.8.",
+				"08.8.8.8", "example.123", "foo.0x1f",
+			},
+		},
+		{
+			"no hosts",
+			nil,
+			[]*netguard.Guard{zero, loopback, private, allowed, all},
+			[]string{
+				"",
+				".",
+				"..",
+				"a..b",
+				".a",
+				"example.com:443",
+				"http://example.com",
+				"user@example.com",
+				"a/b",
+				"a b",
+				"a\x00b",
+				"a%2eb",
+				"-a.com",
+				"a-.com",
+				"*.example.com",
+				strings.Repeat("a", 64) + ".com",
+				strings.Repeat("a.", 127) + "com",
+				"bücher.example",
+				"１２７.０.０.１",
+				"127。0。0。1",
+				"ⓛocalhost",
+				"\xff.com",
+				"loo\u212aup.com",
+				"[",
+				"[]",
+				"[::1",
+				"::1]",
+				"[127.0.0.1]",
+				"[example.com]",
+				"[::1]:80",
+				"::1%lo",
+				"2606:4700:4700::1111%x",
+				"fe80::1%",
+				"fe80::1%../x",
+				"fe80::1%a b",
+			},
+		},
 	}
 	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
@@ -100,7 +147,10 @@ func FuzzCheckHost(f *testing.F) {
 				t.Fatalf("%q: open by the zero policy, closed by a wider one: %v", host, err)
 			}
 		}
-		if again := zero.CheckHost(strings.ToUpper(host)); strings.ToLower(strings.ToUpper(host)) == host && (again == nil) != (err == nil) {
+		if again := zero.CheckHost(
+			strings.ToUpper(host),
+		); strings.ToLower(strings.ToUpper(host)) == host &&
+			(again == nil) != (err == nil) {
 			t.Fatalf("%q: %v, in upper case %v", host, err, again)
 		}
 

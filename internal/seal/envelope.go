@@ -20,7 +20,10 @@ const idCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345
 // checkID does not quote the id: it may be a key that was given in its place.
 func checkID(id string) error {
 	if id == "" || len(id) > maxIDLength || strings.Trim(id, idCharacters) != "" {
-		return fmt.Errorf("seal: the key id is not 1 to %d characters of A-Z, a-z, 0-9, dot, underscore and hyphen, it has %d", maxIDLength, len(id))
+		return fmt.Errorf(
+			"seal: the key id is not 1 to %d characters of A-Z, a-z, 0-9, dot, underscore and hyphen, it has %d",
+			maxIDLength, len(id),
+		)
 	}
 	return nil
 }

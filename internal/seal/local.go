@@ -68,7 +68,9 @@ func decodeKey(s string) ([]byte, error) {
 	if hexErr == nil {
 		return nil, fmt.Errorf("is hex of %d bytes, want %d", len(fromHex), localKeySize)
 	}
-	return nil, fmt.Errorf("is neither base64 nor hex (%d characters), want %d bytes in one of them", len(s), localKeySize)
+	return nil, fmt.Errorf(
+		"is neither base64 nor hex (%d characters), want %d bytes in one of them", len(s), localKeySize,
+	)
 }
 
 func (l *local) ID() string { return l.id }

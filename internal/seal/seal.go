@@ -19,7 +19,9 @@ const (
 // ErrOpen is matched by the errors of values that are not what [Keyring.Seal]
 // gave for the same [AD]: damaged, altered, or moved from elsewhere. Trying
 // again does not help.
-var ErrOpen = errors.New("seal: the value does not open: it was altered, or sealed for another organization, subject or version")
+var ErrOpen = errors.New(
+	"seal: the value does not open: it was altered, or sealed for another organization, subject or version",
+)
 
 // UnknownKeyError says that a value was sealed with a key that the keyring
 // does not have.
@@ -28,7 +30,10 @@ type UnknownKeyError struct {
 }
 
 func (e *UnknownKeyError) Error() string {
-	return fmt.Sprintf("seal: sealed with key %q, which was not given; give it as an older key until nothing is sealed with it any more", e.ID)
+	return fmt.Sprintf(
+		"seal: sealed with key %q, which was not given; give it as an older key until nothing is sealed with it any more",
+		e.ID,
+	)
 }
 
 // KeyWrapper encrypts data keys, which are 32 random bytes, with a key that it

@@ -83,10 +83,16 @@ type Quotas struct {
 // DefaultPolicy is the policy of a host that sets nothing.
 func DefaultPolicy() Policy {
 	return Policy{
-		Retry:           retry.Default(),
-		Breaker:         retry.DefaultBreaker(),
-		Limits:          destination.Limits{Timeout: destination.Duration(30 * time.Second)},
-		Quotas:          Quotas{Inline: 64 << 10, InMemory: 10 << 20, Payload: 1 << 40, Destinations: 50, Batch: 10_000},
+		Retry:   retry.Default(),
+		Breaker: retry.DefaultBreaker(),
+		Limits:  destination.Limits{Timeout: destination.Duration(30 * time.Second)},
+		Quotas: Quotas{
+			Inline:       64 << 10,
+			InMemory:     10 << 20,
+			Payload:      1 << 40,
+			Destinations: 50,
+			Batch:        10_000,
+		},
 		Retention:       Retention{Statistics: 32 * 24 * time.Hour},
 		Checks:          Checks{Every: 6 * time.Hour, Failing: 5 * time.Minute, InUse: 24 * time.Hour},
 		PollInterval:    time.Second,

@@ -59,7 +59,11 @@ func (t *Type) ParseConfig(raw json.RawMessage) (config any, err error) {
 
 // Test has the handler test a connection within timeout. A type without a test is
 // errors.ErrUnsupported.
-func (t *Type) Test(ctx context.Context, timeout time.Duration, req *handler.TestRequest) (report *destination.TestReport, err error) {
+func (t *Type) Test(
+	ctx context.Context,
+	timeout time.Duration,
+	req *handler.TestRequest,
+) (report *destination.TestReport, err error) {
 	if t.Tester == nil {
 		return nil, fmt.Errorf("delivery: connections of type %q cannot be tested: %w", t.Name, errors.ErrUnsupported)
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Everything works behind PgBouncer in transaction mode, where each transaction may have another session: with lib/pq as it
-// is, with pgx in a mode that keeps no statements prepared.
+// Everything works behind PgBouncer in transaction mode, where each transaction may have another
+// session: with lib/pq as it is, with pgx in a mode that keeps no statements prepared.
 func TestBehindPgBouncer(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]string{
@@ -53,7 +53,8 @@ func everything(t *testing.T, db *sql.DB) {
 	f.Fail(failing, testkit.ErrNever)
 	all := []string{plain.ID, limited.ID, ordered.ID, failing.ID}
 
-	// Accept: alone, together, in the host's transaction, repeated, streamed, staged, later, too late.
+	// Accept: alone, together, in the host's transaction, repeated, streamed, staged, later, too
+	// late.
 	first := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",
 		Tags: []string{"a"}, Metadata: map[string]string{"b": "c"}})).Must(t)
 	if r := testkit.Try(acme.Deliver(ctx, delivery.Request{Payload: payload.JSON(1), IdempotencyKey: "k", Topic: "t",

@@ -132,7 +132,8 @@ func TestProbesAreBoundedOverProcesses(t *testing.T) {
 	})
 }
 
-// A destination that fails for long is disabled; what waits is held, and goes out at a bounded rate once it is enabled.
+// A destination that fails for long is disabled; what waits is held, and goes out at a bounded rate
+// once it is enabled.
 func TestDisabledForItsFailuresAndDrained(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
@@ -426,8 +427,7 @@ func TestRetryRules(t *testing.T) {
 			destination, of     retry.Policy
 			again, stillEnabled bool
 		}{
-			{topic: "404", again: true, stillEnabled: true},
-			{topic: "405", stillEnabled: true},
+			{topic: "404", again: true, stillEnabled: true}, {topic: "405", stillEnabled: true},
 			{topic: "404", destination: retry.Policy{RetryOn: []string{}}, stillEnabled: true},
 			{topic: "503", again: true, stillEnabled: true},
 			{topic: "503", destination: retry.Policy{StopOn: []string{"5xx"}}, stillEnabled: true},

@@ -53,7 +53,8 @@ func TestScheduledChecks(t *testing.T) {
 		v.Set(func() {
 			report = destination.TestReport{Steps: []destination.TestStep{{Name: "connect", Finding: "nobody listens"}}}
 		})
-		// Only the first service hears of what it finds itself, and either may be the one that tests.
+		// Only the first service hears of what it finds itself, and either may be the one that
+		// tests.
 		c.Advance(2 * time.Hour)
 		before := v.Tested()
 		testkit.Try(svc.Maintain(t.Context())).Must(t)
@@ -71,7 +72,8 @@ func TestScheduledChecks(t *testing.T) {
 	})
 }
 
-// What is in use is tested once a day, for what is about to expire; its deliveries say that it is well, not its answers to tests.
+// What is in use is tested once a day, for what is about to expire; its deliveries say that it is
+// well, not its answers to tests.
 func TestDestinationsInUseAreTestedDaily(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
@@ -106,7 +108,8 @@ func TestDestinationsInUseAreTestedDaily(t *testing.T) {
 	})
 }
 
-// What was disabled by hand is left alone, whatever the reason; what the service disabled is tested, to see it recover.
+// What was disabled by hand is left alone, whatever the reason; what the service disabled is
+// tested, to see it recover.
 func TestDisabledByHandIsNotTested(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()

@@ -16,8 +16,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// A worker whose clock is an hour off does what others do, when others do it, beside one whose clock is right. (On SQLite
-// there is no clock but the processes', which are of one machine.)
+// A worker whose clock is an hour off does what others do, when others do it, beside one whose
+// clock is right. (On SQLite there is no clock but the processes', which are of one machine.)
 func TestClockOfAWorkerIsWrong(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string]time.Duration{"fast": time.Hour, "slow": -time.Hour} {
@@ -79,7 +79,8 @@ func TestClockOfAWorkerIsWrong(t *testing.T) {
 	}
 }
 
-// told fails each item of one topic once, takes its time for another, and notes when it was first asked.
+// told fails each item of one topic once, takes its time for another, and notes when it was first
+// asked.
 type told struct {
 	handler.Parser[testkit.Script]
 	env      handler.Env

@@ -75,7 +75,8 @@ func TestDeliverTogether(t *testing.T) {
 	})
 }
 
-// A call that waits for a lock keeps no other waiting, and one that is cancelled meanwhile is not accepted.
+// A call that waits for a lock keeps no other waiting, and one that is cancelled meanwhile is not
+// accepted.
 func TestDeliverBesideOneThatWaits(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"lib/pq", "pgx"} {

@@ -27,8 +27,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// victimEnv tells a copy of the test's own binary to be a process that is killed or stopped: driver, data source, log file,
-// and how it behaves.
+// victimEnv tells a copy of the test's own binary to be a process that is killed or stopped:
+// driver, data source, log file, and how it behaves.
 const victimEnv = "DELIVERY_TEST_VICTIM"
 
 const (
@@ -99,8 +99,8 @@ func emptyFile(t *testing.T) string {
 	return name
 }
 
-// Four processes of which one after another is killed lose nothing, and repeat at most what they held. What the last of
-// them held is taken up again within a lease and a sweep.
+// Four processes of which one after another is killed lose nothing, and repeat at most what they
+// held. What the last of them held is taken up again within a lease and a sweep.
 func TestKilledProcessesLoseNothing(t *testing.T) {
 	t.Parallel()
 	items, kills, most := 3000, 8, 2*time.Minute
@@ -189,7 +189,8 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 	}
 }
 
-// A process that is stopped until its lease has ended, and another has delivered its item, changes nothing as it goes on.
+// A process that is stopped until its lease has ended, and another has delivered its item, changes
+// nothing as it goes on.
 func TestStoppedProcessOverwritesNothing(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"sqlite", "lib/pq"} {
@@ -208,7 +209,8 @@ func TestStoppedProcessOverwritesNothing(t *testing.T) {
 			ctx := testkit.Within(t, time.Minute)
 			v := newVictim(ctx, t, driver, dsn, log, stalls)
 			testkit.WaitFor(ctx, t, func() bool { return len(lines(t, log)) == 1 })
-			// A process that is stopped as it writes keeps SQLite locked: that is no matter of leases.
+			// A process that is stopped as it writes keeps SQLite locked: that is no matter of
+			// leases.
 			testkit.WaitFor(ctx, t, func() bool {
 				if err := v.Process.Signal(syscall.SIGSTOP); err != nil {
 					t.Fatal(err)

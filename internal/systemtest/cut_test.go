@@ -27,8 +27,8 @@ type cuts interface {
 	Spare() bool // no more; it reports whether there was none
 }
 
-// cuttable opens a database whose connections break on a COMMIT: after it took effect, or instead of it. Of PostgreSQL, a
-// proxy breaks them.
+// cuttable opens a database whose connections break on a COMMIT: after it took effect, or instead
+// of it. Of PostgreSQL, a proxy breaks them.
 func cuttable(t *testing.T, name string, effective bool) (*sql.DB, cuts) {
 	t.Helper()
 	db, driver, dsn := testkit.OpenNamed(t, name)
@@ -185,7 +185,8 @@ type scene struct {
 	id   string // of a delivery
 }
 
-// writes are all writes: by a call, which must return no error, or of the engine, which may but has to make up for it.
+// writes are all writes: by a call, which must return no error, or of the engine, which may but has
+// to make up for it.
 var writes = []struct {
 	name    string
 	prepare func(s *scene)
@@ -315,7 +316,8 @@ func (s *scene) work() error {
 	return err
 }
 
-// tables are what the writes leave, without what names or times it, and without leases that were lost.
+// tables are what the writes leave, without what names or times it, and without leases that were
+// lost.
 var tables = []string{
 	"delivery_deliveries", "delivery_payloads where complete", "delivery_payload_chunks", "delivery_idempotency",
 	"delivery_queue where state = 0", "delivery_queue where lease <> 0", "delivery_queue where state = 2", "delivery_leases", "delivery_dead_letters",
@@ -333,8 +335,8 @@ func (s *scene) left() string {
 	return b.String()
 }
 
-// Wherever a connection breaks on a COMMIT, whether that took effect or not, a write leaves what it leaves otherwise: one
-// row of each, and items that are attempted as often.
+// Wherever a connection breaks on a COMMIT, whether that took effect or not, a write leaves what it
+// leaves otherwise: one row of each, and items that are attempted as often.
 func TestWritesSurviveBrokenCommits(t *testing.T) {
 	t.Parallel()
 	for _, name := range testkit.Databases {
@@ -368,8 +370,8 @@ func TestWritesSurviveBrokenCommits(t *testing.T) {
 						if !w.engine {
 							return s.left(), spared
 						}
-						// A lease of which nobody knows ends, and so does that of a chore. A connection that broke may hold its locks
-						// for a moment longer.
+						// A lease of which nobody knows ends, and so does that of a chore. A
+						// connection that broke may hold its locks for a moment longer.
 						s.Advance(time.Hour)
 						ctx := testkit.Within(t, 10*time.Second)
 						for settled := false; !settled && ctx.Err() == nil; settled = left == want || want == "" {

@@ -406,8 +406,8 @@ func TestLostLeases(t *testing.T) {
 	})
 }
 
-// A worker that was stopped and wakes after its lease has ended must not overwrite what became of the item meanwhile,
-// whether that has ended or waits for a retry.
+// A worker that was stopped and wakes after its lease has ended must not overwrite what became of
+// the item meanwhile, whether that has ended or waits for a retry.
 func TestStaleWorkerOverwritesNothing(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		for name, meanwhile := range map[string]error{"delivered": nil, "failed": errors.New("fresh")} {
@@ -553,7 +553,8 @@ func TestUndecodableIsDead(t *testing.T) {
 	})
 }
 
-// A destination can be deleted while an attempt at it is under way: the attempt goes on, its item is not retried.
+// A destination can be deleted while an attempt at it is under way: the attempt goes on, its item
+// is not retried.
 func TestDeleteDuringAnAttempt(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
@@ -620,7 +621,8 @@ func TestHandlerThatEndsItsGoroutine(t *testing.T) {
 	})
 }
 
-// Attempts are timed by the database's clock, whatever the process's says; and no attempt ends before it began.
+// Attempts are timed by the database's clock, whatever the process's says; and no attempt ends
+// before it began.
 func TestTimesAreOrdered(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		svc := testkit.Service(t, db, &testkit.Fake{})

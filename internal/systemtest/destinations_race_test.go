@@ -21,7 +21,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// What is accepted while its destination is deleted ends, delivered or cancelled, and afterwards nothing is accepted.
+// What is accepted while its destination is deleted ends, delivered or cancelled, and afterwards
+// nothing is accepted.
 func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		svc := testkit.Service(t, db, &testkit.Fake{})
@@ -80,7 +81,8 @@ func TestDeletionWhileItIsDeliveredTo(t *testing.T) {
 	})
 }
 
-// Who pages sees all that was there before and still is, once each and in order, whatever is created and deleted meanwhile.
+// Who pages sees all that was there before and still is, once each and in order, whatever is
+// created and deleted meanwhile.
 func TestPagesWhileOthersChange(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		svc := testkit.Service(t, db, &testkit.Fake{})
@@ -133,7 +135,8 @@ func TestPagesWhileOthersChange(t *testing.T) {
 	})
 }
 
-// A receiver that changes over at any time within the overlap verifies all that it gets, while secrets are rotated.
+// A receiver that changes over at any time within the overlap verifies all that it gets, while
+// secrets are rotated.
 func TestRotationWhileItIsDeliveredTo(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		var known atomic.Pointer[[]string] // what the receiver verifies with

@@ -15,13 +15,15 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// slow has the service take every look for slow, so that it goes by what it knows of lanes, with a whole look now and then.
+// slow has the service take every look for slow, so that it goes by what it knows of lanes, with a
+// whole look now and then.
 func slow(s *settings.Builder) error {
 	s.SlowLook = 1
 	return nil
 }
 
-// What was numbered early and committed late is found, though the service has gone on to later numbers.
+// What was numbered early and committed late is found, though the service has gone on to later
+// numbers.
 func TestLateCommitsAreFound(t *testing.T) {
 	t.Parallel()
 	for _, name := range testkit.Databases[1:] { // SQLite has one writer

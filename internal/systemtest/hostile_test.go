@@ -15,7 +15,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Whatever is given, it is refused as a fault of that input, or stored: no call panics, and none fails in the database.
+// Whatever is given, it is refused as a fault of that input, or stored: no call panics, and none
+// fails in the database.
 func TestHostileDestinations(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		svc := testkit.Service(t, db, &testkit.Fake{}, delivery.WithHandler("free", testkit.ParamsHandler{}), delivery.WithHandler("vault", &testkit.Vault{}))

@@ -294,7 +294,8 @@ func (w *world) leaks(text string) bool {
 	})
 }
 
-// Who calls for another organization, with the ids of this one, is answered as if there were nothing of that id.
+// Who calls for another organization, with the ids of this one, is answered as if there were
+// nothing of that id.
 func TestForeignIDsMatrix(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)
@@ -400,7 +401,8 @@ func TestForeignActorsMatrix(t *testing.T) {
 	})
 }
 
-// A role that permits nothing is told so by every method, without a change; and with WithActorRequired nobody calls unnamed.
+// A role that permits nothing is told so by every method, without a change; and with
+// WithActorRequired nobody calls unnamed.
 func TestDeniedActorsMatrix(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		w := newWorld(t, db)

@@ -76,7 +76,8 @@ func TestStuckAttemptsLoseTheirLease(t *testing.T) {
 	})
 }
 
-// However many leases end at once, and whether anything is left of them, one pass takes up all that was under them.
+// However many leases end at once, and whether anything is left of them, one pass takes up all that
+// was under them.
 func TestManyLostLeases(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		const leases, empty = 60, 200
@@ -121,8 +122,8 @@ type writerFunc func(b []byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// An outcome that cannot be recorded for as long as its lease leaves the item to be attempted again, also while others that were
-// claimed with it go on.
+// An outcome that cannot be recorded for as long as its lease leaves the item to be attempted
+// again, also while others that were claimed with it go on.
 func TestOutcomesThatCannotBeRecorded(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		flaky := &flakyDB{DB: db}

@@ -38,7 +38,8 @@ func (h *tidy) Maintain(_ context.Context, r *handler.MaintainRequest) error {
 	return nil
 }
 
-// Handlers are called for each of their destinations, once an hour, by one process; one that fails stops no other.
+// Handlers are called for each of their destinations, once an hour, by one process; one that fails
+// stops no other.
 func TestHandlersMaintainTheirDestinations(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
@@ -136,7 +137,8 @@ func TestRetention(t *testing.T) {
 	})
 }
 
-// Of two calls at once, one to retry a dead letter and one to remove it, no item comes out without its delivery.
+// Of two calls at once, one to retry a dead letter and one to remove it, no item comes out without
+// its delivery.
 func TestRetentionAndRetryAtOnce(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()

@@ -184,8 +184,8 @@ func TestFaultyPayloadStores(t *testing.T) {
 	})
 }
 
-// Maintain removes what nobody needs, and nothing that a pending item, a dead letter, a retained delivery or a recent
-// staging needs.
+// Maintain removes what nobody needs, and nothing that a pending item, a dead letter, a retained
+// delivery or a recent staging needs.
 func TestPayloadsAreCollected(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
@@ -258,7 +258,8 @@ func TestProcessWithoutTheStore(t *testing.T) {
 	})
 }
 
-// What is in the store and belongs to nothing is removed after a day, unless it is another database's.
+// What is in the store and belongs to nothing is removed after a day, unless it is another
+// database's.
 func TestOrphansAreCollected(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		store, dir := newStore(t)
@@ -290,8 +291,8 @@ func TestOrphansAreCollected(t *testing.T) {
 	})
 }
 
-// A staged payload that is a day old is delivered in a host's transaction while Maintain looks for what is unused: it is
-// either refused or kept.
+// A staged payload that is a day old is delivered in a host's transaction while Maintain looks for
+// what is unused: it is either refused or kept.
 func TestCollectingBesideATransaction(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		if testkit.IsSQLite(db) {

@@ -43,8 +43,8 @@ func (k *keeper) Remove(_ context.Context, r *handler.RemoveRequest) (handler.Re
 	return handler.Removed, nil
 }
 
-// What was written is removed once, when its time is over; what was not written, or is kept for ever, stays. A failure is
-// recorded and tried again, and keeps nothing else.
+// What was written is removed once, when its time is over; what was not written, or is kept for
+// ever, stays. A failure is recorded and tried again, and keeps nothing else.
 func TestRemovals(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()

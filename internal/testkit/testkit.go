@@ -1,6 +1,6 @@
 // Package testkit has what tests of the whole service share: databases of both kinds, a service on
-// them, handlers that do what a test says, and a clock that a test moves. It is for the tests of this
-// module; hosts have package deliverytest.
+// them, handlers that do what a test says, and a clock that a test moves. It is for the tests of
+// this module; hosts have package deliverytest.
 package testkit
 
 import (

@@ -1,5 +1,5 @@
-// Package storetest is what every payload.Store must pass, for whoever writes one. It imports the standard library and
-// package payload only.
+// Package storetest is what every payload.Store must pass, for whoever writes one. It imports the
+// standard library and package payload only.
 package storetest
 
 import (
@@ -17,7 +17,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Run runs the suite on a store, which may hold other things already. Each of its checks is a subtest.
+// Run runs the suite on a store, which may hold other things already. Each of its checks is a
+// subtest.
 func Run(t *testing.T, s payload.Store) {
 	t.Helper()
 	for name, check := range map[string]func(*testing.T, payload.Store){
