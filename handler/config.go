@@ -69,7 +69,9 @@ func Decode(raw json.RawMessage, v any) error {
 	case errors.As(err, &wrong) && wrong.Type == reflect.TypeFor[destination.Duration]():
 		return destination.Invalid(wrong.Field, `is no duration such as "36h" or "1m30s"`)
 	case errors.As(err, &wrong):
-		return destination.Invalid(wrong.Field, "is a JSON %s where %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong))
+		return destination.Invalid(
+			wrong.Field, "is a JSON %s where %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong),
+		)
 	case errors.As(err, &at):
 		return destination.Invalid("", `has a time that is not in RFC 3339, such as "2026-06-21T10:00:00Z"`)
 	case errors.As(err, &syntax):
@@ -78,7 +80,9 @@ func Decode(raw json.RawMessage, v any) error {
 		return destination.Invalid("", "is not complete JSON")
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return &destination.FieldError{Path: strings.Trim(field, `"`), Code: "unknown", Message: "is not a field of this type"}
+		return &destination.FieldError{
+			Path: strings.Trim(field, `"`), Code: "unknown", Message: "is not a field of this type",
+		}
 	}
 	return destination.Invalid("", "%v", err)
 }

@@ -230,7 +230,8 @@ func FromHTTP(status int, header map[string][]string, err error) error {
 		e.Category = RateLimit
 	case http.StatusInsufficientStorage:
 		e.Category = Capacity
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented,
+		http.StatusHTTPVersionNotSupported:
 		e.Category = Configuration
 	default:
 		switch {

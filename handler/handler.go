@@ -211,7 +211,7 @@ type Result struct {
 	Reference Reference
 	Exchange  *Exchange
 	Parts     []Part
-	Removable bool // what was written stays at the other side, is this item's alone, and can be removed by its Reference
+	Removable bool // what was written stays, is this item's alone, and can be removed by its Reference
 	Notes     map[string]string
 }
 

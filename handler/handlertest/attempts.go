@@ -45,7 +45,9 @@ func (a *attempts) request(t *testing.T, content payload.Payload) *handler.Reque
 }
 
 // deliver makes an attempt, and searches its outcome.
-func (a *attempts) deliver(t *testing.T, ctx context.Context, req *handler.Request) (result *handler.Result, err error) {
+func (a *attempts) deliver(
+	t *testing.T, ctx context.Context, req *handler.Request,
+) (result *handler.Result, err error) {
 	t.Helper()
 	pprof.Do(ctx, pprof.Labels(labelKey, a.label), func(ctx context.Context) {
 		result, err = a.h.Deliver(ctx, req)

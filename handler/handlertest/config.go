@@ -114,7 +114,9 @@ func (s *suite) malformed(t *testing.T) {
 		}
 		return err
 	}
-	for _, text := range []string{"", " ", "{", "}", "[]", "1", "true", `"text"`, "\x00", "\xff\xfe", `{"":{}}`, strings.Repeat(`{"a":`, 1000)} {
+	for _, text := range []string{
+		"", " ", "{", "}", "[]", "1", "true", `"text"`, "\x00", "\xff\xfe", `{"":{}}`, strings.Repeat(`{"a":`, 1000),
+	} {
 		if err := try(fmt.Sprintf("%.20q", text), []byte(text)); err == nil && !s.Unvalidated {
 			t.Errorf("ParseConfig accepts %.20q", text)
 		}
@@ -202,11 +204,16 @@ func (s *suite) rotate(t *testing.T) {
 			t.Fatalf("ParseConfig refuses what Rotate returned: %v", err)
 		}
 		after := signer.SigningSecrets(again)
-		if len(after) != 1+len(want) || !slices.EqualFunc(after[1:], want, destination.Secret.Equal) || slices.ContainsFunc(before, after[0].Equal) {
-			t.Errorf("%d secrets after a rotation with an overlap of %s, want a new one and then %d", len(after), overlap, len(want))
+		if len(after) != 1+len(want) || !slices.EqualFunc(after[1:], want, destination.Secret.Equal) ||
+			slices.ContainsFunc(before, after[0].Equal) {
+			t.Errorf(
+				"%d secrets after a rotation with an overlap of %s, want a new one and then %d", len(after), overlap,
+				len(want),
+			)
 		}
 	}
-	if _, err := signer.Rotate(config, handler.Rotation{Secret: destination.NewSecret(destination.Redacted), Now: now}); err == nil {
+	placeholder := handler.Rotation{Secret: destination.NewSecret(destination.Redacted), Now: now}
+	if _, err := signer.Rotate(config, placeholder); err == nil {
 		t.Error("Rotate takes the placeholder for a secret")
 	}
 	if unchanged, err := destination.Reveal(config); err != nil || !bytes.Equal(unchanged, stored) {
@@ -321,7 +328,8 @@ func search(t *testing.T, where, text string, secrets []string) {
 	t.Helper()
 	for i, secret := range secrets {
 		hexadecimal := fmt.Sprintf("%x", secret)
-		for _, form := range []string{secret, strings.Trim(quote(secret), `"`), hexadecimal, strings.ToUpper(hexadecimal)} {
+		forms := []string{secret, strings.Trim(quote(secret), `"`), hexadecimal, strings.ToUpper(hexadecimal)}
+		for _, form := range forms {
 			if strings.Contains(text, form) {
 				t.Errorf("secret %d can be seen in %s", i, where)
 				break

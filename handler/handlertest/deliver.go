@@ -174,7 +174,10 @@ func (s *suite) unreadable(t *testing.T) {
 				continue
 			}
 			if e := handler.Classify(err); e.Category != handler.Internal || !e.WillRetry() {
-				t.Errorf("%d bytes that break off after %d: a %s failure, want internal, to be retried: %v", n, at, e.Category, err)
+				t.Errorf(
+					"%d bytes that break off after %d: a %s failure, want internal, to be retried: %v", n, at,
+					e.Category, err,
+				)
 			}
 		}
 	}

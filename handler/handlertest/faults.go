@@ -26,7 +26,9 @@ func (s *suite) faults(t *testing.T) {
 					t.Fatal("is delivered")
 				}
 				e := handler.Classify(err)
-				if e.Category != f.Category || e.WillRetry() != f.WillRetry || (e.Verdict == handler.Disable) != f.Disables || e.StatusCode != f.StatusCode {
+				if e.Category != f.Category || e.WillRetry() != f.WillRetry ||
+					(e.Verdict == handler.Disable) != f.Disables ||
+					e.StatusCode != f.StatusCode {
 					t.Errorf("category %s, status %d, retry %t, disables %t; want %s, %d, %t, %t: %v",
 						e.Category, e.StatusCode, e.WillRetry(), e.Verdict == handler.Disable,
 						f.Category, f.StatusCode, f.WillRetry, f.Disables, err)

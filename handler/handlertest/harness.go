@@ -146,7 +146,10 @@ func (h *Harness) complete(t *testing.T) bool {
 		_, testable := handler.As[handler.Tester](handled)
 		missing(!testable && !h.Untestable, "Untestable, though the handler has no Test")
 		_, parses := handler.As[handler.ConfigParser](handled)
-		missing(!parses && (!h.NoSecrets || !h.Unvalidated), "NoSecrets and Unvalidated, though the handler has no ParseConfig")
+		missing(
+			!parses && (!h.NoSecrets || !h.Unvalidated),
+			"NoSecrets and Unvalidated, though the handler has no ParseConfig",
+		)
 	}
 	if h.Patience == 0 {
 		h.Patience = 5 * time.Second

@@ -135,7 +135,9 @@ func Content(t testing.TB, p payload.Payload) *payload.Content {
 		t.Fatalf("the payload: %v", err)
 	}
 	sum := sha256.Sum256(b.Bytes())
-	info := payload.Info{Name: p.Name(), ContentType: p.ContentType(), Size: int64(b.Len()), SHA256: hex.EncodeToString(sum[:])}
+	info := payload.Info{
+		Name: p.Name(), ContentType: p.ContentType(), Size: int64(b.Len()), SHA256: hex.EncodeToString(sum[:]),
+	}
 	return payload.NewContent(info, func(_ context.Context, offset int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(b.Bytes()[offset:])), nil
 	})

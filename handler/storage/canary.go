@@ -21,7 +21,9 @@ const cleanUp = 10 * time.Second
 
 // Test writes, reads and deletes a canary where the deliveries of organization go, and reports step
 // by step. Steps that others brought, such as that of the credentials, are in before.
-func (t Target) Test(ctx context.Context, req *handler.TestRequest, now time.Time, before ...destination.TestStep) *destination.TestReport {
+func (t Target) Test(
+	ctx context.Context, req *handler.TestRequest, now time.Time, before ...destination.TestStep,
+) *destination.TestReport {
 	c := &canary{target: t, report: &destination.TestReport{OK: true, Steps: before}}
 	start := time.Now()
 	for _, s := range before {
@@ -47,7 +49,12 @@ func (c *canary) step(ctx context.Context, name string, run func() (string, erro
 		finding = ended(ctx, err).Error()
 	}
 	c.report.OK = c.report.OK && err == nil
-	c.report.Steps = append(c.report.Steps, destination.TestStep{Name: name, OK: err == nil, Finding: finding, Latency: destination.Duration(time.Since(start))})
+	c.report.Steps = append(
+		c.report.Steps,
+		destination.TestStep{
+			Name: name, OK: err == nil, Finding: finding, Latency: destination.Duration(time.Since(start)),
+		},
+	)
 	return err == nil
 }
 
@@ -84,7 +91,10 @@ func (c *canary) run(ctx context.Context, req *handler.TestRequest, now time.Tim
 		if found.Size != int64(len(text)) {
 			return "", fmt.Errorf("storage: %d bytes were written and %d are there", len(text), found.Size)
 		}
-		sum, _, err := digest(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return b.Get(ctx, up.Name, offset) })
+		sum, _, err := digest(
+			ctx,
+			func(ctx context.Context, offset int64) (io.ReadCloser, error) { return b.Get(ctx, up.Name, offset) },
+		)
 		if err == nil && sum != up.SHA256 {
 			err = errors.New("storage: what is read differs from what was written")
 		}
@@ -97,7 +107,10 @@ func (c *canary) run(ctx context.Context, req *handler.TestRequest, now time.Tim
 			case errors.Is(err, ErrExists):
 				return "a second object of the same name is refused", nil
 			case err == nil:
-				return "", errors.New("storage: the other side replaces an object although it was told to create it only if there is none (If-None-Match); update it, or set if_exists to replace")
+				return "", errors.New(
+					"storage: the other side replaces an object although it was told to create it only if there " +
+						"is none (If-None-Match); update it, or set if_exists to replace",
+				)
 			}
 			return "", err
 		})

@@ -62,7 +62,9 @@ func (e Expiry) Validate(protected int) error {
 		return destination.Invalid("delete_after_days", "is not between 1 and 36500")
 	}
 	if e.DeleteAfterDays > 0 && e.DeleteAfterDays < protected {
-		return destination.Invalid("delete_after_days", "is less than the %d days for which objects are protected", protected)
+		return destination.Invalid(
+			"delete_after_days", "is less than the %d days for which objects are protected", protected,
+		)
 	}
 	return nil
 }
@@ -135,8 +137,12 @@ func (a Attributes) Validate() error {
 	}
 	for key, value := range a.Tags {
 		switch path := "tags." + key; {
-		case key == "" || utf8.RuneCountInString(key) > 128 || !tagText.MatchString(key) || strings.HasPrefix(key, "aws:"):
-			invalid(path, `the key is empty, longer than 128 characters, begins with "aws:", or has a character that tags do not take`)
+		case key == "" || utf8.RuneCountInString(key) > 128 || !tagText.MatchString(key) ||
+			strings.HasPrefix(key, "aws:"):
+			invalid(
+				path,
+				`the key is empty, longer than 128 characters, begins with "aws:", or has an unsuitable character`,
+			)
 		case utf8.RuneCountInString(value) > 256 || !tagText.MatchString(value):
 			invalid(path, "the value is longer than 256 characters or has one that tags do not take")
 		}

@@ -49,7 +49,8 @@ func (t Target) deliver(ctx context.Context, req *handler.Request, name string) 
 		switch {
 		case err == nil:
 			result, err := t.settle(ctx, req, found)
-			if err == nil || !replace || !errors.Is(err, errDiffers) && handler.Classify(err).Category != handler.Authentication {
+			if err == nil || !replace ||
+				!errors.Is(err, errDiffers) && handler.Classify(err).Category != handler.Authentication {
 				return result, err
 			}
 		case errors.Is(err, ErrNotFound):
@@ -66,10 +67,16 @@ func (t Target) deliver(ctx context.Context, req *handler.Request, name string) 
 		found, statErr := t.Bucket.Stat(ctx, name)
 		switch {
 		case errors.Is(statErr, ErrNotFound):
-			return nil, handler.Fail(handler.Remote, fmt.Errorf("storage: %q was removed while it was looked at; the next attempt stores it: %w", name, err))
+			return nil, handler.Fail(
+				handler.Remote,
+				fmt.Errorf("storage: %q was removed while it was looked at; the next attempt stores it: %w", name, err),
+			)
 		case statErr != nil && handler.Classify(statErr).Category == handler.Authentication:
 			return nil, handler.Fail(handler.Authentication, fmt.Errorf(
-				"storage: there is an object %q already, and it may not be read to see whether its content is the same: %w", name, statErr))
+				"storage: there is an object %q already, and it may not be read to see whether its content is "+
+					"the same: %w",
+				name, statErr,
+			))
 		case statErr != nil:
 			return nil, statErr
 		}
@@ -94,7 +101,8 @@ func (t Target) upload(req *handler.Request, name string) *Upload {
 	info := req.Payload.Info()
 	return &Upload{
 		Name: name, Size: info.Size, SHA256: info.SHA256, Item: req.ItemID,
-		ContentType: cmp.Or(t.Attributes.ContentType, info.ContentType), Metadata: t.Attributes.Metadata, Tags: t.Attributes.Tags,
+		ContentType: cmp.Or(t.Attributes.ContentType, info.ContentType),
+		Metadata:    t.Attributes.Metadata, Tags: t.Attributes.Tags,
 		Open:     quiet(req),
 		Progress: req.Progress,
 	}
@@ -111,7 +119,8 @@ func quiet(req *handler.Request) func(ctx context.Context, offset int64) (io.Rea
 func result(o Object, req *handler.Request) *handler.Result {
 	details := map[string]string{"size": strconv.FormatInt(o.Size, 10)}
 	for name, v := range map[string]string{
-		"etag": o.ETag, "version": o.Version, "checksum": o.Checksum, "sha256": cmp.Or(o.SHA256, req.Payload.Info().SHA256),
+		"etag": o.ETag, "version": o.Version, "checksum": o.Checksum,
+		"sha256": cmp.Or(o.SHA256, req.Payload.Info().SHA256),
 	} {
 		if v != "" {
 			details[name] = v
@@ -130,8 +139,10 @@ func (t Target) settle(ctx context.Context, req *handler.Request, found Object) 
 	}
 	if differs != "" {
 		return nil, handler.Fail(handler.Conflict, fmt.Errorf(
-			"%w: there is an object %q already, %s; remove it, or give the destination a name that is unique, such as one with {item}",
-			errDiffers, found.Name, differs))
+			"%w: there is an object %q already, %s; remove it, or give the destination a name that is unique, "+
+				"such as one with {item}",
+			errDiffers, found.Name, differs,
+		))
 	}
 	req.Progress(found.Size)
 	r := result(found, req)
@@ -169,7 +180,10 @@ func (t Target) differs(ctx context.Context, req *handler.Request, found Object)
 			return "", nil // stored for this item, whole, and of its size
 		case denied:
 			return "", handler.Fail(handler.Authentication, fmt.Errorf(
-				"storage: there is an object %q already, and it may not be read to see whether its content is the same: %w", found.Name, err))
+				"storage: there is an object %q already, and it may not be read to see whether its content is "+
+					"the same: %w",
+				found.Name, err,
+			))
 		case err != nil:
 			return "", err
 		}
@@ -191,7 +205,9 @@ func (t Target) differs(ctx context.Context, req *handler.Request, found Object)
 	return "", nil
 }
 
-func digest(ctx context.Context, open func(context.Context, int64) (io.ReadCloser, error)) (sum string, size int64, err error) {
+func digest(
+	ctx context.Context, open func(context.Context, int64) (io.ReadCloser, error),
+) (sum string, size int64, err error) {
 	r, err := open(ctx, 0)
 	if err != nil {
 		return "", 0, err
@@ -224,7 +240,10 @@ func ended(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, context.DeadlineExceeded) {
 		return handler.Fail(handler.Timeout, fmt.Errorf(
-			"storage: the object was not stored within the attempt's time; a large one needs a longer timeout in the destination's limits: %w", cause))
+			"storage: the object was not stored within the attempt's time; a large one needs a longer timeout in "+
+				"the destination's limits: %w",
+			cause,
+		))
 	}
 	return fmt.Errorf("storage: the attempt ended: %w", cause)
 }

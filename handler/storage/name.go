@@ -56,7 +56,9 @@ type Template struct {
 // part is literal text, or a field if that is not "".
 type part struct{ text, field string }
 
-var fieldName = regexp.MustCompile(`^(organization|year|month|day|hour|date|delivery|item|topic|file|stem|ext|metadata\.[A-Za-z0-9_.-]{1,128})$`)
+var fieldName = regexp.MustCompile(
+	`^(organization|year|month|day|hour|date|delivery|item|topic|file|stem|ext|metadata\.[A-Za-z0-9_.-]{1,128})$`,
+)
 
 // ParseTemplate parses and checks a template.
 func ParseTemplate(text string) (*Template, error) {
@@ -103,7 +105,10 @@ func parseSegment(segment string) ([]part, error) {
 			return nil, errors.New("has an opening brace without a closing one")
 		}
 		if !fieldName.MatchString(field) {
-			return nil, errors.New("has an unknown field; there are organization, year, month, day, hour, date, delivery, item, topic, file, stem, ext and metadata.KEY")
+			return nil, errors.New(
+				"has an unknown field; there are organization, year, month, day, hour, date, delivery, item, " +
+					"topic, file, stem, ext and metadata.KEY",
+			)
 		}
 		parts = append(parts, part{field: field})
 		rest = tail
@@ -128,14 +133,17 @@ func (t *Template) Name(req *handler.Request) (string, error) {
 		if s == "" {
 			s = "_"
 		}
-		if parts[0].field != "" && strings.HasPrefix(s, ".") || strings.HasPrefix(s, reserved) || s == "." || s == ".." {
+		if parts[0].field != "" && strings.HasPrefix(s, ".") || strings.HasPrefix(s, reserved) || s == "." ||
+			s == ".." {
 			s = "_" + s
 		}
 		segments[i] = shorten(norm.NFC.String(s), MaxSegment)
 	}
 	name := strings.Join(segments, "/")
 	if err := CheckName(name); err != nil {
-		return "", handler.Fail(handler.Validation, fmt.Errorf("storage: the object's name %w; shorten the destination's template", err))
+		return "", handler.Fail(
+			handler.Validation, fmt.Errorf("storage: the object's name %w; shorten the destination's template", err),
+		)
 	}
 	return name, nil
 }
@@ -202,7 +210,8 @@ func value(req *handler.Request, field string) string {
 // must not.
 var endings = map[string]string{
 	"application/json": ".json", "application/x-ndjson": ".ndjson", "application/xml": ".xml", "text/xml": ".xml",
-	"text/csv": ".csv", "text/plain": ".txt", "text/html": ".html", "application/pdf": ".pdf", "application/zip": ".zip",
+	"text/csv": ".csv", "text/plain": ".txt", "text/html": ".html",
+	"application/pdf": ".pdf", "application/zip": ".zip",
 	"application/gzip": ".gz", "application/vnd.apache.parquet": ".parquet",
 }
 
@@ -286,9 +295,11 @@ func (t *Template) Prefix() string {
 }
 
 var patterns = map[string]string{
-	"year": `[0-9]{4}`, "month": `[0-9]{2}`, "day": `[0-9]{2}`, "hour": `[0-9]{2}`, "date": `[0-9]{4}-[0-9]{2}-[0-9]{2}`,
-	"delivery": `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "item": `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:-[0-9]+)?`,
-	"ext": `(?:\.[^/]+)?`,
+	"year": `[0-9]{4}`, "month": `[0-9]{2}`, "day": `[0-9]{2}`, "hour": `[0-9]{2}`,
+	"date":     `[0-9]{4}-[0-9]{2}-[0-9]{2}`,
+	"delivery": `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}`,
+	"item":     `[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:-[0-9]+)?`,
+	"ext":      `(?:\.[^/]+)?`,
 }
 
 // Matcher returns a function that tells whether a name may come of this template.

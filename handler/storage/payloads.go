@@ -42,7 +42,10 @@ func (s *payloadStore) Put(ctx context.Context, key string, r io.Reader) error {
 		return err
 	}
 	head = head[:n]
-	up := &Upload{Name: name, Size: -1, Once: true, Transient: true, ContentType: "application/octet-stream", Progress: func(int64) {}}
+	up := &Upload{
+		Name: name, Size: -1, Once: true, Transient: true, ContentType: "application/octet-stream",
+		Progress: func(int64) {},
+	}
 	opened := false
 	up.Open = func(_ context.Context, offset int64) (io.ReadCloser, error) {
 		if offset != 0 || opened {
@@ -68,7 +71,8 @@ func (s *payloadStore) Open(ctx context.Context, key string, offset int64) (io.R
 		return nil, fmt.Errorf("storage: the payload %q is gone from its store: %w", key, fs.ErrNotExist)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("storage: the payload store: %v", err) //nolint:errorlint // its category would be taken for the destination's
+		//nolint:errorlint // its category would be taken for the destination's
+		return nil, fmt.Errorf("storage: the payload store: %v", err)
 	}
 	return r, nil
 }

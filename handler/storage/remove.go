@@ -33,11 +33,16 @@ func Remove(ctx context.Context, b Bucket, req *handler.RemoveRequest) (handler.
 	case size >= 0 && found.Size != size:
 		return handler.Changed, nil
 	case o.SHA256 == "":
-		return handler.NotRemoved, errors.New("storage: nothing is known of the object by which it could be told from another")
+		return handler.NotRemoved, errors.New(
+			"storage: nothing is known of the object by which it could be told from another",
+		)
 	}
 	sum := found.SHA256
 	if sum == "" {
-		if sum, _, err = digest(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return b.Get(ctx, o.Name, offset) }); err != nil {
+		sum, _, err = digest(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return b.Get(ctx, o.Name, offset)
+		})
+		if err != nil {
 			return handler.NotRemoved, err
 		}
 	}

@@ -93,7 +93,9 @@ func (c Config) Validate() error {
 		}
 	}
 	if u, err := url.Parse(c.URL); err == nil && u.Scheme == "http" && c.TLS != (TLS{}) {
-		errs = append(errs, &destination.FieldError{Path: "tls", Code: "conflict", Message: "is set, but the URL is plain http; use https"})
+		errs = append(errs, &destination.FieldError{
+			Path: "tls", Code: "conflict", Message: "is set, but the URL is plain http; use https",
+		})
 	}
 	if c.MaxResponse > maxResponse {
 		errs = append(errs, destination.Invalid("max_response", "%d is above %d bytes", c.MaxResponse, maxResponse))

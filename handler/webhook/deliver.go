@@ -84,7 +84,9 @@ func (a *attempt) deliver(ctx context.Context, h *Handler) (*handler.Result, err
 	at := h.now().UTC()
 	keys, err := a.config.keys(at)
 	if err != nil {
-		return nil, handler.Fail(handler.Configuration, fmt.Errorf("%w; create or rotate the destination's signing secret", err))
+		return nil, handler.Fail(
+			handler.Configuration, fmt.Errorf("%w; create or rotate the destination's signing secret", err),
+		)
 	}
 	if err := a.authorize(ctx, h, ""); err != nil {
 		return nil, err
@@ -124,7 +126,9 @@ func (a *attempt) deliver(ctx context.Context, h *Handler) (*handler.Result, err
 }
 
 // exchange sends the request and reads the answer.
-func (a *attempt) exchange(outer context.Context, transport http.RoundTripper, header http.Header) (*handler.Result, error) {
+func (a *attempt) exchange(
+	outer context.Context, transport http.RoundTripper, header http.Header,
+) (*handler.Result, error) {
 	// Ending ctx makes the transport let go of the body.
 	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
@@ -136,7 +140,10 @@ func (a *attempt) exchange(outer context.Context, transport http.RoundTripper, h
 	if a.authorization != "" {
 		hr.Header.Set("Authorization", a.authorization)
 	}
-	record := &handler.Exchange{Method: hr.Method, URL: redact.URL(a.url), RequestHeaders: a.redact.Request(hr.Header, a.config.credentialHeaders()...)}
+	record := &handler.Exchange{
+		Method: hr.Method, URL: redact.URL(a.url),
+		RequestHeaders: a.redact.Request(hr.Header, a.config.credentialHeaders()...),
+	}
 	result := &handler.Result{Exchange: record}
 
 	// Without the client around it, which would read cookies, and the Location of a redirect.

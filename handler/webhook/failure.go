@@ -37,7 +37,10 @@ func (a *attempt) refused(resp *http.Response, excerpt string) error {
 		text += ", a redirect, which is not followed"
 		if u, err := a.url.Parse(location); err == nil {
 			u.User, u.RawQuery, u.ForceQuery, u.Fragment = nil, "", false, ""
-			text += fmt.Sprintf("; it leads to %s: if that is right, make it the destination's URL", a.redact.Text(redact.Cut(u.String(), maxURL)))
+			text += fmt.Sprintf(
+				"; it leads to %s: if that is right, make it the destination's URL",
+				a.redact.Text(redact.Cut(u.String(), maxURL)),
+			)
 		}
 	case excerpt != "":
 		text += ": " + redact.Line(excerpt, maxErrorExcerpt)
@@ -84,7 +87,8 @@ func clientRefused(err error) bool {
 		return false
 	}
 	switch alert.Uint() {
-	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown authority, access denied
+	// bad, unsupported, revoked, expired, unknown, unknown authority, access denied, required
+	case 42, 43, 44, 45, 46, 48, 49, 116:
 		return true
 	}
 	return false
@@ -94,7 +98,8 @@ func (a *attempt) clientHint() string {
 	if a.config.TLS.Certificate == "" {
 		return "the other side wants a client certificate; set tls.certificate and tls.key"
 	}
-	return "the other side refuses the client certificate; check that it accepts the issuer of tls.certificate, and that the intermediate certificates are there"
+	return "the other side refuses the client certificate; check that it accepts the issuer of tls.certificate, " +
+		"and that the intermediate certificates are there"
 }
 
 func (a *attempt) phase() string {

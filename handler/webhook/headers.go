@@ -94,7 +94,9 @@ func validateSecretValue(path string, s destination.Secret) error {
 	case s.IsRedacted():
 		return destination.Invalid(path, "is the placeholder %q; give the value", destination.Redacted)
 	case len(s.Reveal()) > maxHeaderValue || !validValue(s.Reveal()):
-		return destination.Invalid(path, "has a control character or white space at an end, or is longer than %d bytes", maxHeaderValue)
+		return destination.Invalid(
+			path, "has a control character or white space at an end, or is longer than %d bytes", maxHeaderValue,
+		)
 	}
 	return nil
 }
@@ -143,23 +145,34 @@ func (c Config) validateHeaders() error {
 	take := func(path, name string, own bool) {
 		switch {
 		case !validName(name):
-			errs = append(errs, destination.Invalid(path, "is no header name: up to %d letters, digits and - . _ and the like", maxHeaderName))
+			errs = append(errs, destination.Invalid(
+				path, "is no header name: up to %d letters, digits and - . _ and the like", maxHeaderName,
+			))
 			return
 		case reserved(http.CanonicalHeaderKey(name)) != "" && !own:
-			errs = append(errs, destination.Invalid(path, "%s %s", http.CanonicalHeaderKey(name), reserved(http.CanonicalHeaderKey(name))))
+			errs = append(errs, destination.Invalid(
+				path, "%s %s", http.CanonicalHeaderKey(name), reserved(http.CanonicalHeaderKey(name)),
+			))
 		}
 		name = http.CanonicalHeaderKey(name)
 		if by, ok := taken[name]; ok {
-			errs = append(errs, &destination.FieldError{Path: path, Code: "conflict", Message: name + " is set by " + by + " already"})
+			errs = append(errs,
+				&destination.FieldError{Path: path, Code: "conflict", Message: name + " is set by " + by + " already"})
 			return
 		}
 		taken[name] = path
 	}
 	take("idempotency_header", c.idempotencyHeader(), c.IdempotencyHeader == "")
-	take("timestamp_header", c.timestampHeader(), c.TimestampHeader == "" || strings.EqualFold(c.TimestampHeader, DefaultTimestampHeader))
+	take(
+		"timestamp_header", c.timestampHeader(),
+		c.TimestampHeader == "" || strings.EqualFold(c.TimestampHeader, DefaultTimestampHeader),
+	)
 	if c.Auth.Type == AuthAPIKey {
 		// Some take a bare key in Authorization.
-		take("auth.header", cmp.Or(c.Auth.Header, DefaultAPIKeyHeader), strings.EqualFold(c.Auth.Header, "Authorization"))
+		take(
+			"auth.header", cmp.Or(c.Auth.Header, DefaultAPIKeyHeader),
+			strings.EqualFold(c.Auth.Header, "Authorization"),
+		)
 	}
 	if len(c.Headers)+len(c.SecretHeaders) > maxHeaders {
 		errs = append(errs, destination.Invalid("headers", "and secret_headers are more than %d", maxHeaders))
@@ -168,7 +181,10 @@ func (c Config) validateHeaders() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
 		take("headers."+name, name, false)
 		if v := c.Headers[name]; len(v) > maxHeaderValue || !validValue(v) {
-			errs = append(errs, destination.Invalid("headers."+name, "has a control character or white space at an end, or is longer than %d bytes", maxHeaderValue))
+			errs = append(errs, destination.Invalid(
+				"headers."+name, "has a control character or white space at an end, or is longer than %d bytes",
+				maxHeaderValue,
+			))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.SecretHeaders)) {

@@ -61,7 +61,8 @@ func ClientCredentials(tokenURL, clientID, clientSecret string, scopes ...string
 }
 
 func (o OAuth2) isZero() bool {
-	return o.TokenURL == "" && o.ClientID == "" && !o.ClientSecret.IsSet() && len(o.Scopes) == 0 && o.Audience == "" && len(o.Params) == 0 && o.Style == ""
+	return o.TokenURL == "" && o.ClientID == "" && !o.ClientSecret.IsSet() && len(o.Scopes) == 0 && o.Audience == "" &&
+		len(o.Params) == 0 && o.Style == ""
 }
 
 func (o OAuth2) validate() error {
@@ -75,7 +76,10 @@ func (o OAuth2) validate() error {
 	}
 	text := func(path, v string) {
 		if !validValue(v) || len(v) > maxHeaderValue {
-			errs = append(errs, destination.Invalid(path, "has a control character or white space at an end, or is longer than %d bytes", maxHeaderValue))
+			errs = append(errs, destination.Invalid(
+				path, "has a control character or white space at an end, or is longer than %d bytes",
+				maxHeaderValue,
+			))
 		}
 	}
 	text("client_id", o.ClientID)
@@ -90,7 +94,10 @@ func (o OAuth2) validate() error {
 	}
 	for i, s := range o.Scopes {
 		if !validScope(s) {
-			errs = append(errs, destination.Invalid(fmt.Sprintf("scopes[%d]", i), "is no scope: it is empty, or has white space, a quote, a backslash or a character beyond ASCII"))
+			errs = append(errs, destination.Invalid(
+				fmt.Sprintf("scopes[%d]", i),
+				"is no scope: it is empty, or has white space, a quote, a backslash or a character beyond ASCII",
+			))
 		}
 	}
 	if len(o.Params) > maxParams {
@@ -102,7 +109,9 @@ func (o OAuth2) validate() error {
 		case "":
 			errs = append(errs, destination.Invalid("params", "has a parameter without a name"))
 		case "grant_type", "scope", "audience", "client_id", "client_secret":
-			errs = append(errs, &destination.FieldError{Path: path, Code: "conflict", Message: "is set by a field of its own, or by the grant"})
+			errs = append(errs, &destination.FieldError{
+				Path: path, Code: "conflict", Message: "is set by a field of its own, or by the grant",
+			})
 		default:
 			text(path, o.Params[name])
 		}
@@ -112,7 +121,8 @@ func (o OAuth2) validate() error {
 
 // validScope is the scope-token of RFC 6749, section 3.3.
 func validScope(s string) bool {
-	return s != "" && len(s) <= maxHeaderValue && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '"' || r == '\\' || r >= 0x7f })
+	return s != "" && len(s) <= maxHeaderValue &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '"' || r == '\\' || r >= 0x7f })
 }
 
 // tokens keeps the access token of one destination. Of several attempts that need one at once, one
@@ -131,7 +141,9 @@ func newTokens() *tokens {
 
 // get returns a token that is not the one refused, "" for any that holds, and whether it is a new
 // one.
-func (t *tokens) get(ctx context.Context, now func() time.Time, refused string, fetch func(context.Context) (*oauth2.Token, error)) (value string, fresh bool, err error) {
+func (t *tokens) get(
+	ctx context.Context, now func() time.Time, refused string, fetch func(context.Context) (*oauth2.Token, error),
+) (value string, fresh bool, err error) {
 	select {
 	case <-t.turn:
 	case <-ctx.Done():
@@ -161,9 +173,12 @@ func (a *attempt) authorize(ctx context.Context, h *Handler, refused string) err
 		return nil
 	}
 	if a.tokens == nil {
-		kept, release, err := h.tokens.Get(ctx, a.id(), perdest.Fingerprint(a.config.Auth.OAuth2), func() (*tokens, error) {
-			return newTokens(), nil
-		})
+		kept, release, err := h.tokens.Get(
+			ctx, a.id(), perdest.Fingerprint(a.config.Auth.OAuth2),
+			func() (*tokens, error) {
+				return newTokens(), nil
+			},
+		)
 		if err != nil {
 			return a.noToken(ctx, err)
 		}
@@ -201,7 +216,8 @@ func (a *attempt) fetchToken(ctx context.Context, client *http.Client) (*oauth2.
 		style = oauth2.AuthStyleInParams
 	}
 	c := clientcredentials.Config{
-		ClientID: o.ClientID, ClientSecret: o.ClientSecret.Reveal(), TokenURL: o.TokenURL, Scopes: o.Scopes, EndpointParams: params, AuthStyle: style,
+		ClientID: o.ClientID, ClientSecret: o.ClientSecret.Reveal(), TokenURL: o.TokenURL, Scopes: o.Scopes,
+		EndpointParams: params, AuthStyle: style,
 	}
 	limited, cancel := context.WithTimeout(ctx, tokenTime)
 	defer cancel()
@@ -246,7 +262,9 @@ func (a *attempt) noToken(ctx context.Context, err error) error {
 	if outward != nil || errors.As(err, &outward) {
 		err = outward.Err // without the URL, whose query may hold a credential
 	}
-	e.Err = fmt.Errorf("webhook: %s gives no token: %s", endpoint, redact.Line(a.redact.Text(err.Error()), maxErrorExcerpt))
+	e.Err = fmt.Errorf(
+		"webhook: %s gives no token: %s", endpoint, redact.Line(a.redact.Text(err.Error()), maxErrorExcerpt),
+	)
 	return e
 }
 
@@ -261,13 +279,16 @@ func (a *attempt) tokenRefused(endpoint string, answer *oauth2.RetrieveError) er
 	hint, category := "", handler.Uncategorized
 	switch answer.ErrorCode {
 	case "invalid_client", "unauthorized_client", "invalid_grant", "access_denied":
-		category, hint = handler.Authentication, "; check auth.oauth2.client_id and client_secret, and that the client may use this grant"
+		category, hint = handler.Authentication, "; check auth.oauth2.client_id and client_secret, and that the "+
+			"client may use this grant"
 	case "invalid_scope", "invalid_request", "unsupported_grant_type", "invalid_target":
 		category, hint = handler.Configuration, "; check auth.oauth2: token_url, scopes, audience, params and style"
 	case "server_error", "temporarily_unavailable":
 		category = handler.Remote
 	}
-	e := handler.Classify(handler.FromHTTP(max(status, http.StatusMultipleChoices), answer.Response.Header, errors.New(text)))
+	e := handler.Classify(
+		handler.FromHTTP(max(status, http.StatusMultipleChoices), answer.Response.Header, errors.New(text)),
+	)
 	switch {
 	case category != handler.Uncategorized && status < http.StatusInternalServerError:
 		e.Category = category
@@ -279,7 +300,9 @@ func (a *attempt) tokenRefused(endpoint string, answer *oauth2.RetrieveError) er
 		hint = "; check auth.oauth2.token_url"
 	}
 	// What a token endpoint says of itself, such as 410, is not said of the destination.
-	e.Verdict, e.StatusCode, e.Code = handler.ByCategory, status, cmp.Or(redact.Line(a.redact.Text(answer.ErrorCode), maxErrorExcerpt), e.Code)
+	e.Verdict, e.StatusCode, e.Code = handler.ByCategory, status, cmp.Or(
+		redact.Line(a.redact.Text(answer.ErrorCode), maxErrorExcerpt), e.Code,
+	)
 	e.Err = errors.New(text + hint)
 	return e
 }

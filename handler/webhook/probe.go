@@ -70,14 +70,18 @@ func testEvent(req *handler.TestRequest, config Config, at time.Time) *handler.R
 	body, _ := json.Marshal(map[string]any{ // strings cannot fail
 		"type":      testTopic,
 		"timestamp": at.UTC().Format(time.RFC3339),
-		"data":      map[string]string{"message": "This is a connection test. Nothing has happened, and nothing needs to be done."},
+		"data": map[string]string{
+			"message": "This is a connection test. Nothing has happened, and nothing needs to be done.",
+		},
 	})
 	return &handler.Request{
 		MessageID:    "test-" + rand.Text(),
 		Attempt:      1,
 		Organization: req.Organization,
-		Destination:  &destination.Destination{ID: req.DestinationID, Organization: req.Organization, Type: config.DestinationType()},
-		Config:       config,
+		Destination: &destination.Destination{
+			ID: req.DestinationID, Organization: req.Organization, Type: config.DestinationType(),
+		},
+		Config: config,
 		Payload: payload.NewContent(payload.Info{ContentType: "application/json", Size: int64(len(body))},
 			func(_ context.Context, offset int64) (io.ReadCloser, error) {
 				return io.NopCloser(bytes.NewReader(body[offset:])), nil
@@ -98,12 +102,17 @@ type probe struct {
 // step adds what was found, without credentials.
 func (p *probe) step(name string, ok bool, latency time.Duration, finding string, args ...any) {
 	finding = p.attempt.redact.Text(fmt.Sprintf(finding, args...))
-	p.report.Steps = append(p.report.Steps, destination.TestStep{Name: name, OK: ok, Latency: destination.Duration(latency), Finding: finding})
+	p.report.Steps = append(
+		p.report.Steps,
+		destination.TestStep{Name: name, OK: ok, Latency: destination.Duration(latency), Finding: finding},
+	)
 	p.report.OK = ok
 }
 
 func (p *probe) warn(code string, until time.Time, format string, args ...any) {
-	p.report.Warnings = append(p.report.Warnings, destination.Warning{Code: code, Message: fmt.Sprintf(format, args...), Until: until.UTC()})
+	p.report.Warnings = append(
+		p.report.Warnings, destination.Warning{Code: code, Message: fmt.Sprintf(format, args...), Until: until.UTC()},
+	)
 }
 
 func (p *probe) run(ctx context.Context, h *Handler) {
@@ -125,7 +134,11 @@ func (p *probe) clientCertificate(now time.Time) {
 		if now.After(c.NotAfter) {
 			verb = "has expired"
 		}
-		p.warn("client_certificate_expires", c.NotAfter, "The client certificate %s on %s. Replace tls.certificate and tls.key", verb, c.NotAfter.UTC().Format(time.DateOnly))
+		p.warn(
+			"client_certificate_expires", c.NotAfter,
+			"The client certificate %s on %s. Replace tls.certificate and tls.key", verb,
+			c.NotAfter.UTC().Format(time.DateOnly),
+		)
 	}
 }
 
@@ -159,7 +172,9 @@ func (p *probe) request(ctx context.Context, h *Handler) {
 		if p.thrownAway {
 			note = ", signed with a secret that was made for this test"
 		}
-		p.step("request", true, took, "The other side answered %d to a test request%s", result.Exchange.StatusCode, note)
+		p.step(
+			"request", true, took, "The other side answered %d to a test request%s", result.Exchange.StatusCode, note,
+		)
 		return
 	}
 	name, hint := "request", ""
@@ -173,7 +188,8 @@ func (p *probe) request(ctx context.Context, h *Handler) {
 			hint = ". The other side wants credentials, and there is no auth; or it does not know the signing secret"
 		}
 		if p.thrownAway {
-			hint += ". It cannot know that one: this test was signed with a secret made for it alone. Save the destination, give the other side its secret, and test again"
+			hint += ". It cannot know that one: this test was signed with a secret made for it alone. Save the " +
+				"destination, give the other side its secret, and test again"
 		}
 	case e.StatusCode == http.StatusNotFound:
 		hint = ". Check the path of the URL"
@@ -205,7 +221,10 @@ func (p *probe) connect(ctx context.Context, h *Handler, u *url.URL) (net.Conn, 
 	connecting := time.Since(p.start) - resolving
 	switch {
 	case dnsErr != nil:
-		p.step("resolve", false, resolving, "%s has no address: %v. Check the host name in the URL", u.Hostname(), dnsErr)
+		p.step(
+			"resolve", false, resolving, "%s has no address: %v. Check the host name in the URL", u.Hostname(),
+			dnsErr,
+		)
 		return nil, false
 	case len(resolved) > 0:
 		p.step("resolve", true, resolving, "%s is %s", u.Hostname(), strings.Join(resolved, ", "))
@@ -215,9 +234,15 @@ func (p *probe) connect(ctx context.Context, h *Handler, u *url.URL) (net.Conn, 
 	case errors.As(err, &permanent) && permanent.Permanent():
 		p.step("connect", false, connecting, "This service may not connect there: %v", err)
 	case err != nil && ctx.Err() != nil:
-		p.step("connect", false, connecting, "No connection to port %s in time. Check the port, and firewalls on the way", port)
+		p.step(
+			"connect", false, connecting,
+			"No connection to port %s in time. Check the port, and firewalls on the way", port,
+		)
 	case err != nil:
-		p.step("connect", false, connecting, "No connection: %v. Check that the other side listens on port %s and lets this service in", err, port)
+		p.step(
+			"connect", false, connecting,
+			"No connection: %v. Check that the other side listens on port %s and lets this service in", err, port,
+		)
 	default:
 		p.step("connect", true, connecting, "Connected to %s", conn.RemoteAddr())
 	}
@@ -260,13 +285,21 @@ func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
 		p.step("tls", false, took, "The other side does not speak TLS on this port. Check scheme and port of the URL")
 		return false
 	case errors.As(err, &refused):
-		p.step("tls", false, took, "The certificate is not accepted: %v. Its owner has to renew or mend it, or tls.ca has to name its authority", refused.Err)
+		p.step(
+			"tls", false, took,
+			"The certificate is not accepted: %v. Its owner has to renew or mend it, or tls.ca has to name its "+
+				"authority",
+			refused.Err,
+		)
 		return false
 	case clientRefused(err), err != nil && client != "" && len(certificates) == 0:
 		p.step("authenticate", false, took, "No TLS handshake: %v; %s", err, p.attempt.clientHint())
 		return false
 	case err != nil:
-		p.step("tls", false, took, "No TLS handshake: %v. Check that the other side speaks TLS 1.2 or 1.3 on this port", err)
+		p.step(
+			"tls", false, took, "No TLS handshake: %v. Check that the other side speaks TLS 1.2 or 1.3 on this port",
+			err,
+		)
 		return false
 	}
 	state := c.ConnectionState()
@@ -274,7 +307,10 @@ func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
 	until := leaf.NotAfter.UTC().Format(time.DateOnly)
 	// Certificates of some days are renewed late in their life.
 	if soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/3); leaf.NotAfter.Sub(h.now()) < soon {
-		p.warn("certificate_expires", leaf.NotAfter, "The certificate of %s expires on %s. Its owner has to renew it", p.attempt.url.Hostname(), until)
+		p.warn(
+			"certificate_expires", leaf.NotAfter, "The certificate of %s expires on %s. Its owner has to renew it",
+			p.attempt.url.Hostname(), until,
+		)
 	}
 	p.step("tls", true, took, "%s; the certificate is valid until %s%s", tls.VersionName(state.Version), until, client)
 	return true

@@ -121,7 +121,7 @@ func signingKeys(secrets []string) ([]key, error) {
 func verifyingKeys(secrets []string) ([]key, error) {
 	return decodeSecrets(secrets, func(k key) string {
 		if k.private != nil {
-			return `is a private key, which only the sender may know; verify with the public one, which begins with "whpk_"`
+			return `is a private key, which only the sender may know; verify with the public key ("whpk_...")`
 		}
 		return ""
 	})
@@ -177,7 +177,8 @@ func decodeSecret(secret string) (k key, problem string) {
 	}
 	b, err := decodeBase64(strings.TrimPrefix(secret, secretPrefix))
 	if err != nil {
-		return key{}, `is not "whsec_" and standard base64, as "openssl rand -base64 32" prints it; put "raw:" before a key that is to be taken as it is`
+		return key{}, `is not "whsec_" and standard base64, as "openssl rand -base64 32" prints it; ` +
+			`put "raw:" before a key that is not encoded`
 	}
 	k.shared = b
 	return k, k.wrongLength()
@@ -202,7 +203,8 @@ func (k key) weakness() string {
 	random := k.entropy()
 	for _, s := range samples {
 		if b, err := base64.StdEncoding.DecodeString(s); err == nil && (bytes.Equal(b, random) || s == string(random)) {
-			return "is the sample of a documentation, which everyone knows; take random bytes, or give none to have one generated"
+			return "is the sample of a documentation, which everyone knows; take random bytes, or give none to " +
+				"have one generated"
 		}
 	}
 	if guessable(random) {
@@ -236,7 +238,8 @@ func (c Config) validateSecrets() error {
 	if n := len(c.SigningSecrets); n > maxSecrets {
 		return destination.Invalid("signing_secrets", "are %d, more than %d", n, maxSecrets)
 	} else if p := len(c.PreviousSecrets); n+p > maxSecrets {
-		return destination.Invalid("previous_secrets", "and signing_secrets are %d, more than %d; wait until one has ended, or take one out", n+p, maxSecrets)
+		return destination.Invalid("previous_secrets", "and signing_secrets are %d, more than %d; wait until one "+
+			"has ended, or take one out", n+p, maxSecrets)
 	}
 	switch c.Signature {
 	case "", SignatureV1, SignatureV1a:
@@ -279,10 +282,12 @@ func (c Config) validateSecrets() error {
 func (c Config) validateUnsigned() []error {
 	var errs []error
 	for path, set := range map[string]bool{
-		"signing_secrets": len(c.SigningSecrets) > 0, "previous_secrets": len(c.PreviousSecrets) > 0, "signature": c.Signature != "",
+		"signing_secrets": len(c.SigningSecrets) > 0, "previous_secrets": len(c.PreviousSecrets) > 0,
+		"signature": c.Signature != "",
 	} {
 		if set {
-			errs = append(errs, &destination.FieldError{Path: path, Code: "conflict", Message: "is given although unsigned is set"})
+			errs = append(errs,
+				&destination.FieldError{Path: path, Code: "conflict", Message: "is given although unsigned is set"})
 		}
 	}
 	return errs
@@ -368,12 +373,16 @@ func (h *Handler) Rotate(config any, r handler.Rotation) (any, error) {
 		return nil, wrongConfig(config)
 	}
 	if c.Unsigned {
-		return nil, &destination.FieldError{Path: "unsigned", Code: "conflict", Message: "is set, so that there is no secret to rotate; take it out first"}
+		return nil, &destination.FieldError{
+			Path: "unsigned", Code: "conflict",
+			Message: "is set, so that there is no secret to rotate; take it out first",
+		}
 	}
 	secret := r.Secret
 	if !secret.IsSet() {
 		secret = c.generate()
-		if c.Signature == "" && len(c.SigningSecrets) > 0 && strings.HasPrefix(c.SigningSecrets[0].Reveal(), privatePrefix) {
+		if c.Signature == "" && len(c.SigningSecrets) > 0 &&
+			strings.HasPrefix(c.SigningSecrets[0].Reveal(), privatePrefix) {
 			secret = GenerateKey()
 		}
 	}
@@ -383,7 +392,9 @@ func (h *Handler) Rotate(config any, r handler.Rotation) (any, error) {
 		return problem == "" && wrong == "" && k.equal(fresh)
 	}
 	if len(c.SigningSecrets) > 0 && same(c.SigningSecrets[0]) {
-		return nil, destination.Invalid("signing_secrets[0]", "is the secret that signs already; bring another, or none to have one generated")
+		return nil, destination.Invalid(
+			"signing_secrets[0]", "is the secret that signs already; bring another, or none to have one generated",
+		)
 	}
 	var previous []PreviousSecret
 	keep := func(s destination.Secret, until time.Time) {

@@ -101,7 +101,14 @@ func (w *whole) Write(b []byte) (int, error) {
 }
 
 func tooLarge() error {
-	return handler.Fail(handler.Validation, fmt.Errorf("webhook: payloads of more than %d MiB cannot be signed with v1a, which takes them as a whole; sign with v1 (whsec_...), or deliver a link", maxWhole>>20))
+	return handler.Fail(
+		handler.Validation,
+		fmt.Errorf(
+			"webhook: payloads of more than %d MiB cannot be signed with v1a, which takes them as a whole; sign "+
+				"with v1 (whsec_...), or deliver a link",
+			maxWhole>>20,
+		),
+	)
 }
 
 func (s *signer) signature() string {
@@ -109,7 +116,9 @@ func (s *signer) signature() string {
 	macs := s.macs
 	for _, k := range s.keys {
 		if k.private != nil {
-			parts = append(parts, signatureV1a+base64.StdEncoding.EncodeToString(ed25519.Sign(k.private, s.whole.Bytes())))
+			parts = append(
+				parts, signatureV1a+base64.StdEncoding.EncodeToString(ed25519.Sign(k.private, s.whole.Bytes())),
+			)
 			continue
 		}
 		parts = append(parts, signatureV1+base64.StdEncoding.EncodeToString(macs[0].Sum(nil)))

@@ -145,7 +145,8 @@ func (t TLS) client() *x509.Certificate {
 func (t TLS) current(now time.Time) error {
 	if c := t.client(); c != nil && now.After(c.NotAfter) {
 		return &destination.FieldError{Path: "certificate", Code: "expired",
-			Message: "has expired on " + c.NotAfter.UTC().Format(time.DateOnly) + "; get a new one and its key from who issued it"}
+			Message: "has expired on " + c.NotAfter.UTC().Format(time.DateOnly) +
+				"; get a new one and its key from its issuer"}
 	}
 	return nil
 }
@@ -186,10 +187,17 @@ func (h *Handler) transport(ctx context.Context, t TLS, id string) (rt http.Roun
 		return h.env.Client.Transport, func() {}, nil
 	}
 	if err := t.current(h.now()); err != nil {
-		return nil, nil, &handler.Error{Category: handler.Authentication, Verdict: handler.Retry, // it is mended while the payload waits
-			Err: fmt.Errorf("webhook: the client certificate of this destination: %w", destination.Within("tls", err))}
+		return nil, nil, &handler.Error{
+			Category: handler.Authentication,
+			Verdict:  handler.Retry, // it is mended while the payload waits
+			Err: fmt.Errorf(
+				"webhook: the client certificate of this destination: %w", destination.Within("tls", err),
+			),
+		}
 	}
-	own, release, err := h.links.Get(ctx, id, perdest.Fingerprint(t), func() (*http.Transport, error) { return h.newTransport(t) })
+	own, release, err := h.links.Get(
+		ctx, id, perdest.Fingerprint(t), func() (*http.Transport, error) { return h.newTransport(t) },
+	)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -199,7 +207,10 @@ func (h *Handler) transport(ctx context.Context, t TLS, id string) (rt http.Roun
 func (h *Handler) newTransport(t TLS) (*http.Transport, error) {
 	base, ok := h.env.Client.Transport.(*http.Transport)
 	if !ok {
-		return nil, handler.Fail(handler.Internal, fmt.Errorf("webhook: TLS settings need an *http.Transport, not a %T", h.env.Client.Transport))
+		return nil, handler.Fail(
+			handler.Internal,
+			fmt.Errorf("webhook: TLS settings need an *http.Transport, not a %T", h.env.Client.Transport),
+		)
 	}
 	own := base.Clone()
 	settings, err := t.settings(base.TLSClientConfig)

@@ -63,7 +63,9 @@ func Fingerprint(part any) string {
 // result, until their ctx ends. The value is not dropped before release is called, which has to
 // happen exactly once unless there is an error. Without a destination or a version the value is the
 // caller's alone, and is dropped on release.
-func (c *Cache[V]) Get(ctx context.Context, id, version string, build func() (V, error)) (value V, release func(), err error) {
+func (c *Cache[V]) Get(
+	ctx context.Context, id, version string, build func() (V, error),
+) (value V, release func(), err error) {
 	for {
 		e, mine := c.enter(id, version)
 		if mine {

@@ -32,7 +32,9 @@ type blocks struct {
 }
 
 // putBlocks stages content in blocks, and commits them when it has ended well.
-func (b *bucket) putBlocks(ctx context.Context, up *storage.Upload, c storage.Checkpoints, blockSize int64) (storage.Object, error) {
+func (b *bucket) putBlocks(
+	ctx context.Context, up *storage.Upload, c storage.Checkpoints, blockSize int64,
+) (storage.Object, error) {
 	content, err := up.Open(ctx, 0)
 	if err != nil {
 		return storage.Object{}, err
@@ -66,7 +68,9 @@ func (u *blocks) send(ctx context.Context, content io.Reader) error {
 }
 
 // read hands each block that is to be sent to start, with memory that release gives back.
-func (u *blocks) read(ctx context.Context, content io.Reader, start func(id string, b []byte, sum uint64, release func())) error {
+func (u *blocks) read(
+	ctx context.Context, content io.Reader, start func(id string, b []byte, sum uint64, release func()),
+) error {
 	content = storage.WithContext(ctx, content)
 	var size int64
 	for n := 0; ; n++ {
@@ -77,11 +81,16 @@ func (u *blocks) read(ctx context.Context, content io.Reader, start func(id stri
 		length, end, err := storage.Fill(content, b)
 		size += int64(length)
 		if err == nil && end && u.up.Size >= 0 && size != u.up.Size {
-			err = handler.Fail(handler.Internal, fmt.Errorf("azure: %q: %w: %d of %d bytes", u.up.Name, payload.ErrCorrupt, size, u.up.Size))
+			err = handler.Fail(
+				handler.Internal,
+				fmt.Errorf("azure: %q: %w: %d of %d bytes", u.up.Name, payload.ErrCorrupt, size, u.up.Size),
+			)
 		}
 		if err == nil && n >= maxBlocks && length > 0 {
 			err = handler.Fail(handler.Validation, fmt.Errorf(
-				"azure: %q has more than %d blocks of %d bytes; give the destination a larger block_size", u.up.Name, maxBlocks, u.state.BlockSize))
+				"azure: %q has more than %d blocks of %d bytes; give the destination a larger block_size", u.up.Name,
+				maxBlocks, u.state.BlockSize,
+			))
 		}
 		if err != nil {
 			release()
@@ -130,7 +139,8 @@ func (u *blocks) add(size int64) {
 func (u *blocks) commit(ctx context.Context) (storage.Object, error) {
 	a := u.bucket.attributes(u.up)
 	out, err := u.client.CommitBlockList(ctx, u.ids, &blockblob.CommitBlockListOptions{
-		Metadata: a.metadata, Tags: a.tags, Tier: a.tier, HTTPHeaders: a.headers, CPKScopeInfo: a.scope, AccessConditions: a.conditions,
+		Metadata: a.metadata, Tags: a.tags, Tier: a.tier, HTTPHeaders: a.headers, CPKScopeInfo: a.scope,
+		AccessConditions: a.conditions,
 	})
 	if err != nil {
 		return storage.Object{}, u.bucket.failed(ctx, opCommit, u.up.Name, err)

@@ -38,8 +38,8 @@ func (b *bucket) Stat(ctx context.Context, name string) (storage.Object, error) 
 		return storage.Object{}, b.failed(ctx, opHead, name, b.spoken(ctx, name, err))
 	}
 	o := storage.Object{
-		Name: name, Size: value(out.ContentLength), URL: b.url(name), ETag: etag(out.ETag), Version: value(out.VersionID),
-		Modified: value(out.LastModified), Checksum: checksum("md5", out.ContentMD5),
+		Name: name, Size: value(out.ContentLength), URL: b.url(name), ETag: etag(out.ETag),
+		Version: value(out.VersionID), Modified: value(out.LastModified), Checksum: checksum("md5", out.ContentMD5),
 	}
 	for key, v := range out.Metadata {
 		switch strings.ToLower(key) {
@@ -59,7 +59,8 @@ func (b *bucket) spoken(ctx context.Context, name string, err error) error {
 	if !errors.As(err, &r) || r.ErrorCode != "" || r.StatusCode < 400 || r.StatusCode >= 500 {
 		return err
 	}
-	out, getErr := b.client.NewBlobClient(name).DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Count: 1}})
+	out, getErr := b.client.NewBlobClient(name).
+		DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Count: 1}})
 	if getErr == nil {
 		_ = out.Body.Close()
 		return err
@@ -70,7 +71,8 @@ func (b *bucket) spoken(ctx context.Context, name string, err error) error {
 // Get implements storage.Bucket. A connection that breaks is opened again where it broke, up to
 // three times.
 func (b *bucket) Get(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
-	out, err := b.client.NewBlobClient(name).DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: offset}})
+	out, err := b.client.NewBlobClient(name).
+		DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: offset}})
 	if err != nil {
 		return nil, b.failed(ctx, opGet, name, err)
 	}
@@ -97,7 +99,9 @@ func (b *bucket) Remove(ctx context.Context, o storage.Object) (handler.Removal,
 	}
 	tag := azcore.ETag(`"` + o.ETag + `"`)
 	_, err := b.client.NewBlobClient(o.Name).Delete(ctx, &blob.DeleteOptions{
-		AccessConditions: &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: &tag}},
+		AccessConditions: &blob.AccessConditions{
+			ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfMatch: &tag},
+		},
 	})
 	if err == nil {
 		return handler.Removed, nil
@@ -167,5 +171,8 @@ func etag(e *azcore.ETag) string { return strings.Trim(string(value(e)), `"`) }
 func metadataName(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 func corrupt(name, what string) error {
-	return handler.Fail(handler.Remote, fmt.Errorf("azure: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what))
+	return handler.Fail(
+		handler.Remote,
+		fmt.Errorf("azure: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what),
+	)
 }

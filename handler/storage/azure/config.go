@@ -103,7 +103,8 @@ var (
 
 // clouds are the suffixes of the blob service's addresses.
 var clouds = map[string]string{
-	"public": "blob.core.windows.net", "government": "blob.core.usgovcloudapi.net", "china": "blob.core.chinacloudapi.cn",
+	"public": "blob.core.windows.net", "government": "blob.core.usgovcloudapi.net",
+	"china": "blob.core.chinacloudapi.cn",
 }
 
 // Validate reports every faulty field. What the host permits is checked by the handler.
@@ -130,7 +131,7 @@ func (c Config) Validate() error {
 	if c.Endpoint != "" {
 		errs = append(errs, checkEndpoint("endpoint", c.Endpoint, c.AllowHTTP))
 	}
-	for name := range c.Metadata { // https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+	for name := range c.Metadata { // names are C# identifiers in Azure
 		if name != "" && name[0] >= '0' && name[0] <= '9' {
 			invalid("metadata."+name, "the name begins with a digit, which Azure does not take")
 		}
@@ -139,7 +140,10 @@ func (c Config) Validate() error {
 		invalid("tier", "is not Hot, Cool, Cold or Archive")
 	}
 	if c.Tier == string(blob.AccessTierArchive) && c.IfExists != storage.Replace && !c.unique() {
-		invalid("tier", "is Archive, where an object that is there already cannot be read to be compared; use a name with {item}")
+		invalid(
+			"tier",
+			"is Archive, where an object that is there already cannot be read to be compared; use a name with {item}",
+		)
 	}
 	if c.BlockSize != 0 && (c.BlockSize < minBlock || c.BlockSize > maxBlock) {
 		invalid("block_size", "is not between %d and %d bytes", minBlock, maxBlock)
@@ -171,7 +175,8 @@ func (c Credentials) validate() error {
 		name string
 		set  bool
 	}{
-		{"account_key", c.AccountKey.IsSet()}, {"sas", c.SAS.IsSet()}, {"tenant_id", c.TenantID != ""}, {"client_id", c.ClientID != ""},
+		{"account_key", c.AccountKey.IsSet()}, {"sas", c.SAS.IsSet()},
+		{"tenant_id", c.TenantID != ""}, {"client_id", c.ClientID != ""},
 		{"client_secret", c.ClientSecret.IsSet()}, {"certificate", c.Certificate.IsSet()},
 	}
 	needed, known := map[CredentialsType][]string{
@@ -199,7 +204,9 @@ func (c Credentials) validate() error {
 	}
 	if c.SAS.IsSet() {
 		if q, err := c.signature(); err != nil || q.Get("sig") == "" {
-			errs = append(errs, destination.Invalid("sas", `is no shared access signature: the part of its URL after the question mark, with "sig="`))
+			errs = append(errs, destination.Invalid(
+				"sas", `is no shared access signature: the part of its URL after the question mark, with "sig="`,
+			))
 		}
 	}
 	if c.CertificatePassword.IsSet() && !c.Certificate.IsSet() {
@@ -207,8 +214,11 @@ func (c Credentials) validate() error {
 	}
 	if c.Certificate.IsSet() {
 		if _, _, err := azidentity.ParseCertificates(c.certificate()); err != nil {
-			errs = append(errs, destination.Invalid("certificate",
-				"cannot be read: it must be PEM with the certificate and its unencrypted private key, or PKCS#12 in base64 with the right password"))
+			errs = append(errs, destination.Invalid(
+				"certificate",
+				"cannot be read: it must be PEM with the certificate and its unencrypted private key, or PKCS#12 "+
+					"in base64 with the right password",
+			))
 		}
 	}
 	return errors.Join(errs...)
@@ -255,6 +265,9 @@ func (c Config) blockSize(size int64) int64 {
 
 // checkEndpoint checks a URL of the service.
 func checkEndpoint(field, endpoint string, allowHTTP bool) error {
-	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials", Path: true}
+	rules := remote.URL{
+		Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http",
+		Login: "credentials", Path: true,
+	}
 	return rules.Check(field, endpoint)
 }

@@ -38,14 +38,17 @@ const scope = "https://storage.azure.com/.default"
 
 // open returns the destination's container, with credentials that hold.
 func (h *Handler) open(ctx context.Context, env handler.Env, at storage.Place, c Config) (storage.Bucket, error) {
-	kept, release, err := h.clients.Get(ctx, at.Destination, at.Key(), func() (*client, error) { return h.newClient(env, c) })
+	kept, release, err := h.clients.Get(
+		ctx, at.Destination, at.Key(), func() (*client, error) { return h.newClient(env, c) },
+	)
 	if err != nil {
 		return nil, err
 	}
 	release() // there is nothing to close
 	b := &bucket{handler: h, config: c, client: kept.container, redact: redactor(c.Credentials), id: at.Destination}
 	if kept.token != nil {
-		if _, err := kept.token.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{scope}, EnableCAE: true}); err != nil {
+		options := policy.TokenRequestOptions{Scopes: []string{scope}, EnableCAE: true}
+		if _, err := kept.token.GetToken(ctx, options); err != nil {
 			return nil, b.noToken(ctx, err)
 		}
 	}
@@ -76,7 +79,9 @@ func (h *Handler) newClient(env handler.Env, c Config) (made *client, err error)
 	case SAS:
 		q, err := c.Credentials.signature()
 		if err != nil {
-			return nil, handler.Fail(handler.Configuration, errors.New("azure: the shared access signature cannot be read"))
+			return nil, handler.Fail(
+				handler.Configuration, errors.New("azure: the shared access signature cannot be read"),
+			)
 		}
 		made.container, err = container.NewClientWithNoCredential(where+"?"+q.Encode(), options)
 		return made, bad(err)
@@ -98,34 +103,52 @@ func bad(err error) error {
 	if err == nil {
 		return nil
 	}
-	return handler.Fail(handler.Configuration, errors.New("azure: the SDK refuses the endpoint or the credentials of this config"))
+	return handler.Fail(
+		handler.Configuration, errors.New("azure: the SDK refuses the endpoint or the credentials of this config"),
+	)
 }
 
 func (h *Handler) token(c Config, options azcore.ClientOptions) (token azcore.TokenCredential, err error) {
 	credentials := c.Credentials
 	switch credentials.Type {
 	case ClientSecret:
-		token, err = azidentity.NewClientSecretCredential(credentials.TenantID, credentials.ClientID, credentials.ClientSecret.Reveal(),
-			&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: h.authority != ""})
+		token, err = azidentity.NewClientSecretCredential(
+			credentials.TenantID, credentials.ClientID, credentials.ClientSecret.Reveal(),
+			&azidentity.ClientSecretCredentialOptions{
+				ClientOptions: options, DisableInstanceDiscovery: h.authority != "",
+			},
+		)
 		return token, bad(err)
 	case ClientCertificate:
 		certificates, key, err := azidentity.ParseCertificates(credentials.certificate())
 		if err != nil {
 			return nil, bad(err)
 		}
-		token, err = azidentity.NewClientCertificateCredential(credentials.TenantID, credentials.ClientID, certificates, key,
-			&azidentity.ClientCertificateCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: h.authority != "", SendCertificateChain: true})
+		token, err = azidentity.NewClientCertificateCredential(
+			credentials.TenantID, credentials.ClientID, certificates, key,
+			&azidentity.ClientCertificateCredentialOptions{
+				ClientOptions: options, DisableInstanceDiscovery: h.authority != "", SendCertificateChain: true,
+			},
+		)
 		return token, bad(err)
 	}
 	lent := h.lent[credentials.Type]
 	if lent == nil {
-		return nil, handler.Fail(handler.Configuration, errors.New("azure: the destination asks for the service's own identity, which this process does not lend"))
+		return nil, handler.Fail(
+			handler.Configuration,
+			errors.New("azure: the destination asks for the service's own identity, which this process does not lend"),
+		)
 	}
 	if !h.trusted(c) {
-		return nil, handler.Fail(handler.Configuration, errors.New("azure: the service's own identity is not sent to an endpoint that is not Microsoft's"))
+		return nil, handler.Fail(
+			handler.Configuration,
+			errors.New("azure: the service's own identity is not sent to an endpoint that is not Microsoft's"),
+		)
 	}
 	if token, err = lent(options); err != nil {
-		return nil, handler.Fail(handler.Internal, fmt.Errorf("azure: the service's own identity cannot be loaded: %w", err))
+		return nil, handler.Fail(
+			handler.Internal, fmt.Errorf("azure: the service's own identity cannot be loaded: %w", err),
+		)
 	}
 	return token, nil
 }
@@ -152,7 +175,9 @@ func (h *Handler) options(env handler.Env, c Config) azcore.ClientOptions {
 		Telemetry: policy.TelemetryOptions{ApplicationID: "deliverykit"},
 		// What may pass in a moment is tried again within the attempt. Longer waits are the
 		// queue's.
-		Retry: policy.RetryOptions{MaxRetries: 2, RetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Second, ShouldRetry: again},
+		Retry: policy.RetryOptions{
+			MaxRetries: 2, RetryDelay: 100 * time.Millisecond, MaxRetryDelay: time.Second, ShouldRetry: again,
+		},
 		Cloud: azcloud.AzurePublic,
 	}
 	switch c.cloud() {

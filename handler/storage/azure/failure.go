@@ -128,8 +128,11 @@ var codes = map[string]remote.Verdict{
 		"somebody else has staged blocks under this name; the service drops them after a week"),
 	"InvalidBlobOrBlock": remote.Means(handler.Remote,
 		"somebody else has staged blocks under this name; the service drops them after a week"),
-	"InvalidBlockList": remote.Means(handler.Remote,
-		"the blocks were committed or dropped by somebody else; the next attempt sends them again, unless the blob is there"),
+	"InvalidBlockList": remote.Means(
+		handler.Remote,
+		"the blocks were committed or dropped by somebody else; the next attempt sends them again, unless the "+
+			"blob is there",
+	),
 	"Md5Mismatch":       remote.Means(handler.Network, "the content was changed on the way"),
 	"Crc64Mismatch":     remote.Means(handler.Network, "the content was changed on the way"),
 	"OperationTimedOut": remote.Means(handler.Timeout, ""),
@@ -170,25 +173,28 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 		return handler.Fail(handler.Conflict, fmt.Errorf("azure: %q: %w", name, storage.ErrExists))
 	case a.Code == "BlobNotFound", a.Status == http.StatusNotFound && a.Code == "" && name != "":
 		return &handler.Error{
-			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code, Err: fmt.Errorf("azure: %q: %w", name, storage.ErrNotFound),
+			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code,
+			Err: fmt.Errorf("azure: %q: %w", name, storage.ErrNotFound),
 		}
 	}
 	return b.classify(op, a).In(where)
 }
 
 var exists = map[string]bool{
-	"BlobAlreadyExists": true, "UnauthorizedBlobOverwrite": true, "ConditionNotMet": true, "TargetConditionNotMet": true,
+	"BlobAlreadyExists": true, "UnauthorizedBlobOverwrite": true, "ConditionNotMet": true,
+	"TargetConditionNotMet": true,
 }
 
 func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
 	f := a.Failure()
+	unauthorized := a.Status == http.StatusUnauthorized || a.Code == "InvalidAuthenticationInfo"
 	switch {
-	case (a.Status == http.StatusUnauthorized || a.Code == "InvalidAuthenticationInfo") && staleText.MatchString(a.Message):
+	case unauthorized && staleText.MatchString(a.Message):
 		// Tokens are renewed before they expire, so this is a clock, or a token that was revoked.
 		b.handler.Forget(b.id)
 		f.Is(handler.Authentication, "the token expired during the request; the next attempt has a new one")
 		f.Verdict = handler.Retry
-	case a.Status == http.StatusUnauthorized || a.Code == "InvalidAuthenticationInfo":
+	case unauthorized:
 		f.Is(handler.Authentication, hintRefused)
 	case a.Code == "AuthenticationFailed":
 		f.Is(handler.Authentication, b.refused(a.Message))
@@ -216,7 +222,8 @@ func (b *bucket) refused(message string) string {
 	case b.config.Credentials.Type == SAS:
 		return "the shared access signature is refused: its key was renewed, or it is for something else, or was cut"
 	case b.config.Credentials.Type == SharedKey:
-		return "the account key does not belong to the account: it was renewed, or mistyped; or this machine's clock is wrong"
+		return "the account key does not belong to the account: it was renewed, or mistyped; or this machine's " +
+			"clock is wrong"
 	}
 	return hintRefused
 }
@@ -261,7 +268,9 @@ func (b *bucket) noToken(ctx context.Context, err error) error {
 	}
 	r := identity.RawResponse
 	code, message := tokenError(r)
-	a := remote.Answer{Status: r.StatusCode, Header: r.Header, Code: b.redact.Line(code), Message: b.redact.Line(message)}
+	a := remote.Answer{
+		Status: r.StatusCode, Header: r.Header, Code: b.redact.Line(code), Message: b.redact.Line(message),
+	}
 	f := a.Refusal(cmp.Or(entraHints[entraCode.FindString(message)],
 		"compare tenant_id, client_id and the secret or certificate with the application's registration"))
 	if f.Category == handler.Authentication && host {

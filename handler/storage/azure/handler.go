@@ -25,9 +25,9 @@ import (
 // the destination changes, and is safe for concurrent use once it is open.
 type Handler struct {
 	*storage.Handler[Config]
-	lent      map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error) // the host's
-	endpoints []string                                                                       // that may get the host's tokens
-	authority string                                                                         // of service principals' tokens; "" for the cloud's own
+	lent      map[CredentialsType]lent // the host's
+	endpoints []string                 // that may get the host's tokens
+	authority string                   // of service principals' tokens; "" for the cloud's own
 	memory    *remote.Memory
 	clients   *perdest.Cache[*client]
 }
@@ -41,6 +41,9 @@ var (
 	_ handler.Remover      = (*Handler)(nil)
 	_ handler.Forgetter    = (*Handler)(nil)
 )
+
+// lent returns a credential that the host lends.
+type lent func(azcore.ClientOptions) (azcore.TokenCredential, error)
 
 // Option adjusts a Handler.
 type Option func(*Handler) error
@@ -86,7 +89,7 @@ func WithCredential(credential azcore.TokenCredential) Option {
 	}
 }
 
-func (h *Handler) lend(t CredentialsType, credential func(azcore.ClientOptions) (azcore.TokenCredential, error)) error {
+func (h *Handler) lend(t CredentialsType, credential lent) error {
 	if h.lent[t] != nil {
 		return fmt.Errorf("azure: the host's credentials of type %s are given twice", t)
 	}
@@ -95,7 +98,7 @@ func (h *Handler) lend(t CredentialsType, credential func(azcore.ClientOptions) 
 }
 
 // once makes a credential when it is first needed, and keeps it: it holds the tokens.
-func once(create func(azcore.ClientOptions) (azcore.TokenCredential, error)) func(azcore.ClientOptions) (azcore.TokenCredential, error) {
+func once(create lent) lent {
 	var mu sync.Mutex
 	var made azcore.TokenCredential
 	return func(o azcore.ClientOptions) (azcore.TokenCredential, error) {
@@ -152,7 +155,7 @@ func WithMemory(bytes int64) Option {
 func New(opts ...Option) *Handler {
 	h := &Handler{
 		memory: remote.NewMemory(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),
-		lent: map[CredentialsType]func(azcore.ClientOptions) (azcore.TokenCredential, error){},
+		lent: map[CredentialsType]lent{},
 	}
 	faults := option.Apply("azure", h, opts)
 	h.Handler = storage.NewHandler(storage.Driver[Config]{
@@ -175,9 +178,11 @@ func (h *Handler) permit(env handler.Env, c Config) error {
 	switch t := c.Credentials.Type; {
 	case t != ManagedIdentity && t != Default:
 	case h.lent[t] == nil:
-		errs = append(errs, destination.Invalid("credentials.type", "is %s, and this service does not lend its own identity", t))
+		errs = append(errs,
+			destination.Invalid("credentials.type", "is %s, and this service does not lend its own identity", t))
 	case !h.trusted(c):
-		errs = append(errs, destination.Invalid("endpoint", "is not Microsoft's, and the service's own identity is not sent there"))
+		errs = append(errs,
+			destination.Invalid("endpoint", "is not Microsoft's, and the service's own identity is not sent there"))
 	}
 	return errors.Join(errs...)
 }

@@ -47,7 +47,9 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 
 // putSmall sends what fits into a block at once. It reads to the end first: only there is the
 // content known to be what was accepted. Content of unknown size may turn out to be larger.
-func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, blockSize int64) (stored storage.Object, larger bool, err error) {
+func (b *bucket) putSmall(
+	ctx context.Context, up *storage.Upload, blockSize int64,
+) (stored storage.Object, larger bool, err error) {
 	room := blockSize
 	if up.Size >= 0 {
 		room = up.Size + 1 // to see the end
@@ -70,7 +72,10 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, blockSize int
 		stored, err = b.putBlob(ctx, up, buffer[:n])
 		return stored, false, err
 	case up.Size >= 0:
-		return storage.Object{}, false, handler.Fail(handler.Internal, fmt.Errorf("azure: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size))
+		return storage.Object{}, false, handler.Fail(
+			handler.Internal,
+			fmt.Errorf("azure: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size),
+		)
 	}
 	return storage.Object{}, true, nil
 }
@@ -81,7 +86,8 @@ func (b *bucket) putBlob(ctx context.Context, up *storage.Upload, content []byte
 	defer body.Seal()
 	a := b.attributes(up)
 	out, err := b.client.NewBlockBlobClient(up.Name).Upload(ctx, body, &blockblob.UploadOptions{
-		Metadata: a.metadata, Tags: a.tags, Tier: a.tier, HTTPHeaders: a.headers, CPKScopeInfo: a.scope, AccessConditions: a.conditions,
+		Metadata: a.metadata, Tags: a.tags, Tier: a.tier, HTTPHeaders: a.headers, CPKScopeInfo: a.scope,
+		AccessConditions:        a.conditions,
 		TransactionalValidation: blob.TransferValidationTypeCRC64(sum),
 	})
 	if err != nil {
@@ -122,7 +128,9 @@ func (b *bucket) attributes(up *storage.Upload) attributes {
 	a.scope = b.scope()
 	if !up.Replace {
 		none := azcore.ETagAny
-		a.conditions = &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: &none}}
+		a.conditions = &blob.AccessConditions{
+			ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: &none},
+		}
 	}
 	return a
 }
@@ -151,7 +159,9 @@ type state struct {
 
 // begin goes on with the upload that an earlier attempt began, or begins one. existing are the
 // sizes of the blocks that are there, by id.
-func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkpoints, blockSize int64) (s state, existing map[string]int64, err error) {
+func (b *bucket) begin(
+	ctx context.Context, up *storage.Upload, c storage.Checkpoints, blockSize int64,
+) (s state, existing map[string]int64, err error) {
 	where := b.config.service() + "/" + b.config.Container
 	if c != nil {
 		found, err := c.Resume(&s)
@@ -160,8 +170,7 @@ func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkp
 		switch {
 		case err != nil && !errors.As(err, &syntax) && !errors.As(err, &wrong): // else it is none of ours
 			return s, nil, err
-		case err == nil && found && s.Container == where && s.Name == up.Name && s.BlockSize >= minBlock && s.BlockSize <= 2*maxBlock &&
-			(up.Size < 0 || up.Size <= s.BlockSize*maxBlocks):
+		case err == nil && found && s.fits(where, up):
 			existing, err := b.blocks(ctx, up.Name)
 			if err == nil {
 				return s, existing, nil
@@ -179,6 +188,11 @@ func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkp
 		}
 	}
 	return s, nil, nil
+}
+
+func (s state) fits(where string, up *storage.Upload) bool {
+	return s.Container == where && s.Name == up.Name && s.BlockSize >= minBlock && s.BlockSize <= 2*maxBlock &&
+		(up.Size < 0 || up.Size <= s.BlockSize*maxBlocks)
 }
 
 // blocks lists what is staged and not committed.

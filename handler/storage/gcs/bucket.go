@@ -131,5 +131,8 @@ func encode(sum uint32) string {
 }
 
 func corrupt(name, what string) error {
-	return handler.Fail(handler.Remote, fmt.Errorf("gcs: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what))
+	return handler.Fail(
+		handler.Remote,
+		fmt.Errorf("gcs: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what),
+	)
 }

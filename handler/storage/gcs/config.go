@@ -160,7 +160,9 @@ func (c Credentials) validate() error {
 		errs = append(errs, err)
 	case Default:
 		if c.ServiceAccount.IsSet() {
-			errs = append(errs, destination.Invalid("service_account", "does not belong to credentials of type default"))
+			errs = append(
+				errs, destination.Invalid("service_account", "does not belong to credentials of type default"),
+			)
 		}
 	default:
 		errs = append(errs, destination.Invalid("type", "is not service_account or default"))
@@ -221,6 +223,9 @@ func (c Config) secrets() []destination.Secret {
 
 // checkEndpoint checks a URL of the service.
 func checkEndpoint(field, endpoint string, allowHTTP bool) error {
-	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials"}
+	rules := remote.URL{
+		Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http",
+		Login: "credentials",
+	}
 	return rules.Check(field, endpoint)
 }

@@ -76,8 +76,10 @@ func (h *Handler) newClient(ctx context.Context, env handler.Env, organization s
 		return nil, handler.Fail(handler.Configuration, errors.New("gcs: the SDK refuses the endpoint of this config"))
 	}
 	// What may pass in a moment is tried again within the attempt. Longer waits are the queue's.
-	made.sdk.SetRetry(gcstorage.WithPolicy(gcstorage.RetryAlways), gcstorage.WithMaxAttempts(tries), gcstorage.WithErrorFunc(again),
-		gcstorage.WithBackoff(gax.Backoff{Initial: pause, Max: 10 * pause, Multiplier: 2}))
+	made.sdk.SetRetry(
+		gcstorage.WithPolicy(gcstorage.RetryAlways), gcstorage.WithMaxAttempts(tries), gcstorage.WithErrorFunc(again),
+		gcstorage.WithBackoff(gax.Backoff{Initial: pause, Max: 10 * pause, Multiplier: 2}),
+	)
 	return made, nil
 }
 
@@ -127,26 +129,43 @@ func (h *Handler) tokens(env handler.Env, organization string, c Config) (auth.T
 	var base auth.TokenProvider
 	switch c.Credentials.kind() {
 	case ServiceAccount:
-		made, err := credentials.NewCredentialsFromJSON(credentials.ServiceAccount, []byte(c.Credentials.ServiceAccount.Reveal()),
-			&credentials.DetectOptions{Scopes: []string{scope}, Client: env.Client, DisableAsyncRefresh: true})
+		made, err := credentials.NewCredentialsFromJSON(
+			credentials.ServiceAccount, []byte(c.Credentials.ServiceAccount.Reveal()),
+			&credentials.DetectOptions{Scopes: []string{scope}, Client: env.Client, DisableAsyncRefresh: true},
+		)
 		if err != nil { // it may quote the key
-			return nil, handler.Fail(handler.Configuration, errors.New("gcs: the key file of the service account cannot be used: its private key is damaged"))
+			return nil, handler.Fail(
+				handler.Configuration,
+				errors.New("gcs: the key file of the service account cannot be used: its private key is damaged"),
+			)
 		}
 		base = made
 	default:
 		if h.lent == nil {
-			return nil, handler.Fail(handler.Configuration, errors.New("gcs: the destination asks for the service's own credentials, which this process does not lend"))
+			return nil, handler.Fail(
+				handler.Configuration,
+				errors.New(
+					"gcs: the destination asks for the service's own credentials, which this process does not lend",
+				),
+			)
 		}
 		if !h.trusted(c) {
-			return nil, handler.Fail(handler.Configuration, errors.New("gcs: the service's own credentials are not sent to an endpoint that is not Google's"))
+			return nil, handler.Fail(
+				handler.Configuration,
+				errors.New("gcs: the service's own credentials are not sent to an endpoint that is not Google's"),
+			)
 		}
 		if as := c.Credentials.Impersonate; as != "" && (h.impersonation == nil || !h.impersonation(organization, as)) {
 			return nil, handler.Fail(handler.Configuration, fmt.Errorf(
-				"gcs: this service does not let organization %q act as %s with the service's own credentials", organization, as))
+				"gcs: this service does not let organization %q act as %s with the service's own credentials",
+				organization, as,
+			))
 		}
 		var err error
 		if base, err = h.lent(scope); err != nil {
-			return nil, handler.Fail(handler.Internal, fmt.Errorf("gcs: the service's own credentials cannot be loaded: %w", err))
+			return nil, handler.Fail(
+				handler.Internal, fmt.Errorf("gcs: the service's own credentials cannot be loaded: %w", err),
+			)
 		}
 	}
 	if c.Credentials.Impersonate == "" {
@@ -155,10 +174,13 @@ func (h *Handler) tokens(env handler.Env, organization string, c Config) (auth.T
 	asking := authorized(env, base)
 	asking.Transport = answering{asking.Transport}
 	made, err := impersonate.NewCredentials(&impersonate.CredentialsOptions{
-		TargetPrincipal: c.Credentials.Impersonate, Delegates: c.Credentials.Delegates, Scopes: []string{readWrite}, Client: asking,
+		TargetPrincipal: c.Credentials.Impersonate, Delegates: c.Credentials.Delegates, Scopes: []string{readWrite},
+		Client: asking,
 	})
 	if err != nil {
-		return nil, handler.Fail(handler.Configuration, fmt.Errorf("gcs: cannot act as %s: %w", c.Credentials.Impersonate, err))
+		return nil, handler.Fail(
+			handler.Configuration, fmt.Errorf("gcs: cannot act as %s: %w", c.Credentials.Impersonate, err),
+		)
 	}
 	return made, nil
 }

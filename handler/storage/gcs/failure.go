@@ -84,7 +84,8 @@ var reasons = map[string]remote.Verdict{
 // again says what is tried again at once: not an address that may not be dialled, and not for want
 // of a token.
 func again(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errEnded) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, errEnded) {
 		return false
 	}
 	var permanent interface{ Permanent() bool }
@@ -97,7 +98,8 @@ func again(err error) bool {
 	}
 	var answered *googleapi.Error
 	if errors.As(err, &answered) {
-		return answered.Code == http.StatusRequestTimeout || answered.Code == http.StatusTooManyRequests || answered.Code >= 500 && answered.Code != http.StatusNotImplemented
+		return answered.Code == http.StatusRequestTimeout || answered.Code == http.StatusTooManyRequests ||
+			answered.Code >= 500 && answered.Code != http.StatusNotImplemented
 	}
 	var request *url.Error
 	return errors.As(err, &request) || errors.Is(err, io.ErrUnexpectedEOF) || gcstorage.ShouldRetry(err)
@@ -141,7 +143,8 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 		return f.In(where)
 	case a.Status == http.StatusNotFound:
 		return &handler.Error{
-			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code, Err: fmt.Errorf("gcs: %q: %w", name, storage.ErrNotFound),
+			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code,
+			Err: fmt.Errorf("gcs: %q: %w", name, storage.ErrNotFound),
 		}
 	}
 	return b.classify(op, a).In(where)
@@ -160,9 +163,13 @@ func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
 	case damaged(a):
 		f.Is(handler.Network, "the content was changed on the way")
 		f.Cause = errMismatch
-	case strings.Contains(strings.ToLower(a.Message), "kms") && (a.Status == http.StatusForbidden || a.Status == http.StatusBadRequest):
-		f.Is(handler.Configuration, "the bucket's service agent needs cloudkms.cryptoKeyEncrypterDecrypter on kms_key, "+
-			"which must be enabled and in the bucket's location")
+	case strings.Contains(strings.ToLower(a.Message), "kms") &&
+		(a.Status == http.StatusForbidden || a.Status == http.StatusBadRequest):
+		f.Is(
+			handler.Configuration,
+			"the bucket's service agent needs cloudkms.cryptoKeyEncrypterDecrypter on kms_key, "+
+				"which must be enabled and in the bucket's location",
+		)
 	default:
 		f.LookUp(reasons)
 	}
@@ -200,7 +207,8 @@ func (b *bucket) noToken(ctx context.Context, err error) error {
 	}
 	code, message := refusal(refused.Body)
 	a := remote.Answer{
-		Status: refused.Response.StatusCode, Header: refused.Response.Header, Code: b.redact.Line(code), Message: b.redact.Line(message),
+		Status: refused.Response.StatusCode, Header: refused.Response.Header,
+		Code: b.redact.Line(code), Message: b.redact.Line(message),
 	}
 	f := a.Refusal("the key was deleted, its service account is disabled, or this machine's clock is wrong")
 	switch {

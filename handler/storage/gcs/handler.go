@@ -65,7 +65,9 @@ func WithDefaultCredentials() Option {
 			mu.Lock()
 			defer mu.Unlock()
 			if made[scope] == nil {
-				found, err := credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{scope}, DisableAsyncRefresh: true})
+				found, err := credentials.DetectDefault(
+					&credentials.DetectOptions{Scopes: []string{scope}, DisableAsyncRefresh: true},
+				)
 				if err != nil {
 					return nil, err
 				}
@@ -152,12 +154,15 @@ func (h *Handler) permit(env handler.Env, c Config) error {
 	}
 	switch {
 	case h.lent == nil:
-		errs = append(errs, destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
+		errs = append(errs,
+			destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
 	case !h.trusted(c):
-		errs = append(errs, destination.Invalid("endpoint", "is not Google's, and the service's own credentials are not sent there"))
+		errs = append(errs,
+			destination.Invalid("endpoint", "is not Google's, and the service's own credentials are not sent there"))
 	}
 	if c.Credentials.Impersonate != "" && h.impersonation == nil {
-		errs = append(errs, destination.Invalid("credentials.impersonate", "is not allowed with this service's own credentials"))
+		errs = append(errs,
+			destination.Invalid("credentials.impersonate", "is not allowed with this service's own credentials"))
 	}
 	return errors.Join(errs...)
 }

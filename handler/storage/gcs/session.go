@@ -87,7 +87,8 @@ func (b *bucket) putResumable(ctx context.Context, up *storage.Upload, c storage
 	if err == nil {
 		return s.verify(ctx, size, sum.Sum32())
 	}
-	if ctx.Err() == nil && !errors.Is(err, handler.ErrLeaseLost) && (c == nil || errors.Is(err, errMismatch) || !handler.Classify(err).WillRetry()) {
+	if ctx.Err() == nil && !errors.Is(err, handler.ErrLeaseLost) &&
+		(c == nil || errors.Is(err, errMismatch) || !handler.Classify(err).WillRetry()) {
 		s.cancel(ctx)
 	}
 	return storage.Object{}, err
@@ -131,7 +132,8 @@ func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkp
 // fits says whether the checkpoint is of this object, and its address one that our tokens may be
 // sent to.
 func (s *session) fits() bool {
-	return s.state.Bucket == s.bucket.config.Bucket && s.state.Name == s.up.Name && s.state.SHA256 == s.up.SHA256 && s.bucket.ours(s.state.Session)
+	return s.state.Bucket == s.bucket.config.Bucket && s.state.Name == s.up.Name && s.state.SHA256 == s.up.SHA256 &&
+		s.bucket.ours(s.state.Session)
 }
 
 func (b *bucket) ours(address string) bool {
@@ -145,12 +147,15 @@ func (b *bucket) ours(address string) bool {
 
 func (s *session) start(ctx context.Context) error {
 	b, up := s.bucket, s.up
-	described := resource{Name: up.Name, ContentType: up.ContentType, StorageClass: b.config.StorageClass, Metadata: up.AllMetadata()}
+	described := resource{
+		Name: up.Name, ContentType: up.ContentType, StorageClass: b.config.StorageClass, Metadata: up.AllMetadata(),
+	}
 	if !up.Transient {
 		if until := b.retainUntil(); !until.IsZero() {
 			described.Retention = &retention{Mode: b.config.Retention.Mode, RetainUntilTime: until}
 		}
-		described.TemporaryHold, described.EventBasedHold = b.config.Retention.Hold == "temporary", b.config.Retention.Hold == "event_based"
+		described.TemporaryHold = b.config.Retention.Hold == "temporary"
+		described.EventBasedHold = b.config.Retention.Hold == "event_based"
 	}
 	body, err := json.Marshal(described)
 	if err != nil {
@@ -173,7 +178,8 @@ func (s *session) start(ctx context.Context) error {
 		if !wait(ctx, try) {
 			break
 		}
-		if out, err = s.call(ctx, http.MethodPost, address, header, bytes.NewReader(body), int64(len(body))); !again(err) {
+		out, err = s.call(ctx, http.MethodPost, address, header, bytes.NewReader(body), int64(len(body)))
+		if !again(err) {
 			break
 		}
 	}
@@ -182,7 +188,10 @@ func (s *session) start(ctx context.Context) error {
 	}
 	s.state = state{Bucket: b.config.Bucket, Name: up.Name, Session: out.header.Get("Location"), SHA256: up.SHA256}
 	if !b.ours(s.state.Session) {
-		return handler.Fail(handler.Remote, fmt.Errorf("gcs: the other side began an upload of %q without an address of its own for it", up.Name))
+		return handler.Fail(
+			handler.Remote,
+			fmt.Errorf("gcs: the other side began an upload of %q without an address of its own for it", up.Name),
+		)
 	}
 	return nil
 }
@@ -196,7 +205,9 @@ type answer struct {
 
 // call makes a request, and reads its answer: an error unless that is a success or, for a session,
 // "go on" (308).
-func (s *session) call(ctx context.Context, method, address string, header http.Header, body io.Reader, length int64) (answer, error) {
+func (s *session) call(
+	ctx context.Context, method, address string, header http.Header, body io.Reader, length int64,
+) (answer, error) {
 	r, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
 		return answer{}, err
@@ -293,7 +304,10 @@ func (s *session) send(ctx context.Context, content *bufio.Reader, sum func() ui
 		start := size
 		size += int64(n)
 		if end && s.up.Size >= 0 && size != s.up.Size {
-			return size, handler.Fail(handler.Internal, fmt.Errorf("gcs: %q: %w: %d of %d bytes", s.up.Name, payload.ErrCorrupt, size, s.up.Size))
+			return size, handler.Fail(
+				handler.Internal,
+				fmt.Errorf("gcs: %q: %w: %d of %d bytes", s.up.Name, payload.ErrCorrupt, size, s.up.Size),
+			)
 		}
 		if s.done == nil && (size > s.offset || end) {
 			if err := s.sendChunk(ctx, buffer[:n], start, end, sum); err != nil {
@@ -313,7 +327,16 @@ func (s *session) sendChunk(ctx context.Context, chunk []byte, start int64, end 
 	stop := start + int64(len(chunk))
 	for try := 0; s.done == nil && (s.offset < stop || end); {
 		if s.offset < start || s.offset > stop {
-			return s.failed(ctx, handler.Fail(handler.Remote, fmt.Errorf("gcs: the other side has %d bytes of %q, and is being sent those from %d: %w", s.offset, s.up.Name, start, errMismatch)))
+			return s.failed(
+				ctx,
+				handler.Fail(
+					handler.Remote,
+					fmt.Errorf(
+						"gcs: the other side has %d bytes of %q, and is being sent those from %d: %w", s.offset,
+						s.up.Name, start, errMismatch,
+					),
+				),
+			)
 		}
 		before := s.offset
 		if err = s.put(ctx, chunk[s.offset-start:], end, sum); err == nil {
@@ -358,9 +381,17 @@ func (s *session) failed(ctx context.Context, err error) error {
 	if errors.Is(err, errEnded) && ctx.Err() == nil {
 		// Another attempt has completed it, or somebody has cancelled it: the object tells.
 		if s.up.Replace {
-			return handler.Fail(handler.Remote, fmt.Errorf("gcs: the upload of %q is ended; the next attempt begins again, unless the object is there", s.up.Name))
+			return handler.Fail(
+				handler.Remote,
+				fmt.Errorf(
+					"gcs: the upload of %q is ended; the next attempt begins again, unless the object is there",
+					s.up.Name,
+				),
+			)
 		}
-		return handler.Fail(handler.Remote, fmt.Errorf("gcs: the upload of %q is ended: %w", s.up.Name, storage.ErrExists))
+		return handler.Fail(
+			handler.Remote, fmt.Errorf("gcs: the upload of %q is ended: %w", s.up.Name, storage.ErrExists),
+		)
 	}
 	return s.bucket.failed(ctx, opChunk, s.up.Name, err)
 }
@@ -374,9 +405,16 @@ func (s *session) verify(ctx context.Context, size int64, sum uint32) (storage.O
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if o.Generation != 0 {
-			_ = b.client.Object(s.up.Name).If(gcstorage.Conditions{GenerationMatch: o.Generation}).Delete(ctx) // else the next attempt finds a conflict
+			// Where this fails, the next attempt finds a conflict.
+			_ = b.client.Object(s.up.Name).If(gcstorage.Conditions{GenerationMatch: o.Generation}).Delete(ctx)
 		}
-		return storage.Object{}, corrupt(s.up.Name, fmt.Sprintf("%d bytes of CRC-32C %s, where %d of %s were sent", o.Size, b.redact.Line(o.CRC32C), size, encode(sum)))
+		return storage.Object{}, corrupt(
+			s.up.Name,
+			fmt.Sprintf(
+				"%d bytes of CRC-32C %s, where %d of %s were sent", o.Size, b.redact.Line(o.CRC32C), size,
+				encode(sum),
+			),
+		)
 	}
 	return storage.Object{
 		Name: s.up.Name, Size: size, URL: b.url(s.up.Name), SHA256: s.up.SHA256, Item: s.up.Item, ETag: o.ETag,

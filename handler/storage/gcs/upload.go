@@ -35,7 +35,9 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 
 // putSmall sends what fits into a chunk at once. It reads to the end first: only there is the
 // content known to be what was accepted. Content of unknown size may turn out to be larger.
-func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, chunkSize int64) (stored storage.Object, larger bool, err error) {
+func (b *bucket) putSmall(
+	ctx context.Context, up *storage.Upload, chunkSize int64,
+) (stored storage.Object, larger bool, err error) {
 	room := chunkSize
 	if up.Size >= 0 {
 		room = up.Size + 1 // to see the end
@@ -58,7 +60,10 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, chunkSize int
 		stored, err = b.putObject(ctx, up, buffer[:n])
 		return stored, false, err
 	case up.Size >= 0:
-		return storage.Object{}, false, handler.Fail(handler.Internal, fmt.Errorf("gcs: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size))
+		return storage.Object{}, false, handler.Fail(
+			handler.Internal,
+			fmt.Errorf("gcs: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size),
+		)
 	}
 	return storage.Object{}, true, nil
 }
@@ -72,7 +77,9 @@ func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []by
 		var attrs *gcstorage.ObjectAttrs
 		if attrs, err = b.write(ctx, up, content); err == nil {
 			if attrs.Size != int64(len(content)) {
-				return storage.Object{}, corrupt(up.Name, fmt.Sprintf("it has %d of %d bytes", attrs.Size, len(content)))
+				return storage.Object{}, corrupt(
+					up.Name, fmt.Sprintf("it has %d of %d bytes", attrs.Size, len(content)),
+				)
 			}
 			up.Progress(int64(len(content)))
 			stored := b.object(attrs)

@@ -181,7 +181,10 @@ func write(ctx context.Context, f *os.File, up *storage.Upload, room *reservatio
 		return size, "", failed("look at "+quote(up.Name), err)
 	}
 	if info.Size() != size {
-		return size, "", handler.Fail(handler.Internal, fmt.Errorf("local: %q: %d bytes were written, and the file has %d", up.Name, size, info.Size()))
+		return size, "", handler.Fail(
+			handler.Internal,
+			fmt.Errorf("local: %q: %d bytes were written, and the file has %d", up.Name, size, info.Size()),
+		)
 	}
 	return size, sum, nil
 }
@@ -210,7 +213,10 @@ func publish(folder *os.Root, name, base string, up *storage.Upload) error {
 		return exists(up.Name)
 	case err != nil:
 		return handler.Fail(handler.Configuration, fmt.Errorf(
-			"local: cannot name %q: the file system has neither hard links nor a rename that replaces nothing; use another, or set if_exists to replace: %w", up.Name, err))
+			"local: cannot name %q: the file system has neither hard links nor a rename that replaces nothing; "+
+				"use another, or set if_exists to replace: %w",
+			up.Name, err,
+		))
 	}
 	return nil
 }
@@ -247,7 +253,10 @@ func (b *bucket) Stat(_ context.Context, name string) (storage.Object, error) {
 }
 
 func notAFile(name string) error {
-	return handler.Fail(handler.Conflict, fmt.Errorf("local: %q is there, and is no plain file; remove it, or give the destination another name", name))
+	return handler.Fail(
+		handler.Conflict,
+		fmt.Errorf("local: %q is there, and is no plain file; remove it, or give the destination another name", name),
+	)
 }
 
 func missing(name string, err error) error {
@@ -347,7 +356,8 @@ func (b *bucket) List(ctx context.Context, prefix string, yield func(storage.Obj
 	}
 	defer folder.Close()
 	return walk(ctx, folder, func(_ *os.Root, name string, info fs.FileInfo) error {
-		if !info.Mode().IsRegular() || strings.HasPrefix(path.Base(name), temporary) || !strings.HasPrefix(name, prefix) {
+		if !info.Mode().IsRegular() || strings.HasPrefix(path.Base(name), temporary) ||
+			!strings.HasPrefix(name, prefix) {
 			return nil
 		}
 		o := b.object(name, info.Size(), "")

@@ -40,7 +40,9 @@ func (c Config) Validate() error {
 		if err := storage.CheckName(c.Folder); err != nil {
 			errs = append(errs, destination.Invalid("folder", "%v", err))
 		} else if strings.HasPrefix(c.Folder, temporary) || strings.Contains(c.Folder, "/"+temporary) {
-			errs = append(errs, destination.Invalid("folder", "has a segment that begins with %q, which is reserved", temporary))
+			errs = append(errs,
+				destination.Invalid("folder", "has a segment that begins with %q, which is "+
+					"reserved", temporary))
 		}
 	}
 	_, fileErr := mode("file_mode", c.FileMode, DefaultFileMode, 0o600)
@@ -59,7 +61,9 @@ func mode(path, text string, otherwise, needed fs.FileMode) (fs.FileMode, error)
 	m := fs.FileMode(n)
 	switch {
 	case err != nil || m&^fs.ModePerm != 0:
-		return 0, destination.Invalid(path, `is no mode such as "0640": three octal digits after a zero, without set-user-id and the like`)
+		return 0, destination.Invalid(
+			path, `is no mode such as "0640": three octal digits after a zero, without set-user-id and the like`,
+		)
 	case m&needed != needed:
 		return 0, destination.Invalid(path, "must contain %04o: the owner works with it", uint32(needed))
 	}

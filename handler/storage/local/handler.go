@@ -91,7 +91,9 @@ func (h *Handler) open(_ context.Context, env handler.Env, at storage.Place, c C
 	organization := at.Organization
 	if err := storage.CheckName(organization); err != nil ||
 		strings.Contains(organization, "/") || strings.HasPrefix(organization, temporary) {
-		return nil, handler.Fail(handler.Configuration, errors.New("local: the organization's name cannot be that of a folder"))
+		return nil, handler.Fail(
+			handler.Configuration, errors.New("local: the organization's name cannot be that of a folder"),
+		)
 	}
 	b := &bucket{handler: h, now: env.Now, organization: organization, folder: []string{organization}}
 	if c.Folder != "" {
@@ -114,7 +116,10 @@ func (h *Handler) open(_ context.Context, env handler.Env, at storage.Place, c C
 func (h *Handler) root() (*os.Root, error) {
 	root, err := os.OpenRoot(h.dir)
 	if err != nil {
-		return nil, handler.Fail(handler.Internal, fmt.Errorf("local: the host's directory cannot be opened, is its file system mounted? %w", err))
+		return nil, handler.Fail(
+			handler.Internal,
+			fmt.Errorf("local: the host's directory cannot be opened, is its file system mounted? %w", err),
+		)
 	}
 	return root, nil
 }

@@ -14,7 +14,8 @@ var errReadOnly error = syscall.EROFS
 
 // noLinks tells that the file system has no hard links, or that a security policy forbids them.
 func noLinks(err error) bool {
-	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EMLINK)
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) ||
+		errors.Is(err, syscall.EMLINK)
 }
 
 // renameNoReplace is renameat2(2) with RENAME_NOREPLACE, within one open folder.

@@ -31,7 +31,9 @@ func walk(ctx context.Context, folder *os.Root, visit func(in *os.Root, name str
 	return walkBelow(ctx, folder, "", visit)
 }
 
-func walkBelow(ctx context.Context, folder *os.Root, prefix string, visit func(*os.Root, string, fs.FileInfo) error) error {
+func walkBelow(
+	ctx context.Context, folder *os.Root, prefix string, visit func(*os.Root, string, fs.FileInfo) error,
+) error {
 	return each(ctx, folder, func(entry fs.DirEntry) error {
 		name := path.Join(prefix, entry.Name())
 		info, err := folder.Lstat(entry.Name())
@@ -196,8 +198,10 @@ func (r *reservation) grow(size int64) error {
 	u := h.used[r.organization]
 	if more := size - r.size; u.bytes+u.reserved+more > h.quota {
 		return handler.Fail(handler.Capacity, fmt.Errorf(
-			"local: the organization's quota is %d bytes, of which %d are used or being written, and this needs %d more; make room, the item waits",
-			h.quota, u.bytes+u.reserved, more))
+			"local: the organization's quota is %d bytes, of which %d are used or being written, and this needs "+
+				"%d more; make room, the item waits",
+			h.quota, u.bytes+u.reserved, more,
+		))
 	}
 	u.reserved += size - r.size
 	r.size = size

@@ -58,7 +58,8 @@ func (b *bucket) Stat(ctx context.Context, name string) (storage.Object, error) 
 		return storage.Object{}, b.failed(ctx, opHead, name, b.spoken(ctx, name, err))
 	}
 	o := storage.Object{
-		Name: name, Size: aws.ToInt64(out.ContentLength), URL: b.url(name), ETag: strings.Trim(aws.ToString(out.ETag), `"`),
+		Name: name, Size: aws.ToInt64(out.ContentLength), URL: b.url(name),
+		ETag:    strings.Trim(aws.ToString(out.ETag), `"`),
 		Version: aws.ToString(out.VersionId), Modified: aws.ToTime(out.LastModified),
 		Checksum: sums{out.ChecksumCRC32C, out.ChecksumCRC32, out.ChecksumSHA256}.text(),
 	}
@@ -112,7 +113,9 @@ func (b *bucket) Get(ctx context.Context, name string, offset int64) (io.ReadClo
 
 // Delete implements storage.Bucket. In a bucket with versions it leaves a marker over them.
 func (b *bucket) Delete(ctx context.Context, name string) error {
-	_, err := b.client.DeleteObject(ctx, &awss3.DeleteObjectInput{Bucket: &b.config.Bucket, Key: &name, ExpectedBucketOwner: b.owner()})
+	_, err := b.client.DeleteObject(
+		ctx, &awss3.DeleteObjectInput{Bucket: &b.config.Bucket, Key: &name, ExpectedBucketOwner: b.owner()},
+	)
 	if err != nil {
 		if err = b.failed(ctx, opDelete, name, err); errors.Is(err, storage.ErrNotFound) {
 			return nil
@@ -162,7 +165,8 @@ func (b *bucket) List(ctx context.Context, prefix string, yield func(storage.Obj
 		for _, o := range page.Contents {
 			name := aws.ToString(o.Key)
 			if err := yield(storage.Object{
-				Name: name, Size: aws.ToInt64(o.Size), ETag: strings.Trim(aws.ToString(o.ETag), `"`), Modified: aws.ToTime(o.LastModified), URL: b.url(name),
+				Name: name, Size: aws.ToInt64(o.Size), ETag: strings.Trim(aws.ToString(o.ETag), `"`),
+				Modified: aws.ToTime(o.LastModified), URL: b.url(name),
 			}); err != nil {
 				return err
 			}
@@ -229,5 +233,10 @@ func (b *bucket) url(name string) string {
 }
 
 func corrupt(name, what string) error {
-	return &handler.Error{Category: handler.Remote, Err: fmt.Errorf("s3: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what)}
+	return &handler.Error{
+		Category: handler.Remote,
+		Err: fmt.Errorf(
+			"s3: %q: what was stored is not what was sent: %s; the next attempt stores it again", name, what,
+		),
+	}
 }

@@ -269,6 +269,9 @@ func (c Config) partSize(size int64) int64 {
 
 // checkEndpoint checks a URL of the service.
 func checkEndpoint(field, endpoint string, allowHTTP bool) error {
-	rules := remote.URL{Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http", Login: "credentials"}
+	rules := remote.URL{
+		Example: "https://storage.example.com", AllowHTTP: allowHTTP, HTTPHint: "set allow_http",
+		Login: "credentials",
+	}
 	return rules.Check(field, endpoint)
 }

@@ -67,7 +67,8 @@ func (h *Handler) newClient(ctx context.Context, env handler.Env, at storage.Pla
 		return nil, err
 	}
 	return &client{credentials: provider, s3: awss3.New(awss3.Options{
-		Region: c.region(), Credentials: provider, HTTPClient: env.Client, Retryer: retryer(), UsePathStyle: c.PathStyle,
+		Region: c.region(), Credentials: provider, HTTPClient: env.Client, Retryer: retryer(),
+		UsePathStyle: c.PathStyle,
 		// Nothing but what this package asks for: other services know fewer checksums than
 		// Amazon's.
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
@@ -92,7 +93,9 @@ func retryer() aws.Retryer {
 		o.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) {
 			return time.Duration(attempt)*100*time.Millisecond + rand.N(100*time.Millisecond), nil
 		})
-		o.Retryables = slices.Insert(slices.Clone(o.Retryables), 0, retry.IsErrorRetryable(retry.IsErrorRetryableFunc(forbidden)))
+		o.Retryables = slices.Insert(
+			slices.Clone(o.Retryables), 0, retry.IsErrorRetryable(retry.IsErrorRetryableFunc(forbidden)),
+		)
 	})
 }
 
@@ -105,7 +108,9 @@ func forbidden(err error) aws.Ternary {
 	return aws.UnknownTernary
 }
 
-func (h *Handler) provider(ctx context.Context, env handler.Env, at storage.Place, c Config) (aws.CredentialsProvider, error) {
+func (h *Handler) provider(
+	ctx context.Context, env handler.Env, at storage.Place, c Config,
+) (aws.CredentialsProvider, error) {
 	var base aws.CredentialsProvider
 	switch c.Credentials.kind() {
 	case AccessKey:
@@ -113,12 +118,18 @@ func (h *Handler) provider(ctx context.Context, env handler.Env, at storage.Plac
 			c.Credentials.AccessKeyID, c.Credentials.SecretAccessKey.Reveal(), c.Credentials.SessionToken.Reveal())
 	case Default:
 		if h.lent == nil {
-			return nil, handler.Fail(handler.Configuration,
-				errors.New("s3: the destination asks for the service's own credentials, which this process does not lend"))
+			return nil, handler.Fail(
+				handler.Configuration,
+				errors.New(
+					"s3: the destination asks for the service's own credentials, which this process does not lend",
+				),
+			)
 		}
 		var err error
 		if base, err = h.lent(ctx, env); err != nil {
-			return nil, handler.Fail(handler.Internal, fmt.Errorf("s3: the service's own credentials cannot be loaded: %w", err))
+			return nil, handler.Fail(
+				handler.Internal, fmt.Errorf("s3: the service's own credentials cannot be loaded: %w", err),
+			)
 		}
 	case WebIdentity:
 		if h.token == nil {
@@ -185,13 +196,17 @@ func (c *chain) load(ctx context.Context, env handler.Env) (aws.CredentialsProvi
 		guarded := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.DialContext, t.Proxy = env.Dial, nil
 		})
-		config, err := awsconfig.LoadDefaultConfig(ctx,
+		config, err := awsconfig.LoadDefaultConfig(
+			ctx,
 			awsconfig.WithHTTPClient(guarded),
 			awsconfig.WithDefaultsMode(aws.DefaultsModeLegacy),
 			awsconfig.WithEC2RoleCredentialOptions(func(o *ec2rolecreds.Options) {
 				o.Client = imds.New(imds.Options{HTTPClient: env.Client, Retryer: retryer()})
 			}),
-			awsconfig.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient, o.Retryer = env.Client, retryer() }))
+			awsconfig.WithEndpointCredentialOptions(
+				func(o *endpointcreds.Options) { o.HTTPClient, o.Retryer = env.Client, retryer() },
+			),
+		)
 		if err != nil {
 			return nil, err
 		}

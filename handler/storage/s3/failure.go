@@ -21,14 +21,16 @@ import (
 type operation struct{ what, permission string }
 
 var (
-	opPut           = operation{"store the object", "s3:PutObject"}
-	opCreate        = operation{"begin the upload", "s3:PutObject"}
-	opPart          = operation{"upload a part", "s3:PutObject"}
-	opComplete      = operation{"complete the upload", "s3:PutObject"}
-	opParts         = operation{"list the parts of the upload", "s3:ListMultipartUploadParts"}
-	opAbort         = operation{"abort the upload", "s3:AbortMultipartUpload"}
-	opUploads       = operation{"list the unfinished uploads", "s3:ListBucketMultipartUploads"}
-	opHead          = operation{"look at the object", "s3:GetObject, and s3:ListBucket to tell a missing object from a hidden one"}
+	opPut      = operation{"store the object", "s3:PutObject"}
+	opCreate   = operation{"begin the upload", "s3:PutObject"}
+	opPart     = operation{"upload a part", "s3:PutObject"}
+	opComplete = operation{"complete the upload", "s3:PutObject"}
+	opParts    = operation{"list the parts of the upload", "s3:ListMultipartUploadParts"}
+	opAbort    = operation{"abort the upload", "s3:AbortMultipartUpload"}
+	opUploads  = operation{"list the unfinished uploads", "s3:ListBucketMultipartUploads"}
+	opHead     = operation{
+		"look at the object", "s3:GetObject, and s3:ListBucket to tell a missing object from a hidden one",
+	}
 	opGet           = operation{"read the object", "s3:GetObject"}
 	opDeleteVersion = operation{"delete the version of the object", "s3:DeleteObjectVersion"}
 	opDelete        = operation{"delete the object", "s3:DeleteObject"}
@@ -91,8 +93,11 @@ var codes = map[string]remote.Verdict{
 	"InvalidTag":       remote.Means(handler.Configuration, "correct the tags"),
 	"MalformedXML":     remote.Means(handler.Configuration, ""),
 	"MethodNotAllowed": remote.Means(handler.Configuration, "the other side does not allow this"),
-	"NotImplemented": remote.Means(handler.Configuration,
-		"the other side does not know a part of the request: try checksum none, or if_exists replace where it knows no If-None-Match"),
+	"NotImplemented": remote.Means(
+		handler.Configuration,
+		"the other side does not know a part of the request: try checksum none, or if_exists replace where it "+
+			"knows no If-None-Match",
+	),
 	"KMS.NotFoundException": remote.Means(handler.Configuration,
 		"there is no such key; correct encryption.kms_key_id"),
 	"KMS.DisabledException": remote.Means(handler.Configuration,
@@ -138,7 +143,8 @@ var expired = map[string]bool{
 
 var wrongRegion = map[string]bool{
 	"PermanentRedirect": true, "TemporaryRedirect": true, "Redirect": true, "AuthorizationHeaderMalformed": true,
-	"IllegalLocationConstraintException": true, "IncorrectEndpoint": true, "MovedPermanently": true, "InvalidRegionName": true,
+	"IllegalLocationConstraintException": true, "IncorrectEndpoint": true,
+	"MovedPermanently": true, "InvalidRegionName": true,
 }
 
 var expecting = regexp.MustCompile(`expecting ['"]([a-z0-9-]{1,40})['"]`)
@@ -162,7 +168,8 @@ func (b *bucket) failed(ctx context.Context, op operation, name string, err erro
 		return handler.Fail(handler.Conflict, fmt.Errorf("s3: %q: %w", name, storage.ErrExists))
 	case a.Code == "NoSuchKey" || a.Code == "NoSuchVersion" || a.Code == "NotFound":
 		return &handler.Error{
-			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code, Err: fmt.Errorf("s3: %q: %w", name, storage.ErrNotFound),
+			Category: handler.Configuration, StatusCode: a.Status, Code: a.Code,
+			Err: fmt.Errorf("s3: %q: %w", name, storage.ErrNotFound),
 		}
 	}
 	return b.classify(op, a).In(where)
@@ -173,8 +180,11 @@ func (b *bucket) classify(op operation, a remote.Answer) *remote.Failure {
 	moved := a.Status == http.StatusMovedPermanently || a.Status == http.StatusTemporaryRedirect
 	switch {
 	case expired[a.Code] && b.config.Credentials.kind() == AccessKey && b.config.Credentials.RoleARN == "":
-		f.Is(handler.Authentication,
-			"the session token has expired; put a new one into the destination, or use a role, whose credentials renew themselves")
+		f.Is(
+			handler.Authentication,
+			"the session token has expired; put a new one into the destination, or use a role, whose credentials "+
+				"renew themselves",
+		)
 	case expired[a.Code]:
 		b.handler.Forget(b.id)
 		f.Is(handler.Authentication, "the credentials expired during the request; the next attempt has new ones")
@@ -197,7 +207,9 @@ func (b *bucket) elsewhere(a remote.Answer) string {
 		region = m[1]
 	}
 	if regionName.MatchString(region) {
-		return fmt.Sprintf("the bucket is in region %q, not in %q; correct the destination's region", region, b.config.region())
+		return fmt.Sprintf(
+			"the bucket is in region %q, not in %q; correct the destination's region", region, b.config.region(),
+		)
 	}
 	return fmt.Sprintf("the bucket is not in region %q; correct the region or the endpoint", b.config.region())
 }

@@ -112,7 +112,8 @@ func WithExternalID(id func(organization string) string) Option {
 func WithSTSEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		u, err := url.Parse(endpoint)
-		if err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !remote.Loopback(u.Hostname())) {
+		if err != nil || u.Hostname() == "" ||
+			u.Scheme != "https" && (u.Scheme != "http" || !remote.Loopback(u.Hostname())) {
 			return errors.New("s3: the STS endpoint is no https URL")
 		}
 		h.sts = endpoint
@@ -139,12 +140,14 @@ func New(opts ...Option) *Handler {
 	faults := option.Apply("s3", h, opts)
 	h.Sweeping = storage.Sweeping[Config]{Handler: storage.NewHandler(storage.Driver[Config]{
 		Type: destination.TypeInfo{
-			Type:        Config{}.DestinationType(),
-			Title:       "Amazon S3",
-			Description: "Stores each payload as an object in a bucket of Amazon S3, or of a service that speaks its protocol.",
-			Schema:      json.RawMessage(schema),
+			Type:  Config{}.DestinationType(),
+			Title: "Amazon S3",
+			Description: "Stores each payload as an object in a bucket of Amazon S3, or of a service that speaks " +
+				"its protocol.",
+			Schema: json.RawMessage(schema),
 		},
-		Open: h.open, Remote: true, Permit: h.permit, Forget: h.clients.Forget, Abandoned: Config.abandoned, Faults: faults,
+		Open: h.open, Remote: true, Permit: h.permit, Forget: h.clients.Forget, Abandoned: Config.abandoned,
+		Faults: faults,
 	})}
 	return h
 }
@@ -155,10 +158,12 @@ var schema string
 func (h *Handler) permit(env handler.Env, c Config) error {
 	var errs []error
 	if c.Credentials.kind() == Default && h.lent == nil {
-		errs = append(errs, destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
+		errs = append(errs,
+			destination.Invalid("credentials.type", "is default, and this service does not lend its own credentials"))
 	}
 	if c.Credentials.kind() == WebIdentity && h.token == nil {
-		errs = append(errs, destination.Invalid("credentials.type", "is web_identity, and this service does not lend its own identity"))
+		errs = append(errs,
+			destination.Invalid("credentials.type", "is web_identity, and this service does not lend its own identity"))
 	}
 	return errors.Join(append(errs, remote.CheckHost(env, "endpoint", c.Endpoint))...)
 }

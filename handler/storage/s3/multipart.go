@@ -54,12 +54,16 @@ func (m *multipart) send(ctx context.Context, content io.Reader) error {
 }
 
 // read hands each part that is to be sent to start, with memory that release gives back.
-func (m *multipart) read(ctx context.Context, content io.Reader, start func(part int32, b []byte, sum *string, release func())) error {
+func (m *multipart) read(
+	ctx context.Context, content io.Reader, start func(part int32, b []byte, sum *string, release func()),
+) error {
 	var size int64
 	for part := int32(1); ; part++ {
 		if part > maxParts {
 			return handler.Fail(handler.Validation, fmt.Errorf(
-				"s3: %q has more than %d parts of %d bytes; give the destination a larger part_size", m.up.Name, maxParts, m.state.PartSize))
+				"s3: %q has more than %d parts of %d bytes; give the destination a larger part_size", m.up.Name,
+				maxParts, m.state.PartSize,
+			))
 		}
 		b, release, err := m.bucket.handler.memory.Get(ctx, m.state.PartSize)
 		if err != nil {
@@ -68,7 +72,10 @@ func (m *multipart) read(ctx context.Context, content io.Reader, start func(part
 		n, end, err := storage.Fill(storage.WithContext(ctx, content), b)
 		size += int64(n)
 		if err == nil && end && m.up.Size >= 0 && size != m.up.Size {
-			err = handler.Fail(handler.Internal, fmt.Errorf("s3: %q: %w: %d of %d bytes", m.up.Name, payload.ErrCorrupt, size, m.up.Size))
+			err = handler.Fail(
+				handler.Internal,
+				fmt.Errorf("s3: %q: %w: %d of %d bytes", m.up.Name, payload.ErrCorrupt, size, m.up.Size),
+			)
 		}
 		if err != nil {
 			release()
@@ -102,7 +109,14 @@ func (m *multipart) sendPart(ctx context.Context, part int32, b []byte, sum *str
 	m.algorithm.put(sum, &in.ChecksumCRC32C, &in.ChecksumCRC32, &in.ChecksumSHA256)
 	out, err := m.bucket.client.UploadPart(ctx, in)
 	if noSuchUpload(err) {
-		return handler.Fail(handler.Remote, fmt.Errorf("s3: the upload of %q was ended by somebody else; the next attempt begins again, unless the object is there", m.up.Name))
+		return handler.Fail(
+			handler.Remote,
+			fmt.Errorf(
+				"s3: the upload of %q was ended by somebody else; the next attempt begins again, unless the "+
+					"object is there",
+				m.up.Name,
+			),
+		)
 	}
 	if err != nil {
 		return m.bucket.failed(ctx, opPart, m.up.Name, err)
@@ -138,7 +152,9 @@ func (m *multipart) complete(ctx context.Context) (storage.Object, error) {
 	if noSuchUpload(err) {
 		// Another attempt has completed it, or this one has and its answer was lost: the object
 		// tells.
-		return storage.Object{}, handler.Fail(handler.Remote, fmt.Errorf("s3: the upload of %q is ended: %w", m.up.Name, storage.ErrExists))
+		return storage.Object{}, handler.Fail(
+			handler.Remote, fmt.Errorf("s3: the upload of %q is ended: %w", m.up.Name, storage.ErrExists),
+		)
 	}
 	if err != nil {
 		return storage.Object{}, m.bucket.failed(ctx, opComplete, m.up.Name, err)

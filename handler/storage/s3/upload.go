@@ -41,7 +41,9 @@ func (b *bucket) PutResuming(ctx context.Context, up *storage.Upload, c storage.
 // putSmall sends what fits into a part at once. It reads to the end first: only there is the
 // content known to be what was accepted. What turns out to be larger, its size not known, becomes a
 // multipart upload.
-func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int64, c storage.Checkpoints) (storage.Object, error) {
+func (b *bucket) putSmall(
+	ctx context.Context, up *storage.Upload, partSize int64, c storage.Checkpoints,
+) (storage.Object, error) {
 	room := partSize
 	if up.Size >= 0 {
 		room = up.Size + 1 // to see the end
@@ -69,7 +71,10 @@ func (b *bucket) putSmall(ctx context.Context, up *storage.Upload, partSize int6
 		return b.putObject(ctx, up, buffer[:n])
 	}
 	if up.Size >= 0 {
-		return storage.Object{}, handler.Fail(handler.Internal, fmt.Errorf("s3: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size))
+		return storage.Object{}, handler.Fail(
+			handler.Internal,
+			fmt.Errorf("s3: %q: %w: its size is not %d bytes", up.Name, payload.ErrCorrupt, up.Size),
+		)
 	}
 	// The memory is given back and the content read again: to wait for more while holding some
 	// could lock uploads up.
@@ -91,8 +96,9 @@ func (b *bucket) putObject(ctx context.Context, up *storage.Upload, content []by
 	defer body.Seal()
 	in := &awss3.PutObjectInput{
 		Bucket: &b.config.Bucket, Key: &up.Name, Body: body, ContentLength: aws.Int64(int64(len(content))),
-		ContentType: optional(up.ContentType), Metadata: up.AllMetadata(), Tagging: tagging(up.Tags), ExpectedBucketOwner: b.owner(),
-		StorageClass: types.StorageClass(b.config.StorageClass),
+		ContentType: optional(up.ContentType), Metadata: up.AllMetadata(), Tagging: tagging(up.Tags),
+		ExpectedBucketOwner: b.owner(),
+		StorageClass:        types.StorageClass(b.config.StorageClass),
 	}
 	if !up.Replace {
 		in.IfNoneMatch = aws.String("*")
@@ -150,7 +156,9 @@ type state struct {
 
 // begin goes on with the upload that an earlier attempt began, or begins one. existing are the
 // parts that are there.
-func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkpoints, partSize int64) (s state, existing map[int32]types.Part, err error) {
+func (b *bucket) begin(
+	ctx context.Context, up *storage.Upload, c storage.Checkpoints, partSize int64,
+) (s state, existing map[int32]types.Part, err error) {
 	if c != nil {
 		found, err := c.Resume(&s)
 		var syntax *json.SyntaxError
@@ -192,7 +200,8 @@ func (b *bucket) fits(s state, up *storage.Upload) bool {
 func (b *bucket) create(ctx context.Context, up *storage.Upload) (string, error) {
 	in := &awss3.CreateMultipartUploadInput{
 		Bucket: &b.config.Bucket, Key: &up.Name, ContentType: optional(up.ContentType), Metadata: up.AllMetadata(),
-		Tagging: tagging(up.Tags), ExpectedBucketOwner: b.owner(), StorageClass: types.StorageClass(b.config.StorageClass),
+		Tagging: tagging(up.Tags), ExpectedBucketOwner: b.owner(),
+		StorageClass: types.StorageClass(b.config.StorageClass),
 	}
 	if algorithm := b.config.algorithm(); algorithm != nil {
 		in.ChecksumAlgorithm, in.ChecksumType = algorithm.kind, types.ChecksumTypeComposite
@@ -205,7 +214,9 @@ func (b *bucket) create(ctx context.Context, up *storage.Upload) (string, error)
 		return "", b.failed(ctx, opCreate, up.Name, err)
 	}
 	if aws.ToString(out.UploadId) == "" {
-		return "", handler.Fail(handler.Remote, fmt.Errorf("s3: the other side began an upload of %q without an id", up.Name))
+		return "", handler.Fail(
+			handler.Remote, fmt.Errorf("s3: the other side began an upload of %q without an id", up.Name),
+		)
 	}
 	return *out.UploadId, nil
 }
@@ -233,12 +244,16 @@ func (b *bucket) discard(ctx context.Context, s state) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := b.abort(ctx, s.Name, s.Upload); err != nil && b.env.Logger != nil {
-		b.env.Logger.WarnContext(ctx, "s3: an unfinished upload stays", "bucket", s.Bucket, "object", s.Name, "error", err)
+		b.env.Logger.WarnContext(
+			ctx, "s3: an unfinished upload stays", "bucket", s.Bucket, "object", s.Name, "error", err,
+		)
 	}
 }
 
 // multipart sends content in parts, and completes the upload when it has ended well.
-func (b *bucket) multipart(ctx context.Context, up *storage.Upload, c storage.Checkpoints, content io.Reader, partSize int64) (storage.Object, error) {
+func (b *bucket) multipart(
+	ctx context.Context, up *storage.Upload, c storage.Checkpoints, content io.Reader, partSize int64,
+) (storage.Object, error) {
 	s, existing, err := b.begin(ctx, up, c, partSize)
 	if err != nil {
 		return storage.Object{}, err
@@ -249,7 +264,8 @@ func (b *bucket) multipart(ctx context.Context, up *storage.Upload, c storage.Ch
 	if err == nil {
 		stored, err = m.complete(ctx)
 	}
-	if err != nil && !errors.Is(err, handler.ErrLeaseLost) && ctx.Err() == nil && (c == nil || !handler.Classify(err).WillRetry()) {
+	if err != nil && !errors.Is(err, handler.ErrLeaseLost) && ctx.Err() == nil &&
+		(c == nil || !handler.Classify(err).WillRetry()) {
 		b.discard(ctx, s)
 	}
 	return stored, err
