@@ -249,8 +249,8 @@ func FromHTTP(status int, header map[string][]string, err error) error {
 func retryAfter(h textproto.MIMEHeader) time.Duration {
 	v := strings.TrimSpace(h.Get("Retry-After"))
 	if seconds, err := strconv.ParseInt(v, 10, 64); err == nil {
-		const most = math.MaxInt64 / int64(time.Second)
-		return time.Duration(min(max(0, seconds), most)) * time.Second
+		const maxSeconds = math.MaxInt64 / int64(time.Second)
+		return time.Duration(min(max(0, seconds), maxSeconds)) * time.Second
 	}
 	at, err := http.ParseTime(v)
 	if err != nil {

@@ -97,7 +97,7 @@ func (s *suite) transfer(t *testing.T) {
 	transfer := &transfer{}
 	req.Transfer = transfer
 	a.delivers(t, req, sent)
-	if done := transfer.most(); done > int64(len(sent)) {
+	if done := transfer.furthest(); done > int64(len(sent)) {
 		t.Errorf("progress reports %d of %d bytes", done, len(sent))
 	}
 }
@@ -213,7 +213,7 @@ func (x *transfer) Checkpoint(ctx context.Context, v json.RawMessage) error {
 	return ctx.Err()
 }
 
-func (x *transfer) most() int64 {
+func (x *transfer) furthest() int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.done

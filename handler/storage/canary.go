@@ -59,74 +59,79 @@ func (c *canary) step(ctx context.Context, name string, run func() (string, erro
 }
 
 func (c *canary) run(ctx context.Context, req *handler.TestRequest, now time.Time) {
-	b := c.target.Bucket
-	text := "This object tests a connection and can be deleted. " + rand.Text() + "\n"
 	var up *Upload
-	named := c.step(ctx, "name", func() (string, error) {
-		var err error
-		up, err = c.upload(req, now, text)
-		if err != nil {
+	named := c.step(ctx, "name", func() (finding string, err error) {
+		if up, err = c.upload(req, now); err != nil {
 			return "", err
 		}
 		return "the canary is " + up.Name, nil
 	})
-	if !named {
+	if !named || !c.step(ctx, "write", func() (string, error) { return "", c.write(ctx, up) }) {
 		return
 	}
-	written := c.step(ctx, "write", func() (string, error) {
-		stored, err := b.Put(ctx, up)
-		if err == nil && stored.Size != int64(len(text)) {
-			err = fmt.Errorf("storage: %d bytes were written and %d are there", len(text), stored.Size)
-		}
-		return "", err
-	})
-	if !written {
-		return
-	}
-	c.step(ctx, "read", func() (string, error) {
-		found, err := b.Stat(ctx, up.Name)
-		if err != nil {
-			return "", err
-		}
-		if found.Size != int64(len(text)) {
-			return "", fmt.Errorf("storage: %d bytes were written and %d are there", len(text), found.Size)
-		}
-		sum, _, err := digest(
-			ctx,
-			func(ctx context.Context, offset int64) (io.ReadCloser, error) { return b.Get(ctx, up.Name, offset) },
-		)
-		if err == nil && sum != up.SHA256 {
-			err = errors.New("storage: what is read differs from what was written")
-		}
-		return "", err
-	})
+	c.step(ctx, "read", func() (string, error) { return "", c.read(ctx, up) })
 	if !up.Replace {
-		c.step(ctx, "create only if absent", func() (string, error) {
-			_, err := b.Put(ctx, up)
-			switch {
-			case errors.Is(err, ErrExists):
-				return "a second object of the same name is refused", nil
-			case err == nil:
-				return "", errors.New(
-					"storage: the other side replaces an object although it was told to create it only if there " +
-						"is none (If-None-Match); update it, or set if_exists to replace",
-				)
-			}
-			return "", err
-		})
+		c.step(ctx, "create only if absent", func() (string, error) { return c.writeAgain(ctx, up) })
 	}
-	c.step(ctx, "delete", func() (string, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-		defer cancel()
-		err := b.Delete(ctx, up.Name)
-		if err != nil {
-			err = fmt.Errorf("%w; the object %q of this test stays, remove it by hand", err, up.Name)
-		}
-		return "", err
-	})
+	c.step(ctx, "delete", func() (string, error) { return "", c.remove(ctx, up) })
 }
 
-func (c *canary) upload(req *handler.TestRequest, now time.Time, text string) (*Upload, error) {
+func (c *canary) write(ctx context.Context, up *Upload) error {
+	stored, err := c.target.Bucket.Put(ctx, up)
+	if err != nil {
+		return err
+	}
+	return sized(stored, up)
+}
+
+func sized(o Object, up *Upload) error {
+	if o.Size != up.Size {
+		return fmt.Errorf("storage: %d bytes were written and %d are there", up.Size, o.Size)
+	}
+	return nil
+}
+
+func (c *canary) read(ctx context.Context, up *Upload) error {
+	found, err := c.target.Bucket.Stat(ctx, up.Name)
+	if err == nil {
+		err = sized(found, up)
+	}
+	if err != nil {
+		return err
+	}
+	sum, _, err := digest(ctx, func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		return c.target.Bucket.Get(ctx, up.Name, offset)
+	})
+	if err == nil && sum != up.SHA256 {
+		err = errors.New("storage: what is read differs from what was written")
+	}
+	return err
+}
+
+func (c *canary) writeAgain(ctx context.Context, up *Upload) (finding string, err error) {
+	_, err = c.target.Bucket.Put(ctx, up)
+	switch {
+	case errors.Is(err, ErrExists):
+		return "a second object of the same name is refused", nil
+	case err == nil:
+		return "", errors.New("storage: the other side replaces an object although it was told to create it only " +
+			"if there is none (If-None-Match); update it, or set if_exists to replace")
+	}
+	return "", err
+}
+
+// remove also runs when the test's context has ended.
+func (c *canary) remove(ctx context.Context, up *Upload) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+	defer cancel()
+	if err := c.target.Bucket.Delete(ctx, up.Name); err != nil {
+		return fmt.Errorf("%w; the object %q of this test stays, remove it by hand", err, up.Name)
+	}
+	return nil
+}
+
+func (c *canary) upload(req *handler.TestRequest, now time.Time) (*Upload, error) {
+	text := "This object tests a connection and can be deleted. " + rand.Text() + "\n"
 	template, err := c.target.Naming.Template()
 	if err != nil {
 		return nil, fmt.Errorf("storage: the name's template %w", err)

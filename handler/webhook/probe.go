@@ -278,42 +278,42 @@ func (p *probe) handshake(ctx context.Context, h *Handler, conn net.Conn) bool {
 	c := tls.Client(conn, settings)
 	err = c.HandshakeContext(ctx)
 	took := time.Since(start)
+	if err != nil {
+		p.noHandshake(err, took, client != "" && len(certificates) == 0)
+		return false
+	}
+	p.handshaken(c.ConnectionState(), h.now(), took, client)
+	return true
+}
+
+// noHandshake reports why there is no TLS. wanted says that the other side asked for a certificate
+// that there is not.
+func (p *probe) noHandshake(err error, took time.Duration, wanted bool) {
 	var record tls.RecordHeaderError
 	var refused *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &record):
 		p.step("tls", false, took, "The other side does not speak TLS on this port. Check scheme and port of the URL")
-		return false
 	case errors.As(err, &refused):
-		p.step(
-			"tls", false, took,
-			"The certificate is not accepted: %v. Its owner has to renew or mend it, or tls.ca has to name its "+
-				"authority",
-			refused.Err,
-		)
-		return false
-	case clientRefused(err), err != nil && client != "" && len(certificates) == 0:
+		p.step("tls", false, took, "The certificate is not accepted: %v. "+
+			"Its owner has to renew or correct it, or tls.ca has to name its authority", refused.Err)
+	case wanted || clientRefused(err):
 		p.step("authenticate", false, took, "No TLS handshake: %v; %s", err, p.attempt.clientHint())
-		return false
-	case err != nil:
-		p.step(
-			"tls", false, took, "No TLS handshake: %v. Check that the other side speaks TLS 1.2 or 1.3 on this port",
-			err,
-		)
-		return false
+	default:
+		p.step("tls", false, took,
+			"No TLS handshake: %v. Check that the other side speaks TLS 1.2 or 1.3 on this port", err)
 	}
-	state := c.ConnectionState()
+}
+
+func (p *probe) handshaken(state tls.ConnectionState, now time.Time, took time.Duration, client string) {
 	leaf := state.PeerCertificates[0]
 	until := leaf.NotAfter.UTC().Format(time.DateOnly)
 	// Certificates of some days are renewed late in their life.
-	if soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/3); leaf.NotAfter.Sub(h.now()) < soon {
-		p.warn(
-			"certificate_expires", leaf.NotAfter, "The certificate of %s expires on %s. Its owner has to renew it",
-			p.attempt.url.Hostname(), until,
-		)
+	if soon := min(certificateSoon, leaf.NotAfter.Sub(leaf.NotBefore)/3); leaf.NotAfter.Sub(now) < soon {
+		p.warn("certificate_expires", leaf.NotAfter, "The certificate of %s expires on %s. Its owner has to renew it",
+			p.attempt.url.Hostname(), until)
 	}
 	p.step("tls", true, took, "%s; the certificate is valid until %s%s", tls.VersionName(state.Version), until, client)
-	return true
 }
 
 // resolution listens to the dialer's own name resolution, which may be under way still when the

@@ -248,24 +248,16 @@ func (c Config) validateSecrets() error {
 	}
 	var seen []key
 	check := func(path string, s destination.Secret) {
-		k, problem := decodeSecret(s.Reveal())
-		switch {
-		case !s.IsSet():
+		if !s.IsSet() {
 			errs = append(errs, destination.Require(path, ""))
 			return
-		case s.IsRedacted():
-			problem = fmt.Sprintf("is the placeholder %q; give the value", destination.Redacted)
-		case problem != "":
-		case k.shared == nil && k.private == nil:
-			problem = `is a public key, which cannot sign; give the private one, which begins with "whsk_"`
-		case slices.ContainsFunc(seen, k.equal):
-			problem = "is there twice"
-		default:
-			problem = k.weakness()
-			seen = append(seen, k)
 		}
+		k, problem := signingKey(s, seen)
 		if problem != "" {
 			errs = append(errs, destination.Invalid(path, "%s", problem))
+		}
+		if k.shared != nil || k.private != nil {
+			seen = append(seen, k)
 		}
 	}
 	for i, s := range c.SigningSecrets {
@@ -277,6 +269,23 @@ func (c Config) validateSecrets() error {
 		errs = append(errs, destination.Require(path+".until", p.Until))
 	}
 	return errors.Join(errs...)
+}
+
+// signingKey returns the key of a secret, or what is wrong with it. seen are the keys before it.
+func signingKey(s destination.Secret, seen []key) (k key, problem string) {
+	if s.IsRedacted() {
+		return key{}, fmt.Sprintf("is the placeholder %q; give the value", destination.Redacted)
+	}
+	k, problem = decodeSecret(s.Reveal())
+	switch {
+	case problem != "":
+		return key{}, problem
+	case k.shared == nil && k.private == nil:
+		return key{}, `is a public key, which cannot sign; give the private one, which begins with "whsk_"`
+	case slices.ContainsFunc(seen, k.equal):
+		return key{}, "is a duplicate"
+	}
+	return k, k.weakness()
 }
 
 func (c Config) validateUnsigned() []error {

@@ -96,27 +96,12 @@ func (b *bucket) putResumable(ctx context.Context, up *storage.Upload, c storage
 
 // begin goes on with the upload that an earlier attempt began, or begins one.
 func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (*session, error) {
-	s := &session{bucket: b, up: up}
 	if c != nil {
-		found, err := c.Resume(&s.state)
-		var syntax *json.SyntaxError
-		var wrong *json.UnmarshalTypeError
-		switch {
-		case err != nil && !errors.As(err, &syntax) && !errors.As(err, &wrong): // else it is none of ours
-			return nil, err
-		case err == nil && found && s.fits():
-			err := s.query(ctx)
-			if err == nil {
-				return s, nil
-			}
-			if !errors.Is(err, errEnded) {
-				if err = b.failed(ctx, opResume, up.Name, err); ctx.Err() != nil || handler.Classify(err).WillRetry() {
-					return nil, err
-				}
-			}
+		if s, err := b.resume(ctx, up, c); s != nil || err != nil {
+			return s, err
 		}
 	}
-	*s = session{bucket: b, up: up}
+	s := &session{bucket: b, up: up}
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
@@ -127,6 +112,34 @@ func (b *bucket) begin(ctx context.Context, up *storage.Upload, c storage.Checkp
 		}
 	}
 	return s, nil
+}
+
+// resume returns the session of the checkpoint, or nil where there is none to go on with.
+func (b *bucket) resume(ctx context.Context, up *storage.Upload, c storage.Checkpoints) (*session, error) {
+	s := &session{bucket: b, up: up}
+	found, err := c.Resume(&s.state)
+	var syntax *json.SyntaxError
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &syntax) || errors.As(err, &wrong) {
+		return nil, nil //nolint:nilnil // it is not a checkpoint of this package
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !found || !s.fits() {
+		return nil, nil //nolint:nilnil // of another object
+	}
+	err = s.query(ctx)
+	if err == nil {
+		return s, nil
+	}
+	if errors.Is(err, errEnded) {
+		return nil, nil //nolint:nilnil // there is nothing to go on with
+	}
+	if err = b.failed(ctx, opResume, up.Name, err); ctx.Err() != nil || handler.Classify(err).WillRetry() {
+		return nil, err
+	}
+	return nil, nil //nolint:nilnil // as above
 }
 
 // fits says whether the checkpoint is of this object, and its address one that our tokens may be

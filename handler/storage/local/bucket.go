@@ -107,17 +107,11 @@ func (b *bucket) put(ctx context.Context, up *storage.Upload) (storage.Object, e
 		}
 	}()
 	size, sum, err := write(ctx, f, up, room)
+	if err == nil {
+		err = b.finish(f, up.Name)
+	}
 	if err != nil {
 		return storage.Object{}, err
-	}
-	if err := f.Chmod(b.fileMode); err != nil {
-		return storage.Object{}, failed("set the mode of "+quote(up.Name), err)
-	}
-	if err := f.Sync(); err != nil {
-		return storage.Object{}, failed("flush "+quote(up.Name), err)
-	}
-	if err := f.Close(); err != nil {
-		return storage.Object{}, failed("close "+quote(up.Name), err)
 	}
 	if ctx.Err() != nil {
 		return storage.Object{}, context.Cause(ctx)
@@ -131,6 +125,20 @@ func (b *bucket) put(ctx context.Context, up *storage.Upload) (storage.Object, e
 	}
 	room.keep(size)
 	return b.object(up.Name, size, sum), nil
+}
+
+// finish makes a written file durable, and closes it.
+func (b *bucket) finish(f *os.File, name string) error {
+	if err := f.Chmod(b.fileMode); err != nil {
+		return failed("set the mode of "+quote(name), err)
+	}
+	if err := f.Sync(); err != nil {
+		return failed("flush "+quote(name), err)
+	}
+	if err := f.Close(); err != nil {
+		return failed("close "+quote(name), err)
+	}
+	return nil
 }
 
 // write copies the content, and checks that it is what was accepted, before anyone can see it.
