@@ -14,8 +14,8 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Func makes a Handler of a function whose config is a C: any struct with JSON tags, and a
-// Validate() error method if there is something to check. A host's own handler in a few lines.
+// Func returns a Handler for a function whose config is a C: any struct with JSON tags and,
+// optionally, a method Validate() error. It is the short way to a host's own handler.
 func Func[C any](deliver func(ctx context.Context, req *Request, config C) (*Result, error)) Handler {
 	return function[C]{deliver: deliver}
 }
@@ -33,10 +33,12 @@ func (f function[C]) Deliver(ctx context.Context, req *Request) (*Result, error)
 	return f.deliver(ctx, req, config)
 }
 
-// Parser is a ConfigParser to embed: strict JSON into a C, then C's Validate() error if it has one.
+// Parser is a ConfigParser to embed. It decodes strict JSON into a C and calls C's method
+// Validate() error, if it has one.
 type Parser[C any] struct{}
 
-// ParseConfig returns a C. Unknown fields are refused, so that a typing error is no silent default.
+// ParseConfig returns a C. It rejects unknown fields, so that a typing error is not silently
+// ignored.
 func (Parser[C]) ParseConfig(raw json.RawMessage) (any, error) {
 	var config C
 	if err := Decode(raw, &config); err != nil {
@@ -50,8 +52,8 @@ func (Parser[C]) ParseConfig(raw json.RawMessage) (any, error) {
 	return config, nil
 }
 
-// Decode reads strict JSON into v: unknown fields, wrong types and trailing data are field errors
-// that name the path, never the value, which may be a secret.
+// Decode decodes strict JSON into v. Unknown fields, wrong types and trailing data are field errors
+// with the path of the field, never its value, which may be a secret.
 func Decode(raw json.RawMessage, v any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()

@@ -20,18 +20,18 @@ import (
 )
 
 // ErrLeaseLost is returned by Request.Checkpoint, and is the cause of the attempt's context, when
-// the item belongs to another worker by now. What this attempt returns changes nothing any more.
+// the item now belongs to another worker. The result of this attempt no longer has any effect.
 var ErrLeaseLost = errors.New("handler: the lease of this item was lost")
 
-// ErrShutdown is the cause of the attempt's context when the process ends before the attempt did.
-// The attempt is not charged, and the item is attempted again elsewhere.
+// ErrShutdown is the cause of the attempt's context when the process stops before the attempt has
+// ended. The attempt is not counted, and the item is attempted again elsewhere.
 var ErrShutdown = errors.New("handler: the process is shutting down")
 
-// Category says what kind of failure an attempt met, and with it whether another attempt makes
-// sense. The numbers are stored: they never change.
+// Category is the kind of failure of an attempt, which decides whether another attempt makes sense.
+// The numbers are stored and never change.
 type Category int16
 
-// The categories, with what each means for another attempt.
+// The categories and what each means for another attempt.
 const (
 	Uncategorized  Category = 0  // transient, for want of a classification
 	Configuration  Category = 1  // permanent: the destination's config cannot work
@@ -61,7 +61,7 @@ func (c Category) String() string {
 // MarshalText writes what String returns.
 func (c Category) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// Verdict overrules what the category says about trying again.
+// Verdict overrides what the category says about another attempt.
 type Verdict int16
 
 // The verdicts.
@@ -72,9 +72,8 @@ const (
 	Disable    Verdict = 3 // the item is dead and its destination disabled: it is gone for good
 )
 
-// Error is a classified failure. Any other error is classified by Classify: a timeout and a broken
-// network are recognised, the rest is transient, so that nothing is lost for want of a
-// classification.
+// Error is a classified failure. Classify classifies every other error: it recognises timeouts and
+// broken networks, and the rest is transient, so that nothing is lost for lack of a classification.
 type Error struct {
 	Category   Category
 	Verdict    Verdict
@@ -101,27 +100,27 @@ func (e *Error) WillRetry() bool {
 	return !e.Category.Permanent()
 }
 
-// Permanent makes err a failure that is not tried again.
+// Permanent returns err as a failure that is not tried again.
 func Permanent(err error) error { return &Error{Category: classify(err), Verdict: Stop, Err: err} }
 
-// Transient makes err a failure that is tried again.
+// Transient returns err as a failure that is tried again.
 func Transient(err error) error { return &Error{Category: classify(err), Verdict: Retry, Err: err} }
 
-// RateLimited makes err a failure that is tried again, not before the given time has passed.
+// RateLimited returns err as a failure that is tried again after the given time at the earliest.
 func RateLimited(after time.Duration, err error) error {
 	return &Error{Category: RateLimit, RetryAfter: after, Err: err}
 }
 
-// Gone makes err the end of the item, and disables the destination.
+// Gone returns err as a failure that ends the item and disables the destination.
 func Gone(err error) error { return &Error{Category: Configuration, Verdict: Disable, Err: err} }
 
-// Fail makes err a failure of that category.
+// Fail returns err as a failure of the given category.
 func Fail(c Category, err error) error { return &Error{Category: c, Err: err} }
 
-// Classify returns err as an *Error: the one it wraps, or one whose category tells a timeout, a
-// broken network, a refused TLS certificate, corrupt content or a full disk by what err wraps. An
-// error with a method Permanent() bool that says true, such as that of a dial to a forbidden
-// address, is a Configuration failure. It returns nil for nil.
+// Classify returns err as an *Error: the one that err wraps, or a new one. What err wraps decides
+// the category of a new one: a timeout, a broken network, a rejected TLS certificate, corrupt
+// content or a full disk. An error with a method Permanent() bool that returns true, such as a dial
+// to a forbidden address, is a Configuration failure. Classify returns nil for nil.
 func Classify(err error) *Error {
 	if err == nil {
 		return nil
@@ -174,9 +173,9 @@ func classify(err error) Category {
 	return Uncategorized
 }
 
-// Unreadable classifies an error of reading the payload: our fault, not the destination's, and
-// transient, except that content which no longer exists (fs.ErrNotExist) or is above a limit is
-// permanent. The end of ctx stays what it is.
+// Unreadable classifies an error of reading the payload. It is a fault of this service, not of the
+// destination, and transient. Content that no longer exists (fs.ErrNotExist) or exceeds a limit is
+// permanent. The end of ctx stays unchanged.
 func Unreadable(err error) error {
 	var e *Error
 	switch {
@@ -193,7 +192,7 @@ func Unreadable(err error) error {
 	return e
 }
 
-// FromHTTP classifies an HTTP response that is no success; the table is shared by all handlers. It
+// FromHTTP classifies an HTTP response that is not a success. All handlers share its table. It
 // returns nil for 2xx.
 //
 //	401, 403, 407   authentication  permanent
@@ -207,8 +206,8 @@ func Unreadable(err error) error {
 //	404, 405, 3xx and other         configuration, permanent
 //	400, 422, other 4xx             validation, permanent
 //
-// Retry-After is read as seconds or as a date (RFC 9110, section 10.2.3); a date is taken relative
-// to the response's own Date header where it has one, so that clocks that differ do no harm.
+// Retry-After is read as seconds or as a date (RFC 9110, section 10.2.3). A date is relative to the
+// response's own Date header, if there is one, so that differing clocks do no harm.
 func FromHTTP(status int, header map[string][]string, err error) error {
 	if status >= 200 && status < 300 {
 		return nil

@@ -50,22 +50,21 @@ type Handler interface {
 
 // The optional interfaces of a Handler. delivery.New looks for each of them once, with As.
 type (
-	// ConfigParser parses and validates a destination's config when it is saved, and once per
-	// version before it is used. What it returns is Request.Config; encoded as JSON it must give
-	// the stored form, defaults included or not. It reports all faulty fields at once
-	// (destination.Require, Invalid, joined), paths relative to the config. A handler without it
-	// gets the raw JSON (json.RawMessage), which must then hold no secrets: nothing says which they
-	// are.
+	// ConfigParser parses and validates a config when it is saved, and once per version before it
+	// is used. Its result is Request.Config. Encoded as JSON, the result is the stored form, with
+	// or without defaults. ParseConfig reports all faulty fields at once (destination.Require and
+	// Invalid, joined), with paths relative to the config. A handler without ConfigParser receives
+	// the raw JSON (json.RawMessage), which must then hold no secrets, because nothing marks them.
 	ConfigParser interface {
 		ParseConfig(raw json.RawMessage) (any, error)
 	}
-	// ParamsParser checks what a request may override per destination. Without it, overrides are
-	// refused.
+	// ParamsParser checks what a request overrides for one destination. Without it, overrides are
+	// rejected.
 	ParamsParser interface {
 		ParseParams(raw json.RawMessage) error
 	}
-	// Tester tests a connection for real, cleans up after itself and reports step by step. An error
-	// means that the test could not be made; a destination that fails it is a report.
+	// Tester tests a connection for real, cleans up after itself and reports each step. A
+	// destination that fails the test is a report; an error means that the test could not be made.
 	Tester interface {
 		Test(ctx context.Context, req *TestRequest) (*destination.TestReport, error)
 	}
@@ -87,31 +86,31 @@ type (
 		// r.Until.
 		Rotate(config any, r Rotation) (any, error)
 	}
-	// Warner tells what a valid config has that is perhaps not meant, with paths relative to the
-	// config.
+	// Warner lists settings of a valid config that are probably unintended, with paths relative to
+	// the config.
 	Warner interface {
 		Warn(config any) []*destination.FieldError
 	}
-	// Opener is given its surroundings by delivery.New, before anything else; an error fails New.
-	// It must not connect. A handler that is an io.Closer is closed by DeliveryService.Close.
+	// Opener receives its environment from delivery.New, before anything else. An error makes New
+	// fail. Open must not connect. DeliveryService.Close closes a handler that is an io.Closer.
 	Opener interface {
 		Open(env Env) error
 	}
-	// Forgetter is told that a destination was changed or deleted, to drop what it keeps for it,
-	// such as connections.
+	// Forgetter drops what it keeps for a destination, such as connections, because the destination
+	// was changed or deleted.
 	Forgetter interface {
 		Forget(destinationID string)
 	}
-	// Remover removes what deliveries wrote, once a destination's retention of it is over.
-	// Retention is how long, 0 for ever; it is asked of the config as it is now, when an item has
-	// been delivered and by Maintain. Remove is called for what a Result called Removable, from any
-	// process, again after an error, and maybe again after a success.
+	// Remover removes what deliveries wrote when the destination's retention is over. Retention is
+	// the duration, 0 for ever, of the config as it is now; it is read when an item has been
+	// delivered, and by Maintain. Remove is called for a Result that was Removable, from any
+	// process, again after an error, and possibly again after a success.
 	Remover interface {
 		Retention(config any) time.Duration
 		Remove(ctx context.Context, req *RemoveRequest) (Removal, error)
 	}
-	// Maintainer cleans up after a destination's dead attempts, now and then, from any process:
-	// what it does twice does no harm. It removes only what deliveries left behind.
+	// Maintainer cleans up from time to time after a destination's dead attempts, from any process.
+	// It must be safe to repeat, and remove only what deliveries left behind.
 	Maintainer interface {
 		Maintain(ctx context.Context, req *MaintainRequest) error
 	}
@@ -172,9 +171,8 @@ func (p *progress) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Progress reports how many bytes the other side has. It may be called often, and by several
-// goroutines: an attempt that takes long shows it in Item.Progress, and as events, at most one a
-// second.
+// Progress reports how many bytes the other side has. It may be called often and by several
+// goroutines. A long attempt shows it in Item.Progress and in events, at most once a second.
 func (r *Request) Progress(done int64) {
 	if r.Transfer != nil {
 		r.Transfer.Progress(done)
@@ -193,8 +191,8 @@ func (r *Request) Resume(v any) (bool, error) {
 	return true, json.Unmarshal(raw, v)
 }
 
-// Checkpoint keeps v for the next attempt; it is committed when this returns. ErrLeaseLost means
-// that the item belongs to another worker by now: stop.
+// Checkpoint keeps v for the next attempt. It is committed when Checkpoint returns. ErrLeaseLost
+// means that the item belongs to another worker: stop.
 func (r *Request) Checkpoint(ctx context.Context, v any) error {
 	if r.Transfer == nil {
 		return nil
@@ -206,7 +204,7 @@ func (r *Request) Checkpoint(ctx context.Context, v any) error {
 	return r.Transfer.Checkpoint(ctx, raw)
 }
 
-// Result is what is kept of an attempt beside its outcome. All of it is optional.
+// Result is what is recorded of an attempt besides its outcome. All fields are optional.
 type Result struct {
 	Reference Reference
 	Exchange  *Exchange
@@ -222,8 +220,8 @@ type Reference struct {
 	Details map[string]string `json:"details,omitempty"` // etag, version, checksum, smtp_reply
 }
 
-// Exchange is a request and its response as people will read them. Handlers leave credentials out;
-// header values that look like credentials are redacted once more.
+// Exchange is a request and its response as people read them. Handlers leave credentials out;
+// values of headers that look like credentials are redacted once more.
 type Exchange struct {
 	Method          string              `json:"method,omitempty"`
 	URL             string              `json:"url,omitempty"`
@@ -235,7 +233,7 @@ type Exchange struct {
 	RemoteAddress   string              `json:"remote_address,omitempty"`
 }
 
-// Part is the outcome for one recipient or object, where they differ.
+// Part is the outcome for one recipient or object, where outcomes differ.
 type Part struct {
 	Name      string    `json:"name"`
 	Delivered bool      `json:"delivered"`
@@ -243,22 +241,21 @@ type Part struct {
 	Error     string    `json:"error,omitempty"`
 }
 
-// Env is what a handler is given of its host.
+// Env is what the host gives to a handler.
 type Env struct {
 	Logger *slog.Logger
 	Now    func() time.Time
 	// Dial and Client reach only the addresses that delivery.WithNetwork allows, whatever a name
-	// resolves to. Client follows no redirect and uses no proxy of the environment. Handlers make
-	// no connection by other means.
+	// resolves to. Client follows no redirects and ignores the proxy variables of the environment.
+	// Handlers must not connect by other means.
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Client *http.Client
-	// CheckHost refuses, when a config is saved, a host that Dial would refuse as far as that can
-	// be told without resolving it.
+	// CheckHost rejects a host when a config is saved, if Dial would refuse it, as far as that is
+	// known without resolving the name.
 	CheckHost func(host string) error
 }
 
-// TestRequest is what a connection is tested with. DestinationID is "" before the destination is
-// saved.
+// TestRequest describes a connection test. DestinationID is "" before the destination is saved.
 type TestRequest struct {
 	Organization  string
 	DestinationID string
@@ -272,7 +269,7 @@ type MaintainRequest struct {
 	Config        any // what ParseConfig returned
 }
 
-// RemoveRequest is what to remove of a delivered item.
+// RemoveRequest says what to remove of a delivered item.
 type RemoveRequest struct {
 	Organization  string
 	DestinationID string
@@ -283,8 +280,7 @@ type RemoveRequest struct {
 	WrittenAt     time.Time
 }
 
-// Removal is what became of something that was to be removed. The numbers are stored: they never
-// change.
+// Removal is the outcome of a removal. The numbers are stored and never change.
 type Removal int16
 
 // The removals.

@@ -12,12 +12,12 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Naming is the part of a driver's config that says under which name an object is stored. It is to
-// be embedded.
+// Naming is the part of a config that names objects. Drivers embed it.
 type Naming struct {
-	// Name is the template of the object's name, see Template: DefaultName.
+	// Name is the template of object names, see Template. Default: DefaultName.
 	Name string `json:"name,omitempty"`
-	// IfExists says what becomes of an object of that name with another content: Fail.
+	// IfExists says what happens when an object with that name and different content exists.
+	// Default: Fail.
 	IfExists IfExists `json:"if_exists,omitempty"`
 }
 
@@ -47,11 +47,11 @@ func (n Naming) Validate() error {
 // Template parses Name.
 func (n Naming) Template() (*Template, error) { return ParseTemplate(cmp.Or(n.Name, DefaultName)) }
 
-// Expiry is the part of a driver's config that says how long objects stay. It is to be embedded.
+// Expiry is the part of a config that says how long objects stay. Drivers embed it.
 type Expiry struct {
-	// DeleteAfterDays is after how many days Maintain deletes what was delivered, up to 36500:
-	// never. Only what a delivery wrote while this was set is deleted, and only if nobody has
-	// replaced it since. What is there already stays when the destination is deleted.
+	// DeleteAfterDays is the number of days after which Maintain deletes what was delivered, up to
+	// 36500. Default: never. It deletes only what a delivery wrote while this was set, and only if
+	// nobody has replaced it since. Objects stay when the destination is deleted.
 	DeleteAfterDays int `json:"delete_after_days,omitempty"`
 }
 
@@ -72,16 +72,17 @@ func (e Expiry) Validate(protected int) error {
 // Retention is DeleteAfterDays, 0 for ever.
 func (e Expiry) Retention() time.Duration { return time.Duration(e.DeleteAfterDays) * 24 * time.Hour }
 
-// Attributes is the part of a driver's config that says what is kept with an object. It is to be
-// embedded.
+// Attributes is the part of a config that says what is stored along with an object. Drivers embed
+// it.
 type Attributes struct {
-	// ContentType replaces the payload's own.
+	// ContentType overrides the payload's content type.
 	ContentType string `json:"content_type,omitempty"`
-	// Metadata is kept with each object: up to 20 names of letters, digits and hyphens, values of
-	// printable ASCII, 1500 bytes together. Names that begin with "delivery-" are ours.
+	// Metadata is kept with each object: up to 20 names of letters, digits and hyphens, with values
+	// of printable ASCII, up to 1500 bytes in total. Names that begin with "delivery-" are
+	// reserved.
 	Metadata map[string]string `json:"metadata,omitempty"`
-	// Tags are put on each object: up to 10, keys of up to 128 characters and values of up to 256,
-	// of letters, digits, spaces and + - = . _ : / @.
+	// Tags are put on each object: up to 10. Keys have up to 128 characters and values up to 256:
+	// letters, digits, spaces and + - = . _ : / @.
 	Tags map[string]string `json:"tags,omitempty"`
 }
 
@@ -159,8 +160,8 @@ func printable(s string) bool {
 	return true
 }
 
-// AllMetadata returns Metadata, and what tells a later attempt whose the object is and what is in
-// it. Names are in lower case.
+// AllMetadata returns Metadata plus the library's own entries (item id, SHA-256), by which a later
+// attempt recognises the object. Names are in lower case.
 func (u *Upload) AllMetadata() map[string]string {
 	all := make(map[string]string, len(u.Metadata)+2)
 	for name, value := range u.Metadata {

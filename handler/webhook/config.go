@@ -27,52 +27,54 @@ const (
 
 // Config is the configuration of a webhook destination. Only URL is required.
 type Config struct {
-	// URL is where requests go: https, or http to a loopback address. It holds no user and no
-	// fragment. Values of its query are not shown in records and errors; its path is.
+	// URL is the target of requests: https, or http to a loopback address. It must have no user and
+	// no fragment. Records and errors show its path, but not the values of its query.
 	URL string `json:"url"`
 	// AllowHTTP permits plain http to other addresses: the payload and every credential can then be
-	// read and changed on the way. A signature still proves where an unchanged request came from.
+	// read and changed on the way. A signature still proves the origin of an unchanged request.
 	AllowHTTP bool `json:"allow_http,omitempty"`
-	// Method is POST, PUT or PATCH: POST.
+	// Method is POST, PUT or PATCH. Default: POST.
 	Method string `json:"method,omitempty"`
-	// ContentType replaces the payload's own.
+	// ContentType overrides the payload's content type.
 	ContentType string `json:"content_type,omitempty"`
-	// Headers are sent as they are, up to 50 with SecretHeaders. The headers of HTTP itself, those
-	// of signing and those which Auth and ContentType set are refused.
+	// Headers are sent unchanged, up to 50 together with SecretHeaders. Headers of HTTP itself, of
+	// signing, and those that Auth and ContentType set are rejected.
 	Headers map[string]string `json:"headers,omitempty"`
-	// SecretHeaders are Headers whose values are sealed.
+	// SecretHeaders are Headers whose values are stored encrypted.
 	SecretHeaders map[string]destination.Secret `json:"secret_headers,omitempty"`
-	// Auth is how requests prove who they come from, beside their signature: not at all.
+	// Auth is the authentication of requests, in addition to their signature. Default: none.
 	Auth Auth `json:"auth,omitzero"`
-	// TLS is how connections are made to https: with the system's certificate authorities, and no
+	// TLS configures https connections. Default: the certificate authorities of the system and no
 	// client certificate.
 	TLS TLS `json:"tls,omitzero"`
-	// SigningSecrets sign each request, all of them, the newest first: "whsec_" and 24 to 64 bytes
-	// in standard base64, for v1; "raw:" and 24 to 64 bytes as they are, for v1; "whsk_" and an
-	// Ed25519 private key in standard base64, for v1a. Secrets that are easy to guess, and the
-	// samples of documentations, are refused. One is generated where none is given.
+	// SigningSecrets all sign each request, newest first. A secret is "whsec_" and 24 to 64 bytes
+	// in standard base64, for v1; "raw:" and the 24 to 64 bytes themselves, for v1; or "whsk_" and
+	// an Ed25519 private key in standard base64, for v1a. Secrets that are easy to guess and
+	// samples from public documentation are rejected. Default: one is generated.
 	SigningSecrets []destination.Secret `json:"signing_secrets,omitempty"`
-	// PreviousSecrets sign beside them until their end, 8 at most with SigningSecrets.
+	// PreviousSecrets also sign until their end; together with SigningSecrets there are at most 8.
 	// Handler.Rotate sets them.
 	PreviousSecrets []PreviousSecret `json:"previous_secrets,omitempty"`
-	// Signature is the scheme that secrets are generated for: v1. What a secret signs with is told
-	// by its form alone, so that a rotation can change the scheme.
+	// Signature is the scheme that secrets are generated for. Default: v1. The form of a secret
+	// alone decides how it signs, so a rotation can change the scheme.
 	Signature Signature `json:"signature,omitempty"`
-	// Unsigned sends no signature; webhook-id and webhook-timestamp stay.
+	// Unsigned sends no signature. The headers webhook-id and webhook-timestamp are still sent.
 	Unsigned bool `json:"unsigned,omitempty"`
-	// IdempotencyHeader carries the message id: Idempotency-Key.
+	// IdempotencyHeader is the name of the header with the message id. Default: Idempotency-Key.
 	IdempotencyHeader string `json:"idempotency_header,omitempty"`
-	// TimestampHeader carries the time of the attempt in ISO 8601, in UTC: X-Delivery-Timestamp.
+	// TimestampHeader is the name of the header with the time of the attempt, in ISO 8601 and UTC.
+	// Default: X-Delivery-Timestamp.
 	TimestampHeader string `json:"timestamp_header,omitempty"`
-	// MaxResponse is how many bytes of a response are kept, up to 65536: 4096; negative for none.
+	// MaxResponse is the number of bytes of a response that are kept, up to 65536; negative: none.
+	// Default: 4096.
 	MaxResponse int `json:"max_response,omitempty"`
 }
 
 // DestinationType returns "webhook".
 func (Config) DestinationType() string { return "webhook" }
 
-// Validate reports every faulty field. Whether the host may be reached is checked by the handler,
-// which knows the service's network policy.
+// Validate reports every faulty field. The handler checks whether the host may be reached: it knows
+// the network policy.
 func (c Config) Validate() error {
 	errs := []error{
 		validateURL("url", c.URL, c.AllowHTTP, "set allow_http"),

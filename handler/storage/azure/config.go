@@ -24,56 +24,55 @@ type Config struct {
 	Account string `json:"account"`
 	// Container is the container's name.
 	Container string `json:"container"`
-	// Endpoint is the URL of the account's blob service where it is not
-	// https://ACCOUNT.blob.core.windows.net, or its like in Cloud: https, or http to a loopback
-	// address.
+	// Endpoint is the URL of the account's blob service: https, or http to a loopback address.
+	// Default: https://ACCOUNT.blob.core.windows.net, or its equivalent in Cloud.
 	Endpoint string `json:"endpoint,omitempty"`
 	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
 	// payload.
 	AllowHTTP bool `json:"allow_http,omitempty"`
-	// Cloud is public, government or china: public.
+	// Cloud is public, government or china. Default: public.
 	Cloud       string      `json:"cloud,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
 	storage.Expiry
 	storage.Attributes
-	// Tier is Hot, Cool, Cold or Archive: the account's own.
+	// Tier is Hot, Cool, Cold or Archive. Default: the account's.
 	Tier string `json:"tier,omitempty"`
-	// EncryptionScope is the scope whose key encrypts the blobs: the container's own.
+	// EncryptionScope is the scope whose key encrypts the blobs. Default: the container's.
 	EncryptionScope string `json:"encryption_scope,omitempty"`
-	// BlockSize is in bytes, from 1 MiB to 512 MiB: 4 MiB, and more where content of known size
-	// would have more than 50,000 blocks. Parallel blocks and one more are in memory, for each
-	// blob.
+	// BlockSize is the size of a block in bytes, from 1 MiB to 512 MiB. Default: 4 MiB. Blocks are
+	// larger where content of known size would otherwise have more than 50,000 of them. Each upload
+	// holds Parallel+1 blocks in memory.
 	BlockSize int64 `json:"block_size,omitempty"`
-	// Parallel is how many blocks of one blob are sent at a time, up to 32: 4.
+	// Parallel is the number of blocks of one blob that are sent at a time, up to 32. Default: 4.
 	Parallel int `json:"parallel,omitempty"`
 }
 
-// Credentials say who the requests come from.
+// Credentials identify the sender of the requests.
 type Credentials struct {
 	// Type is SharedKey, SAS, ClientSecret, ClientCertificate, ManagedIdentity or Default. It is
 	// required.
 	Type CredentialsType `json:"type"`
-	// AccountKey is one of the account's two keys, in base64. With it comes the right to everything
-	// in the account.
+	// AccountKey is one of the account's two keys, in base64. It permits everything in the account.
 	AccountKey destination.Secret `json:"account_key,omitzero"`
 	// SAS is a shared access signature of the container, "sv=...&sig=...".
 	SAS destination.Secret `json:"sas,omitzero"`
 	// TenantID and ClientID name a service principal.
 	TenantID string `json:"tenant_id,omitempty"`
 	ClientID string `json:"client_id,omitempty"`
-	// ClientSecret is that of ClientSecret.
+	// ClientSecret is the secret of a service principal.
 	ClientSecret destination.Secret `json:"client_secret,omitzero"`
-	// Certificate is that of ClientCertificate, with its private key: PEM, or PKCS#12 in base64.
+	// Certificate is the certificate of a service principal with its private key: PEM, or PKCS#12
+	// in base64.
 	Certificate destination.Secret `json:"certificate,omitzero"`
-	// CertificatePassword is of the PKCS#12 file, if it has one.
+	// CertificatePassword is the password of the PKCS#12 file, if it has one.
 	CertificatePassword destination.Secret `json:"certificate_password,omitzero"`
 }
 
 // CredentialsType says where credentials come from.
 type CredentialsType string
 
-// Where credentials come from. The last two are the host's, and need its consent.
+// The sources of credentials. The last two are the host's, and need its consent.
 const (
 	SharedKey         CredentialsType = "shared_key"
 	SAS               CredentialsType = "sas"
@@ -107,7 +106,7 @@ var clouds = map[string]string{
 	"china": "blob.core.chinacloudapi.cn",
 }
 
-// Validate reports every faulty field. What the host permits is checked by the handler.
+// Validate reports every faulty field. The handler checks what the host permits.
 func (c Config) Validate() error {
 	errs := []error{
 		destination.Require("account", c.Account),

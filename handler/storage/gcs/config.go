@@ -18,8 +18,8 @@ import (
 type Config struct {
 	// Bucket is the bucket's name.
 	Bucket string `json:"bucket"`
-	// Endpoint is the URL of the service where it is not https://storage.googleapis.com, such as
-	// that of a private connection: https, or http to a loopback address.
+	// Endpoint is the URL of the service, for example a private connection: https, or http to a
+	// loopback address. Default: https://storage.googleapis.com.
 	Endpoint string `json:"endpoint,omitempty"`
 	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
 	// payload.
@@ -27,36 +27,35 @@ type Config struct {
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
 	storage.Expiry
-	// Attributes are kept with each object. Google knows no tags of objects, so there must be none.
+	// Attributes are kept with each object. Tags must be empty: Google has no tags on objects.
 	storage.Attributes
-	// StorageClass is such as NEARLINE or ARCHIVE: the bucket's own.
+	// StorageClass of new objects, for example NEARLINE. Default: the bucket's.
 	StorageClass string `json:"storage_class,omitempty"`
 	// KMSKey is the customer-managed key that encrypts objects,
-	// "projects/P/locations/L/keyRings/R/cryptoKeys/K": the bucket's own.
+	// "projects/P/locations/L/keyRings/R/cryptoKeys/K". Default: the bucket's.
 	KMSKey    string    `json:"kms_key,omitempty"`
 	Retention Retention `json:"retention,omitzero"`
-	// ChunkSize is of resumable uploads, in bytes, a multiple of 256 KiB from 256 KiB to 512 MiB:
-	// 16 MiB. One chunk is in memory, for each object.
+	// ChunkSize is the size of the chunks of resumable uploads in bytes: a multiple of 256 KiB, up
+	// to 512 MiB. Default: 16 MiB. Each upload holds one chunk in memory.
 	ChunkSize int64 `json:"chunk_size,omitempty"`
 }
 
-// Credentials say who the requests come from.
+// Credentials identify the sender of the requests.
 type Credentials struct {
-	// Type is ServiceAccount or Default: ServiceAccount.
+	// Type is ServiceAccount or Default. Default: ServiceAccount.
 	Type CredentialsType `json:"type,omitempty"`
 	// ServiceAccount is the key file of a service account, in JSON.
 	ServiceAccount destination.Secret `json:"service_account,omitzero"`
-	// Impersonate is the e-mail address of a service account to act as, with these credentials.
+	// Impersonate is the e-mail address of a service account to act as, using these credentials.
 	Impersonate string `json:"impersonate,omitempty"`
-	// Delegates are service accounts on the way to it, each of which may create tokens for the
-	// next.
+	// Delegates are the service accounts in between, each of which may create tokens for the next.
 	Delegates []string `json:"delegates,omitempty"`
 }
 
 // CredentialsType says where credentials come from.
 type CredentialsType string
 
-// Where credentials come from. The second is the host's, and needs its consent.
+// The sources of credentials. The second is the host's, and needs its consent.
 const (
 	ServiceAccount CredentialsType = "service_account"
 	Default        CredentialsType = "default" // the host's own: WithDefaultCredentials or WithCredentials
@@ -65,10 +64,10 @@ const (
 // Retention protects objects from being deleted and replaced. The bucket must have it enabled for
 // objects.
 type Retention struct {
-	// Mode is Unlocked, or Locked, where nobody can delete the object before its time or shorten
-	// that.
+	// Mode is Unlocked or Locked. With Locked nobody can delete the object early or shorten the
+	// retention.
 	Mode string `json:"mode,omitempty"`
-	// Days is how long, from when the object is stored: 1 to 36500.
+	// Days is the duration of the retention, counted from when the object is stored: 1 to 36500.
 	Days int `json:"days,omitempty"`
 	// Hold is temporary or event_based: the object stays until the hold is lifted.
 	Hold string `json:"hold,omitempty"`
@@ -90,7 +89,7 @@ var (
 	accountName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*\.gserviceaccount\.com$`)
 )
 
-// Validate reports every faulty field. What the host permits is checked by the handler.
+// Validate reports every faulty field. The handler checks what the host permits.
 func (c Config) Validate() error {
 	errs := []error{
 		destination.Require("bucket", c.Bucket),

@@ -18,15 +18,16 @@ const (
 
 // Config is the configuration of a local destination. Nothing in it is required.
 type Config struct {
-	// Folder is where files go, in the organization's own: "reports/daily". Folders that are not
-	// there are made.
+	// Folder is the folder for the files, within the organization's own, for example
+	// "reports/daily". It is created if it does not exist.
 	Folder string `json:"folder,omitempty"`
 	storage.Naming
 	storage.Expiry
-	// FileMode is of the files, in octal: "0640". The owner must be able to read and write.
+	// FileMode is the mode of the files, in octal. The owner must be able to read and write.
+	// Default: "0640".
 	FileMode string `json:"file_mode,omitempty"`
-	// FolderMode is of the folders that are made, in octal: "0750". The owner must be able to do
-	// everything.
+	// FolderMode is the mode of the folders that are created, in octal. The owner must have all
+	// permissions. Default: "0750".
 	FolderMode string `json:"folder_mode,omitempty"`
 }
 

@@ -17,85 +17,88 @@ import (
 type Config struct {
 	// Bucket is the bucket's name.
 	Bucket string `json:"bucket"`
-	// Region is the bucket's, such as "eu-central-1"; with an Endpoint it is "us-east-1" unless
-	// given.
+	// Region is the region of the bucket, for example "eu-central-1". It is required without an
+	// Endpoint. Default with an Endpoint: "us-east-1".
 	Region string `json:"region,omitempty"`
-	// Endpoint is the URL of another service than Amazon's, without a path: https, or http to a
+	// Endpoint is the URL of a service other than Amazon's, without a path: https, or http to a
 	// loopback address.
 	Endpoint string `json:"endpoint,omitempty"`
 	// AllowHTTP permits plain http to other addresses. Everyone on the way can then read the
 	// payload.
 	AllowHTTP bool `json:"allow_http,omitempty"`
-	// PathStyle puts the bucket into the path in place of the host's name, as most other services
-	// want it.
+	// PathStyle puts the bucket into the path instead of the host name. Most other services need
+	// this.
 	PathStyle bool `json:"path_style,omitempty"`
-	// BucketOwner is the 12-digit account that must own the bucket: not checked.
+	// BucketOwner is the 12-digit account that must own the bucket. Default: not checked.
 	BucketOwner string      `json:"bucket_owner,omitempty"`
 	Credentials Credentials `json:"credentials"`
 	storage.Naming
 	storage.Expiry
 	storage.Attributes
-	// StorageClass is such as STANDARD_IA or GLACIER_IR: the bucket's own.
+	// StorageClass of new objects, for example STANDARD_IA. Default: the bucket's.
 	StorageClass string     `json:"storage_class,omitempty"`
 	Encryption   Encryption `json:"encryption,omitzero"`
 	ObjectLock   ObjectLock `json:"object_lock,omitzero"`
-	// Checksum is what the other side verifies parts and objects with: crc32c, crc32 or sha256;
-	// "none" is for services that know no checksums. crc32c.
+	// Checksum is the algorithm by which the other side verifies parts and objects: crc32c, crc32
+	// or sha256, or "none" for services without checksums. Default: crc32c.
 	Checksum string `json:"checksum,omitempty"`
-	// PartSize is of multipart uploads, in bytes, from 5 MiB to 512 MiB: 5 MiB, 8 MiB for content
-	// of unknown size, which can have 10,000 parts at most, and more where content of known size
-	// would have more parts than that. Parallel parts and one more are in memory, for each object.
+	// PartSize is the size of the parts of multipart uploads in bytes, from 5 MiB to 512 MiB.
+	// Default: 5 MiB, and 8 MiB for content of unknown size. Parts are larger where content of
+	// known size would otherwise have more than 10,000 of them. Each upload holds Parallel+1 parts
+	// in memory.
 	PartSize int64 `json:"part_size,omitempty"`
-	// Parallel is how many parts of one object are sent at a time, up to 32: 4.
+	// Parallel is the number of parts of one object that are sent at a time, up to 32. Default: 4.
 	Parallel int `json:"parallel,omitempty"`
-	// AbandonAfter is when Maintain aborts an unfinished upload, at least 25 h: 7 days. It knows
-	// ours by their names, so it does nothing where the name's template has neither {item} nor
-	// {delivery}. Negative for never.
+	// AbandonAfter is the age from which Maintain aborts an unfinished upload, at least 25 h;
+	// negative: never. Default: 7 days. It recognises its own uploads by their names, so it does
+	// nothing where the name template has neither {item} nor {delivery}.
 	AbandonAfter destination.Duration `json:"abandon_after,omitempty"`
 }
 
-// Credentials say who the requests come from.
+// Credentials identify the sender of the requests.
 type Credentials struct {
-	// Type is AccessKey, Default or WebIdentity: AccessKey.
+	// Type is AccessKey, Default or WebIdentity. Default: AccessKey.
 	Type CredentialsType `json:"type,omitempty"`
-	// AccessKeyID, SecretAccessKey and, for temporary ones, SessionToken are those of AccessKey.
+	// AccessKeyID, SecretAccessKey and, for temporary credentials, SessionToken belong to
+	// AccessKey.
 	AccessKeyID     string             `json:"access_key_id,omitempty"`
 	SecretAccessKey destination.Secret `json:"secret_access_key,omitzero"`
 	SessionToken    destination.Secret `json:"session_token,omitzero"`
-	// RoleARN is a role to assume with these credentials; WebIdentity needs one.
+	// RoleARN is a role to assume with these credentials. WebIdentity requires one.
 	RoleARN string `json:"role_arn,omitempty"`
-	// ExternalID is what the role's trust policy asks for. A host that serves several organizations
-	// gives each one of its own, which the organization must not choose: see WithExternalID.
+	// ExternalID is the external id that the role's trust policy asks for. A host that serves
+	// several organizations assigns one to each and does not let them choose it: see
+	// WithExternalID.
 	ExternalID string `json:"external_id,omitempty"`
 }
 
 // CredentialsType says where credentials come from.
 type CredentialsType string
 
-// Where credentials come from. The last two are the host's, and need its consent.
+// The sources of credentials. The last two are the host's, and need its consent.
 const (
 	AccessKey   CredentialsType = "access_key"
 	Default     CredentialsType = "default"      // the host's own: WithDefaultCredentials or WithCredentials
 	WebIdentity CredentialsType = "web_identity" // the host's token (OpenID Connect): WithWebIdentityToken
 )
 
-// Encryption is how the other side encrypts objects.
+// Encryption says how the other side encrypts objects.
 type Encryption struct {
-	// Type is AES256, aws:kms or aws:kms:dsse: as the bucket does by default.
+	// Type is AES256, aws:kms or aws:kms:dsse. Default: the bucket's.
 	Type string `json:"type,omitempty"`
-	// KMSKeyID is the key of aws:kms: the account's own for S3.
+	// KMSKeyID is the key for aws:kms. Default: the account's own key for S3.
 	KMSKeyID string `json:"kms_key_id,omitempty"`
-	// BucketKey saves calls to the key service.
+	// BucketKey reduces the calls to the key service.
 	BucketKey bool `json:"bucket_key,omitempty"`
 }
 
 // ObjectLock protects objects from being deleted and replaced. The bucket must have it enabled.
 type ObjectLock struct {
-	// Mode is GOVERNANCE or COMPLIANCE; in the second nobody can delete the object before its time.
+	// Mode is GOVERNANCE or COMPLIANCE. With COMPLIANCE nobody can delete the object early.
 	Mode string `json:"mode,omitempty"`
-	// Days is how long, from when the object is stored: 1 to 36500.
+	// Days is the duration of the protection, counted from when the object is stored: 1 to 36500.
 	Days int `json:"days,omitempty"`
-	// LegalHold protects until it is lifted.
+	// LegalHold protects the object until the hold is lifted.
 	LegalHold bool `json:"legal_hold,omitempty"`
 }
 
@@ -121,7 +124,7 @@ var (
 	kmsKey        = regexp.MustCompile(`^[A-Za-z0-9:/_-]{1,1000}$`)
 )
 
-// Validate reports every faulty field. What the host permits is checked by the handler.
+// Validate reports every faulty field. The handler checks what the host permits.
 func (c Config) Validate() error {
 	errs := []error{
 		destination.Require("bucket", c.Bucket),
