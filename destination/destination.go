@@ -257,7 +257,7 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return errors.New(`is no duration such as "36h" or "1m30s"`) // without the text, as every error of decoding
+		return errors.New(`is not a duration; expected for example "36h" or "1m30s"`) // without the text, as every error of decoding
 	}
 	*d = Duration(v)
 	return nil

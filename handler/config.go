@@ -69,7 +69,7 @@ func Decode(raw json.RawMessage, v any) error {
 	var at *time.ParseError
 	switch {
 	case errors.As(err, &wrong) && wrong.Type == reflect.TypeFor[destination.Duration]():
-		return destination.Invalid(wrong.Field, `is no duration such as "36h" or "1m30s"`)
+		return destination.Invalid(wrong.Field, `is not a duration; expected for example "36h" or "1m30s"`)
 	case errors.As(err, &wrong):
 		return destination.Invalid(
 			wrong.Field, "is a JSON %s where %s belongs", strings.Fields(wrong.Value + " value")[0], kind(wrong),

@@ -44,8 +44,8 @@ func TestDecode(t *testing.T) {
 		`{"auth":"canary"}`:                    "auth: is a JSON string where an object belongs",
 		`{"auth":{"password":["canary"]}}`:     "auth.password: is a JSON array where a string belongs",
 		`{"auth":{"password":{"canary":"c"}}}`: "auth.password: is a JSON object where a string belongs",
-		`{"every":"canary"}`:                   `every: is no duration such as "36h" or "1m30s"`,
-		`{"every":17}`:                         `every: is no duration such as "36h" or "1m30s"`,
+		`{"every":"canary"}`:                   `every: is not a duration; expected for example "36h" or "1m30s"`,
+		`{"every":17}`:                         `every: is not a duration; expected for example "36h" or "1m30s"`,
 		`["canary"]`:                           ": is a JSON array where an object belongs",
 	} {
 		var c table

@@ -19,8 +19,8 @@ import (
 // cleanUp is how long the canary may take to be deleted once the test's context has ended.
 const cleanUp = 10 * time.Second
 
-// Test writes, reads and deletes a canary where the deliveries of organization go, and reports step
-// by step. Steps that others brought, such as that of the credentials, are in before.
+// Test writes, reads and deletes a canary where the deliveries of the organization go, and reports
+// each step. before holds steps that the driver has already made, such as obtaining credentials.
 func (t Target) Test(
 	ctx context.Context, req *handler.TestRequest, now time.Time, before ...destination.TestStep,
 ) *destination.TestReport {
@@ -154,14 +154,14 @@ func (c *canary) upload(req *handler.TestRequest, now time.Time) (*Upload, error
 		return nil, err
 	}
 	if !template.Unique() {
-		name = beside(name, info.Name) // not over the object of a delivery
+		name = sibling(name, info.Name) // not over the object of a delivery
 	}
 	up := c.target.upload(sample, name)
 	up.Replace, up.Transient = c.target.Naming.IfExists == Replace, true
 	return up, nil
 }
 
-// beside is the name of another object in the same folder.
-func beside(name, file string) string {
+// sibling is the name of another object in the same folder.
+func sibling(name, file string) string {
 	return name[:strings.LastIndexByte(name, '/')+1] + file
 }

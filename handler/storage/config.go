@@ -112,7 +112,7 @@ func (a Attributes) Validate() error {
 	if a.ContentType != "" {
 		media, _, err := mime.ParseMediaType(a.ContentType)
 		if err != nil || !strings.Contains(media, "/") || !printable(a.ContentType) {
-			invalid("content_type", `is no media type such as "text/csv"`)
+			invalid("content_type", `is not a media type; expected for example "text/csv"`)
 		}
 	}
 	if len(a.Metadata) > maxMetadata {

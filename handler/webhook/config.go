@@ -91,7 +91,8 @@ func (c Config) Validate() error {
 	if c.ContentType != "" {
 		media, _, err := mime.ParseMediaType(c.ContentType)
 		if err != nil || !strings.Contains(media, "/") || !validValue(c.ContentType) {
-			errs = append(errs, destination.Invalid("content_type", `is no media type such as "application/json"`))
+			errs = append(errs,
+				destination.Invalid("content_type", `is not a media type; expected for example "application/json"`))
 		}
 	}
 	if u, err := url.Parse(c.URL); err == nil && u.Scheme == "http" && c.TLS != (TLS{}) {

@@ -16,9 +16,9 @@ import (
 	"github.com/deliverykit/delivery/handler/internal/remote"
 )
 
-// Handler delivers to webhook destinations. Of those with OAuth2 it keeps the access token in
-// memory, and of those with TLS settings of their own the connections, for a bounded number of
-// destinations each. It is safe for concurrent use once it is open.
+// Handler delivers to webhook destinations. For a bounded number of destinations it keeps OAuth2
+// access tokens and, with TLS settings of their own, connections. It is safe for concurrent use
+// once it is open.
 type Handler struct {
 	env       handler.Env
 	userAgent string
@@ -43,7 +43,7 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithUserAgent replaces the User-Agent that requests carry, "deliverykit".
+// WithUserAgent sets the User-Agent of requests. Default: "deliverykit".
 func WithUserAgent(agent string) Option {
 	return func(h *Handler) error {
 		if agent == "" || !validValue(agent) {
@@ -54,7 +54,7 @@ func WithUserAgent(agent string) Option {
 	}
 }
 
-// WithHTTPSOnly refuses plain http whatever a Config allows, except to loopback addresses.
+// WithHTTPSOnly rejects plain http whatever a Config allows, except to loopback addresses.
 func WithHTTPSOnly() Option {
 	return func(h *Handler) error {
 		h.httpsOnly = true
@@ -62,8 +62,8 @@ func WithHTTPSOnly() Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
-// reported by Open, which delivery.New calls.
+// New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
+// calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
 	h := &Handler{
 		userAgent: "deliverykit",
@@ -123,7 +123,8 @@ func (h *Handler) now() time.Time {
 	return time.Now()
 }
 
-// Forget implements handler.Forgetter: access tokens and connections of the destination go.
+// Forget implements handler.Forgetter: it drops the access token and the connections of the
+// destination.
 func (h *Handler) Forget(destinationID string) {
 	h.tokens.Forget(destinationID)
 	h.links.Forget(destinationID)

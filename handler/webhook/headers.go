@@ -146,7 +146,7 @@ func (c Config) validateHeaders() error {
 		switch {
 		case !validName(name):
 			errs = append(errs, destination.Invalid(
-				path, "is no header name: up to %d letters, digits and - . _ and the like", maxHeaderName,
+				path, "is not a header name: up to %d letters, digits and - . _ and the like", maxHeaderName,
 			))
 			return
 		case reserved(http.CanonicalHeaderKey(name)) != "" && !own:

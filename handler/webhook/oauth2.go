@@ -96,7 +96,7 @@ func (o OAuth2) validate() error {
 		if !validScope(s) {
 			errs = append(errs, destination.Invalid(
 				fmt.Sprintf("scopes[%d]", i),
-				"is no scope: it is empty, or has white space, a quote, a backslash or a character beyond ASCII",
+				"is not a scope: it is empty, or has white space, a quote, a backslash or a character beyond ASCII",
 			))
 		}
 	}
@@ -198,7 +198,7 @@ func (a *attempt) authorize(ctx context.Context, h *Handler, refused string) err
 
 // errNoBearer and errOddToken are answers of a token endpoint that give no token to use.
 var (
-	errNoBearer = errors.New("gave a token that is no bearer token, which this service cannot use")
+	errNoBearer = errors.New("gave a token that is not a bearer token, which this service cannot use")
 	errOddToken = errors.New("gave a token that does not fit into a header")
 )
 

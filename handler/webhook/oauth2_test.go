@@ -308,7 +308,7 @@ func TestOAuth2Failures(t *testing.T) {
 		"gateway timeout":         {answer(504, plain, "later"), handler.Timeout, true, "504"},
 		"no JSON":                 {answer(200, plain, "welcome"), handler.Remote, true, "gives no token"},
 		"no token":                {answer(200, object, `{"token_type":"bearer"}`), handler.Remote, true, "gives no token"},
-		"another type":            {answer(200, object, `{"access_token":"canary","token_type":"mac"}`), handler.Remote, true, "no bearer token"},
+		"another type":            {answer(200, object, `{"access_token":"canary","token_type":"mac"}`), handler.Remote, true, "not a bearer token"},
 		"a header in it":          {answer(200, object, `{"access_token":"canary\r\nX: y","token_type":"bearer"}`), handler.Remote, true, "does not fit"},
 		"nobody":                  {func(t *testing.T) string { t.Helper(); return "http://" + refusedAddress(t) + "/?key=query-canary" }, handler.Network, true, "refused"},
 		"cut off": {func(t *testing.T) string {

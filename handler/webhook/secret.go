@@ -39,7 +39,7 @@ const (
 	generatedSecret = 32
 )
 
-// samples are the secrets of documentations and examples, which are no secrets.
+// samples are secrets published in documentation; they are rejected.
 var samples = []string{
 	"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",             // the libraries of Standard Webhooks and Svix
 	"C2FVsBQIhrscChlQIMV+b5sSYspob7oD",             // the specification, and the API reference of Svix
@@ -72,7 +72,7 @@ func GenerateKey() destination.Secret {
 func PublicKey(private destination.Secret) (string, error) {
 	k, problem := decodeSecret(private.Reveal())
 	if problem == "" && k.private == nil {
-		problem = `is no private key: it does not begin with "whsk_"`
+		problem = `is not a private key: it does not begin with "whsk_"`
 	}
 	if problem != "" {
 		return "", fmt.Errorf("%w: it %s", ErrSecret, problem)
@@ -80,7 +80,7 @@ func PublicKey(private destination.Secret) (string, error) {
 	return k.verifier(), nil
 }
 
-// key is what a secret stands for: one of its fields is set, and public beside private.
+// key is a decoded secret: one of its fields is set, and public together with private.
 type key struct {
 	shared  []byte
 	private ed25519.PrivateKey
@@ -198,7 +198,7 @@ func decodeBase64(s string) ([]byte, error) {
 	return base64.StdEncoding.Strict().DecodeString(s)
 }
 
-// weakness tells why a key that was brought must not sign.
+// weakness returns why a caller-supplied key must not sign, or "".
 func (k key) weakness() string {
 	random := k.entropy()
 	for _, s := range samples {
@@ -335,8 +335,8 @@ func (c Config) generate() destination.Secret {
 	return GenerateSecret()
 }
 
-// Complete implements handler.Signer: a config without signing secrets that is not Unsigned keeps
-// those it had, or else gets one. It refuses a client certificate that has expired.
+// Complete implements handler.Signer. A config without signing secrets that is not Unsigned keeps
+// the stored ones, or gets a generated one. Complete rejects a client certificate that has expired.
 func (h *Handler) Complete(config, stored any) (any, error) {
 	c, ok := config.(Config)
 	if !ok {
@@ -359,8 +359,7 @@ func (h *Handler) Complete(config, stored any) (any, error) {
 	return c, nil
 }
 
-// SigningSecrets implements handler.Signer: what a receiver verifies with. Of a private key that is
-// its public one.
+// SigningSecrets implements handler.Signer. For a private key it returns the public key.
 func (h *Handler) SigningSecrets(config any) []destination.Secret {
 	c, _ := config.(Config)
 	secrets := c.signing(h.now())
@@ -372,10 +371,9 @@ func (h *Handler) SigningSecrets(config any) []destination.Secret {
 	return secrets
 }
 
-// Rotate implements handler.Signer. The secrets so far sign until r.Until, or until their own end
-// if that comes first; those that have ended are dropped. A secret is generated for
-// Config.Signature; without that, for the scheme of the newest secret so far. More than 8 secrets
-// at once are refused.
+// Rotate implements handler.Signer. The previous secrets sign until r.Until, or until their own end
+// if that is earlier; ended ones are dropped. A generated secret is for Config.Signature or,
+// without that, for the scheme of the newest secret. More than 8 secrets at once are rejected.
 func (h *Handler) Rotate(config any, r handler.Rotation) (any, error) {
 	c, ok := config.(Config)
 	if !ok {

@@ -62,7 +62,7 @@ func (t TLS) validate() error {
 	return errors.Join(errs...)
 }
 
-// certificates reads a sequence of certificates in PEM, or tells what is wrong with it.
+// certificates reads a sequence of certificates in PEM, or returns what is wrong with it.
 func certificates(text string) (chain []*x509.Certificate, problem string) {
 	if len(text) > maxPEM {
 		return nil, fmt.Sprintf("is longer than %d bytes", maxPEM)
@@ -75,7 +75,7 @@ func certificates(text string) (chain []*x509.Certificate, problem string) {
 			return nil, `is not PEM that begins with "-----BEGIN CERTIFICATE-----", or has something else after it`
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, "has something that is no certificate; give certificates alone"
+			return nil, "has something that is not a certificate; give certificates alone"
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -86,7 +86,7 @@ func certificates(text string) (chain []*x509.Certificate, problem string) {
 	return chain, ""
 }
 
-// wrongKey tells what is wrong with a private key, without quoting it.
+// wrongKey returns what is wrong with a private key, without quoting it.
 func wrongKey(text string, chain []*x509.Certificate) string {
 	if len(text) > maxPEM {
 		return fmt.Sprintf("is longer than %d bytes", maxPEM)
@@ -103,7 +103,7 @@ func wrongKey(text string, chain []*x509.Certificate) string {
 	}
 	key, err := parseKey(block.Bytes)
 	if err != nil {
-		return "is no private key in PKCS #8, PKCS #1 or SEC 1"
+		return "is not a private key in PKCS #8, PKCS #1 or SEC 1"
 	}
 	if len(chain) == 0 {
 		return "" // said of the certificate

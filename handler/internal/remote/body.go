@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Body is what a request sends. The transport may go on reading it after the request has ended,
-// when the other side answers early or ctx ends; by then the memory holds another payload, maybe
-// another organization's. So it is sealed before the memory is given back.
+// Body is the body of a request. The transport may still read it after the request has ended, when
+// the other side answers early or ctx ends. By then the memory may hold another payload, even
+// another organization's. So the body is sealed before the memory is given back.
 type Body struct {
 	mu sync.Mutex
 	r  *bytes.Reader // nil once it is sealed
@@ -46,7 +46,7 @@ func (b *Body) Seek(offset int64, whence int) (int64, error) {
 	return b.r.Seek(offset, whence)
 }
 
-// Close does nothing: a body is sealed by who has the memory.
+// Close does nothing: the owner of the memory seals the body.
 func (b *Body) Close() error { return nil }
 
 var _ io.ReadSeekCloser = (*Body)(nil)

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Memory bounds what is held of payloads. It keeps buffers of the usual part's size for the next
-// part for as long as any is in use: made anew for each, they would be garbage of several times
-// their number.
+// Memory bounds what is held of payloads. While any memory is in use, it keeps buffers of the usual
+// size for reuse: allocated anew for each part, they would be garbage of several times their
+// number.
 type Memory struct {
 	size, usual int64
 	free        *semaphore.Weighted
@@ -24,8 +24,8 @@ func NewMemory(size, usual int64) *Memory {
 	return &Memory{size: size, usual: usual, free: semaphore.NewWeighted(size)}
 }
 
-// Get waits for a buffer of n bytes; one that is larger than the budget waits for all of it.
-// release is to be called once.
+// Get waits for a buffer of n bytes. A buffer larger than the budget waits for all of it. The
+// caller calls release once.
 func (m *Memory) Get(ctx context.Context, n int64) (b []byte, release func(), err error) {
 	weight := min(n, m.size)
 	if err := m.free.Acquire(ctx, weight); err != nil {

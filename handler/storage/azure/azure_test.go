@@ -104,6 +104,6 @@ func ExampleConfig() {
 	fmt.Println(config.Validate())
 	// Output:
 	// <nil>
-	// container: is no name of a container: 3 to 63 lower-case letters, digits and single hyphens
+	// container: is not a container name: 3 to 63 lower-case letters, digits and single hyphens
 	// block_size: is not between 1048576 and 536870912 bytes
 }

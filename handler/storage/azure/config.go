@@ -122,7 +122,7 @@ func (c Config) Validate() error {
 		errs = append(errs, destination.Invalid(path, format, args...))
 	}
 	if c.Container != "" && (!containerName.MatchString(c.Container) || len(c.Container) > 63) {
-		invalid("container", "is no name of a container: 3 to 63 lower-case letters, digits and single hyphens")
+		invalid("container", "is not a container name: 3 to 63 lower-case letters, digits and single hyphens")
 	}
 	if _, known := clouds[c.cloud()]; !known {
 		invalid("cloud", "is not public, government or china")
@@ -204,7 +204,7 @@ func (c Credentials) validate() error {
 	if c.SAS.IsSet() {
 		if q, err := c.signature(); err != nil || q.Get("sig") == "" {
 			errs = append(errs, destination.Invalid(
-				"sas", `is no shared access signature: the part of its URL after the question mark, with "sig="`,
+				"sas", `is not a shared access signature: the part of its URL after the question mark, with "sig="`,
 			))
 		}
 	}

@@ -55,7 +55,7 @@ type Option func(*Handler) error
 func WithManagedIdentity(clientID string) Option {
 	return func(h *Handler) error {
 		if clientID != "" && !guid.MatchString(clientID) {
-			return errors.New("azure: the managed identity's client id is no GUID")
+			return errors.New("azure: the managed identity's client id is not a GUID")
 		}
 		return h.lend(ManagedIdentity, once(func(o azcore.ClientOptions) (azcore.TokenCredential, error) {
 			options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o}
@@ -78,8 +78,7 @@ func WithDefaultCredentials() Option {
 	}
 }
 
-// WithCredential lends a host's own credential to destinations whose type of credentials is
-// Default.
+// WithCredential lends a host's own credential to destinations with credentials of type Default.
 func WithCredential(credential azcore.TokenCredential) Option {
 	return func(h *Handler) error {
 		if credential == nil {
@@ -113,33 +112,33 @@ func once(create lent) lent {
 	}
 }
 
-// WithTrustedEndpoint lets the service's own tokens go to a blob service at another address than
-// Microsoft's, such as a proxy of the host's. Who gets such a token can use it for everything that
-// it is good for.
+// WithTrustedEndpoint permits sending the service's own tokens to a blob service at an address
+// other than Microsoft's, such as the host's proxy. Anyone who obtains the token can use it for
+// everything it permits.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		if checkEndpoint("endpoint", endpoint, false) != nil {
-			return errors.New("azure: the trusted endpoint is no https URL")
+			return errors.New("azure: the trusted endpoint is not an https URL")
 		}
 		h.endpoints = append(h.endpoints, strings.TrimSuffix(endpoint, "/"))
 		return nil
 	}
 }
 
-// WithAuthority is the URL where service principals get their tokens, in place of Microsoft's. It
-// is the host's to say and not in a Config, because secrets are sent there.
+// WithAuthority sets the URL where service principals get their tokens. Default: Microsoft's. The
+// host sets it, not a Config, because secrets are sent there.
 func WithAuthority(endpoint string) Option {
 	return func(h *Handler) error {
 		if u, err := url.Parse(endpoint); err != nil || u.Hostname() == "" || u.Scheme != "https" {
-			return errors.New("azure: the authority is no https URL")
+			return errors.New("azure: the authority is not an https URL")
 		}
 		h.authority = endpoint
 		return nil
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
-// MiB. Attempts wait for each other's memory. A block that is larger is sent alone.
+// WithMemory bounds the memory that all attempts together use for payloads, in bytes, at least 16
+// MiB. Default: 128 MiB. Attempts wait for memory that others use. A larger block is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -150,8 +149,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
-// reported by Open, which delivery.New calls.
+// New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
+// calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
 	h := &Handler{
 		memory: remote.NewMemory(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),

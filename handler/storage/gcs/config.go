@@ -105,7 +105,7 @@ func (c Config) Validate() error {
 		errs = append(errs, destination.Invalid(path, format, args...))
 	}
 	if c.Bucket != "" && (!bucketName.MatchString(c.Bucket) || strings.Contains(c.Bucket, "..")) {
-		invalid("bucket", "is no name of a bucket: 3 to 222 lower-case letters, digits, hyphens, underscores and dots")
+		invalid("bucket", "is not a bucket name: 3 to 222 lower-case letters, digits, hyphens, underscores and dots")
 	}
 	if c.Endpoint != "" {
 		errs = append(errs, checkEndpoint("endpoint", c.Endpoint, c.AllowHTTP))
@@ -114,7 +114,7 @@ func (c Config) Validate() error {
 		invalid("tags", "is not empty, and Google Cloud Storage knows no tags of objects; use metadata")
 	}
 	if c.ChunkSize != 0 && (c.ChunkSize < unit || c.ChunkSize > maxChunk || c.ChunkSize%unit != 0) {
-		invalid("chunk_size", "is no multiple of %d between that and %d bytes", unit, maxChunk)
+		invalid("chunk_size", "is not a multiple of %d between that and %d bytes", unit, maxChunk)
 	}
 	return errors.Join(errs...)
 }
@@ -189,7 +189,7 @@ func (c Credentials) key() (account, error) {
 		return invalid("is not the JSON of a key file")
 	}
 	if a.Type != "service_account" {
-		return invalid(`is no key file of a service account: its type is not "service_account"`)
+		return invalid(`is not a key file of a service account: its type is not "service_account"`)
 	}
 	if block, _ := pem.Decode([]byte(a.PrivateKey)); block == nil || a.Email == "" {
 		return invalid("has no client_email or no private_key in PEM; use the file as Google gave it")
@@ -198,7 +198,7 @@ func (c Credentials) key() (account, error) {
 		return invalid("is of another universe than googleapis.com")
 	}
 	if a.TokenURI != "" && (remote.URL{Path: true}).Check("service_account", a.TokenURI) != nil {
-		return invalid("has a token_uri that is no https URL")
+		return invalid("has a token_uri that is not an https URL")
 	}
 	return a, nil
 }

@@ -52,7 +52,7 @@ var reasons = map[string]remote.Verdict{
 	"authError": remote.Means(handler.Authentication, hintRefused),
 	"required":  remote.Means(handler.Authentication, "the other side takes no anonymous requests"),
 	"accountDisabled": remote.Means(handler.Authentication,
-		"the project's account is disabled, often for its payments; its owner has to mend it"),
+		"the project's account is disabled, often for its payments; its owner has to resolve it"),
 	"forbidden":               remote.Means(handler.Authentication, ""), // the hint is the permission
 	"insufficientPermissions": remote.Means(handler.Authentication, ""),
 	"vpcServiceControls": remote.Means(handler.Authentication,

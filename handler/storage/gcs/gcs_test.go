@@ -110,6 +110,6 @@ func ExampleConfig() {
 	fmt.Println(config.Validate())
 	// Output:
 	// <nil>
-	// bucket: is no name of a bucket: 3 to 222 lower-case letters, digits, hyphens, underscores and dots
-	// chunk_size: is no multiple of 262144 between that and 536870912 bytes
+	// bucket: is not a bucket name: 3 to 222 lower-case letters, digits, hyphens, underscores and dots
+	// chunk_size: is not a multiple of 262144 between that and 536870912 bytes
 }

@@ -42,8 +42,7 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithCredentials lends a host's own credentials to destinations whose type of credentials is
-// Default.
+// WithCredentials lends a host's own credentials to destinations with credentials of type Default.
 func WithCredentials(c *auth.Credentials) Option {
 	return func(h *Handler) error {
 		if c == nil {
@@ -87,8 +86,8 @@ func (h *Handler) lend(tokens func(scope string) (auth.TokenProvider, error)) er
 }
 
 // WithImpersonation says which service accounts an organization's destinations may act as with the
-// host's own credentials. Without it they may act as none: an organization could name the account
-// of another one that trusts this service.
+// host's own credentials. Default: none, because an organization could name the account of another
+// one that trusts this service.
 func WithImpersonation(allowed func(organization, serviceAccount string) bool) Option {
 	return func(h *Handler) error {
 		if allowed == nil {
@@ -99,21 +98,21 @@ func WithImpersonation(allowed func(organization, serviceAccount string) bool) O
 	}
 }
 
-// WithTrustedEndpoint lets the host's own tokens go to a service at another address than Google's,
-// such as a proxy of the host's. Who gets such a token can use it for everything that it is good
-// for.
+// WithTrustedEndpoint permits sending the host's own tokens to a service at an address other than
+// Google's, such as the host's proxy. Anyone who obtains the token can use it for everything it
+// permits.
 func WithTrustedEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		if checkEndpoint("endpoint", endpoint, false) != nil {
-			return errors.New("gcs: the trusted endpoint is no https URL")
+			return errors.New("gcs: the trusted endpoint is not an https URL")
 		}
 		h.endpoints = append(h.endpoints, strings.TrimSuffix(endpoint, "/"))
 		return nil
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
-// MiB. Attempts wait for each other's memory. A chunk that is larger is sent alone.
+// WithMemory bounds the memory that all attempts together use for payloads, in bytes, at least 16
+// MiB. Default: 128 MiB. Attempts wait for memory that others use. A larger chunk is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -124,8 +123,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
-// reported by Open, which delivery.New calls.
+// New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
+// calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
 	h := &Handler{memory: remote.NewMemory(128<<20, defaultChunk), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("gcs", h, opts)

@@ -263,7 +263,7 @@ func (b *bucket) Stat(_ context.Context, name string) (storage.Object, error) {
 func notAFile(name string) error {
 	return handler.Fail(
 		handler.Conflict,
-		fmt.Errorf("local: %q is there, and is no plain file; remove it, or give the destination another name", name),
+		fmt.Errorf("local: %q exists, and is not a plain file; remove it, or give the destination another name", name),
 	)
 }
 

@@ -63,7 +63,7 @@ func mode(path, text string, otherwise, needed fs.FileMode) (fs.FileMode, error)
 	switch {
 	case err != nil || m&^fs.ModePerm != 0:
 		return 0, destination.Invalid(
-			path, `is no mode such as "0640": three octal digits after a zero, without set-user-id and the like`,
+			path, `is not a mode; expected for example "0640": a zero and three octal digits, and no set-user-id`,
 		)
 	case m&needed != needed:
 		return 0, destination.Invalid(path, "must contain %04o: the owner works with it", uint32(needed))

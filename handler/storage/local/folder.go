@@ -11,7 +11,7 @@ import (
 
 // errLink says that a symbolic link, or something else that is no folder, stands where a folder
 // belongs.
-var errLink = errors.New("is a symbolic link or no folder, which is not followed; remove it")
+var errLink = errors.New("is a symbolic link or not a folder, and is not followed; remove it")
 
 // descend opens the folder that segments lead to, one after the other. None may be a symbolic link:
 // os.Root keeps each step below the folder it starts from, and what was opened is compared with

@@ -43,9 +43,9 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithQuota bounds what each organization may have in its folder, in bytes: what is there is
-// counted once a minute, and what this process writes in between is added. Several processes
-// together can pass it by what they write in a minute.
+// WithQuota bounds the bytes in each organization's folder. They are counted once a minute, and
+// what this process writes in between is added. Several processes together can exceed the quota by
+// what they write in a minute.
 func WithQuota(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes <= 0 {
@@ -56,9 +56,9 @@ func WithQuota(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler that writes below dir, which must be there: the
-// host makes it, so that a file system which is not mounted is noticed. What is wrong with the
-// arguments is reported by Open, which delivery.New calls.
+// New returns a handler for delivery.WithHandler that writes below dir. The host creates dir, so
+// that a file system that is not mounted is noticed. Open, which delivery.New calls, reports what
+// is wrong with the arguments.
 func New(dir string, opts ...Option) *Handler {
 	h := &Handler{dir: dir, used: map[string]*usage{}, swept: map[string]time.Time{}}
 	faults := option.Apply("local", h, opts)

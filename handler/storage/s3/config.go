@@ -143,7 +143,7 @@ func (c Config) Validate() error {
 		errs = append(errs, destination.Invalid(path, format, args...))
 	}
 	if c.Bucket != "" && (!bucketName.MatchString(c.Bucket) || strings.Contains(c.Bucket, "..")) {
-		invalid("bucket", "is no name of a bucket: 3 to 63 letters, digits, hyphens and dots")
+		invalid("bucket", "is not a bucket name: 3 to 63 letters, digits, hyphens and dots")
 	}
 	if c.Region == "" && c.Endpoint == "" {
 		errs = append(errs, destination.Require("region", ""))
@@ -230,7 +230,7 @@ func (c Credentials) validate() error {
 			errs = append(errs, destination.Require("secret_access_key", ""))
 		}
 		if c.AccessKeyID != "" && !keyID.MatchString(c.AccessKeyID) {
-			invalid("access_key_id", "is no access key id") // without it: the secret may have been put there
+			invalid("access_key_id", "is not an access key id") // without it: the secret may have been put there
 		}
 	case Default, WebIdentity:
 		if c.AccessKeyID != "" || c.SecretAccessKey.IsSet() || c.SessionToken.IsSet() {

@@ -65,7 +65,7 @@ var codes = map[string]remote.Verdict{
 	"AllAccessDisabled": remote.Means(handler.Authentication,
 		"the account has access to this bucket switched off"),
 	"AccountProblem": remote.Means(handler.Authentication,
-		"the account has a problem, often with its payments; its owner has to mend it"),
+		"the account has a problem, often with its payments; its owner has to resolve it"),
 	"InvalidAccessKeyId": remote.Means(handler.Authentication,
 		"the access key is unknown: deleted, or mistyped"),
 	"XAdminUserNotFound": remote.Means(handler.Authentication, // of versitygw

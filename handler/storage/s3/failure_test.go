@@ -249,6 +249,6 @@ func ExampleConfig() {
 	fmt.Println(config.Validate())
 	// Output:
 	// <nil>
-	// bucket: is no name of a bucket: 3 to 63 letters, digits, hyphens and dots
+	// bucket: is not a bucket name: 3 to 63 letters, digits, hyphens and dots
 	// part_size: is not between 5242880 and 536870912 bytes
 }

@@ -47,8 +47,7 @@ var (
 // Option adjusts a Handler.
 type Option func(*Handler) error
 
-// WithCredentials lends a host's own credentials to destinations whose type of credentials is
-// Default.
+// WithCredentials lends a host's own credentials to destinations with credentials of type Default.
 func WithCredentials(p aws.CredentialsProvider) Option {
 	return func(h *Handler) error {
 		if p == nil {
@@ -77,8 +76,8 @@ func WithDefaultCredentials() Option {
 	}
 }
 
-// WithWebIdentityToken lends a host's token, read anew whenever a role is assumed, to destinations
-// whose type of credentials is WebIdentity.
+// WithWebIdentityToken lends a host's token to destinations with credentials of type WebIdentity.
+// It is read again whenever a role is assumed.
 func WithWebIdentityToken(token func() ([]byte, error)) Option {
 	return func(h *Handler) error {
 		if token == nil {
@@ -94,9 +93,9 @@ func WithWebIdentityTokenFile(path string) Option {
 	return WithWebIdentityToken(func() ([]byte, error) { return os.ReadFile(path) })
 }
 
-// WithExternalID gives the external id with which roles are assumed for an organization, whatever a
-// Config says: without it, one organization could name the role of another that trusts this
-// service.
+// WithExternalID sets the external id with which roles are assumed for an organization; it
+// overrides the Config. Without it, an organization could name the role of another one that trusts
+// this service.
 func WithExternalID(id func(organization string) string) Option {
 	return func(h *Handler) error {
 		if id == nil {
@@ -107,22 +106,22 @@ func WithExternalID(id func(organization string) string) Option {
 	}
 }
 
-// WithSTSEndpoint is the URL where roles are assumed, in place of Amazon's in the destination's
-// region. It is the host's to say and not in a Config: a web identity's token is sent there.
+// WithSTSEndpoint sets the URL where roles are assumed. Default: Amazon's in the destination's
+// region. The host sets it, not a Config, because a web identity's token is sent there.
 func WithSTSEndpoint(endpoint string) Option {
 	return func(h *Handler) error {
 		u, err := url.Parse(endpoint)
 		if err != nil || u.Hostname() == "" ||
 			u.Scheme != "https" && (u.Scheme != "http" || !remote.Loopback(u.Hostname())) {
-			return errors.New("s3: the STS endpoint is no https URL")
+			return errors.New("s3: the STS endpoint is not an https URL")
 		}
 		h.sts = endpoint
 		return nil
 	}
 }
 
-// WithMemory bounds what all attempts together hold of payloads, in bytes, at least 16 MiB: 128
-// MiB. Attempts wait for each other's memory. A part that is larger is sent alone.
+// WithMemory bounds the memory that all attempts together use for payloads, in bytes, at least 16
+// MiB. Default: 128 MiB. Attempts wait for memory that others use. A larger part is sent alone.
 func WithMemory(bytes int64) Option {
 	return func(h *Handler) error {
 		if bytes < 16<<20 {
@@ -133,8 +132,8 @@ func WithMemory(bytes int64) Option {
 	}
 }
 
-// New returns a handler for delivery.WithHandler. It connects nowhere; what is wrong with opts is
-// reported by Open, which delivery.New calls.
+// New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
+// calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
 	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("s3", h, opts)
