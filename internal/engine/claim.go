@@ -352,7 +352,7 @@ func (e *Engine) sweep(ctx context.Context, count func(*sqlstore.Outcome), exact
 			count(ended[i])
 		}
 		e.tally.add(ended, nil)
-		e.tell(ended)
+		e.announce(ended)
 		if !more {
 			if whole && n < sweepBatch/10 { // else it is what it moves that takes the time
 				s.looks.took(looked, e.SlowLook)

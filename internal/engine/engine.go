@@ -56,7 +56,7 @@ func (e *Engine) Wake() {
 // Ended returns a channel that is closed when next an item ends in this process.
 func (e *Engine) Ended() <-chan struct{} { return e.ended.next() }
 
-func (e *Engine) tell(outcomes []*sqlstore.Outcome) {
+func (e *Engine) announce(outcomes []*sqlstore.Outcome) {
 	for _, o := range outcomes {
 		if o.State.Ended() {
 			e.ended.send()
@@ -139,7 +139,7 @@ func (c *Counts) add(o *sqlstore.Outcome) {
 func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 	p := e.newPipeline(ctx)
 	err := p.claimUntilIdle(ctx)
-	p.drain(ctx.Err() != nil)
+	p.stop(ctx.Err() != nil)
 	p.counts.GateAt = p.gateAt
 	return &p.counts, errors.Join(err, ctx.Err())
 }
@@ -149,5 +149,5 @@ func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 func (e *Engine) Run(ctx context.Context) {
 	p := e.newPipeline(ctx)
 	p.claimForever(ctx)
-	p.drain(true)
+	p.stop(true)
 }

@@ -9,7 +9,7 @@ import (
 func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 	exact := false
 	for swept := time.Now(); ctx.Err() == nil; {
-		idle := p.held.Load() == 0
+		idle := p.room.held.Load() == 0
 		n, more, err := p.claim(ctx, exact)
 		if err != nil {
 			return stopped(ctx, err)
@@ -28,7 +28,7 @@ func (p *pipeline) claimUntilIdle(ctx context.Context) error {
 			exact = true
 		case idle:
 			return nil
-		case p.held.Load() > 0:
+		case p.room.held.Load() > 0:
 			p.wait(ctx, nil)
 		}
 	}
@@ -84,7 +84,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 			failing, pause = false, poll
 			interval := p.e.Policy().PollInterval
 			poll = min(poll*5/4, interval)
-			if p.held.Load() > 0 {
+			if p.room.held.Load() > 0 {
 				poll = min(busyPoll, interval)
 			}
 			for _, at := range []time.Time{dueAt, p.gateAt} {
@@ -103,7 +103,7 @@ func (p *pipeline) claimForever(ctx context.Context) {
 func (p *pipeline) wait(ctx context.Context, timer <-chan time.Time) {
 	select {
 	case <-ctx.Done():
-	case <-p.freed:
+	case <-p.room.freed:
 	case <-p.e.wake:
 	case <-timer:
 	}
