@@ -3,16 +3,13 @@ package engine
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
-	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/redact"
 	"github.com/deliverykit/delivery/internal/settings"
@@ -28,70 +25,116 @@ type cancellation struct{ reason queue.Reason }
 
 func (c cancellation) Error() string { return "delivery: cancelled: " + c.reason.String() }
 
-// errExit is what an attempt ends with whose handler neither returned nor panicked.
+// errExit is the error of an attempt whose handler neither returned nor panicked.
 var errExit = errors.New("the handler ended its goroutine")
 
-// attempt makes one attempt, notes what it makes of the item in j.outcome, and calls done once, also when the handler ends
-// its goroutine. crashed is that it shall look as if the process had died. ctx ends with a cause when the attempt has no point any more:
-// handler.ErrLeaseLost, handler.ErrShutdown, cancellation.
-func (e *Engine) attempt(ctx context.Context, j *job, done func(crashed bool)) {
-	o := &j.outcome
-	began := e.Now()
-	if err := undecodable(j.Content); err != nil {
-		o.State, o.Reason, o.Failure = queue.Dead, queue.Undecodable, failure(handler.Fail(handler.Internal, err))
-		done(false)
-		return
-	}
-	if !j.Deadline.IsZero() && !began.Before(j.Deadline) {
-		o.State, o.Reason = queue.Dead, queue.DeadlinePassed
-		done(false)
-		return
-	}
-	option := j.Content.Options.Items[j.N]
-	policy := option.Retry.Or(j.Content.Options.Retry).Or(j.destination.Retry).Or(j.policy.Retry)
-	var result *handler.Result
-	err := errExit
-	defer func() {
-		if errors.Is(err, settings.ErrCrash) {
-			done(true)
-			return
-		}
-		if err != nil && context.Cause(ctx) != nil {
-			err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		}
-		o.Number, o.Took = j.Attempt+1, max(0, e.Now().Sub(began))
-		record(o, result)
-		decide(o, policy, err)
-		if r := j.destination.typ.Remover; r != nil && err == nil && result != nil && result.Removable {
-			o.Written = r.Retention(j.destination.config) > 0
-		}
-		done(false)
-	}()
-	result, err = e.deliver(ctx, j, option)
+// attempt is one turn of a worker at a job. run may call the handler, and may not return: a handler
+// can end its goroutine. The caller defers end, which turns what run left into the job's outcome.
+type attempt struct {
+	e      *Engine
+	j      *job
+	option sqlstore.Option // the request's, for this item
+	began  time.Time
+
+	refused queue.Reason // why the handler was not called; None if it was
+	result  *handler.Result
+	err     error
 }
 
-// release is the outcome of a lease that is given back before its attempt.
-func (j *job) release() {
-	o := &j.outcome
-	*o = sqlstore.Outcome{No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.Breaker.Or(j.policy.Breaker)}
-	o.Key, o.Place, o.Destination, o.State, o.Reason, o.Took = j.Key, j.Place, j.destination.ID, queue.Ready, queue.Released, sqlstore.NotBegun
+// newAttempt returns an attempt that, unless it is run, gives the item back to the queue.
+func newAttempt(e *Engine, j *job) *attempt {
+	return &attempt{e: e, j: j, refused: queue.Released}
 }
 
-// record keeps what a handler returned, credentials redacted.
-func record(o *sqlstore.Outcome, result *handler.Result) {
+// run makes the attempt. ctx ends with a cause when the attempt has no point any more:
+// [handler.ErrLeaseLost], [handler.ErrShutdown], or a cancellation.
+func (a *attempt) run(ctx context.Context) {
+	a.began = a.e.Now()
+	if err := undecodable(a.j.Content); err != nil {
+		a.refused, a.err = queue.Undecodable, handler.Fail(handler.Internal, err)
+		return
+	}
+	if !a.j.Deadline.IsZero() && !a.began.Before(a.j.Deadline) {
+		a.refused = queue.DeadlinePassed
+		return
+	}
+	a.option = a.j.Content.Options.Items[a.j.N]
+	a.refused, a.err = queue.None, errExit
+	a.result, a.err = a.deliver(ctx)
+}
+
+// end sets the job's outcome. It reports whether the attempt crashed: it is to look as if the
+// process had died, and has no outcome. cause is the cause of run's context, nil if that has not
+// ended.
+func (a *attempt) end(cause error) (crashed bool) {
+	if errors.Is(a.err, settings.ErrCrash) {
+		return true
+	}
+	a.j.outcome = a.outcome(cause)
+	return false
+}
+
+// outcome is what becomes of the item.
+func (a *attempt) outcome(cause error) sqlstore.Outcome {
+	o := a.j.untouched()
+	switch a.refused {
+	case queue.None:
+	case queue.Released:
+		return o
+	default:
+		o.State, o.Reason = queue.Dead, a.refused
+		if a.err != nil {
+			o.Failure = failure(a.err)
+		}
+		return o
+	}
+	err := a.err
+	if err != nil && cause != nil {
+		err = fmt.Errorf("%w (%w)", err, cause)
+	}
+	o.Number, o.Took = a.j.Attempt+1, max(0, a.e.Now().Sub(a.began))
+	o.Reference, o.Detail = record(a.result)
+	decide(&o, a.policy(), err)
+	o.Written = err == nil && a.removable()
+	return o
+}
+
+// untouched is the outcome of an item that goes back to the queue without an attempt.
+func (j *job) untouched() sqlstore.Outcome {
+	o := sqlstore.Outcome{
+		No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.Breaker.Or(j.policy.Breaker),
+	}
+	o.Key, o.Place, o.Destination = j.Key, j.Place, j.destination.ID
+	o.State, o.Reason, o.Took = queue.Ready, queue.Released, sqlstore.NotBegun
+	return o
+}
+
+// policy is the retry policy of the attempt.
+func (a *attempt) policy() retry.Policy {
+	return a.option.Retry.Or(a.j.Content.Options.Retry).Or(a.j.destination.Retry).Or(a.j.policy.Retry)
+}
+
+// removable reports whether what the attempt wrote is to be removed some day.
+func (a *attempt) removable() bool {
+	r := a.j.destination.typ.Remover
+	return r != nil && a.result != nil && a.result.Removable && r.Retention(a.j.destination.config) > 0
+}
+
+// record returns what is kept of a handler's result. Credentials are redacted.
+func record(result *handler.Result) (reference handler.Reference, detail sqlstore.Detail) {
 	if result == nil {
-		return
+		return reference, detail
 	}
-	o.Reference = result.Reference
-	o.Detail = sqlstore.Detail{Exchange: result.Exchange, Parts: result.Parts, Notes: result.Notes}
+	detail = sqlstore.Detail{Exchange: result.Exchange, Parts: result.Parts, Notes: result.Notes}
 	if x := result.Exchange; x != nil {
 		c := *x
 		c.RequestHeaders, c.ResponseHeaders = redact.Headers(x.RequestHeaders), redact.Headers(x.ResponseHeaders)
-		o.Detail.Exchange = &c
+		detail.Exchange = &c
 	}
+	return result.Reference, detail
 }
 
-// decide is the rule of what becomes of an item after attempt o.Number ended with err.
+// decide is the rule for what becomes of an item after attempt o.Number ended with err.
 func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 	if err == nil {
 		o.State, o.Reason, o.Blame = queue.Delivered, queue.None, sqlstore.Success
@@ -115,7 +158,8 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 		o.Blame = sqlstore.Fault
 	}
 	again := f.WillRetry()
-	if rule, exact, found := policy.Rule(f.Category.String(), f.StatusCode); found && (f.Verdict != handler.Disable || exact) {
+	rule, exact, found := policy.Rule(f.Category.String(), f.StatusCode)
+	if found && (f.Verdict != handler.Disable || exact) {
 		again, f.Verdict = rule, handler.ByCategory
 	}
 	switch {
@@ -135,33 +179,30 @@ const maxErrorText = 2000 // bytes
 
 func failure(err error) *sqlstore.Failure {
 	f := handler.Classify(err)
-	return &sqlstore.Failure{Category: f.Category, StatusCode: f.StatusCode, Code: sqlstore.Excerpt(f.Code, maxErrorText), Text: sqlstore.Excerpt(f.Error(), maxErrorText)}
+	return &sqlstore.Failure{
+		Category: f.Category, StatusCode: f.StatusCode,
+		Code: sqlstore.Excerpt(f.Code, maxErrorText), Text: sqlstore.Excerpt(f.Error(), maxErrorText),
+	}
 }
 
 // deliver calls the handler within its time, and turns a panic into an error.
-func (e *Engine) deliver(ctx context.Context, j *job, option sqlstore.Option) (result *handler.Result, err error) {
-	d, limits := j.Content, j.destination.Limits.Or(j.policy.Limits)
-	if limits.MaxBytes > 0 && d.Payload.Size > limits.MaxBytes {
-		return nil, handler.Fail(handler.Validation,
-			fmt.Errorf("%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, d.Payload.Size, limits.MaxBytes))
+func (a *attempt) deliver(ctx context.Context) (result *handler.Result, err error) {
+	limits := a.j.destination.Limits.Or(a.j.policy.Limits)
+	if size := a.j.Content.Payload.Size; limits.MaxBytes > 0 && size > limits.MaxBytes {
+		return nil, handler.Fail(handler.Validation, fmt.Errorf(
+			"%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, size, limits.MaxBytes))
 	}
 	timeout := time.Duration(limits.Timeout)
-	if !j.Deadline.IsZero() {
-		timeout = min(timeout, j.Deadline.Sub(e.Now()))
+	if !a.j.Deadline.IsZero() {
+		timeout = min(timeout, a.j.Deadline.Sub(a.e.Now()))
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	content, err := e.content(ctx, d)
+	content, err := a.e.content(ctx, a.j.Content)
 	if err != nil {
 		return nil, err
 	}
-	item := sqlstore.ItemID(j.Delivery, j.N)
-	req := &handler.Request{
-		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
-		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config, Payload: content, Topic: d.Topic, Test: d.Options.Test,
-		Metadata: d.Metadata, Params: option.Params, CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
-		Transfer: newTransfer(ctx, e, j),
-	}
+	req := a.request(ctx, content)
 	returned := false
 	defer func() {
 		if returned {
@@ -171,16 +212,30 @@ func (e *Engine) deliver(ctx context.Context, j *job, option sqlstore.Option) (r
 		if p := recover(); p != nil { // it is nil, and stops nothing, after runtime.Goexit
 			problem = fmt.Errorf("the handler panicked: %v", p)
 		}
-		e.Logger.ErrorContext(ctx, "delivery: an attempt ended badly", "error", problem, "organization", j.Organization,
-			"item", req.ItemID, "type", j.destination.Type, "stack", string(debug.Stack()))
+		a.e.Logger.ErrorContext(ctx, "delivery: an attempt ended badly", "error", problem, "organization", a.j.Organization,
+			"item", req.ItemID, "type", a.j.destination.Type, "stack", string(debug.Stack()))
 		result, err = nil, problem
 	}()
-	result, err = j.destination.typ.Handler.Deliver(ctx, req)
+	result, err = a.j.destination.typ.Handler.Deliver(ctx, req)
 	returned = true
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	timedOut := errors.Is(ctx.Err(), context.DeadlineExceeded)
+	if timedOut && errors.Is(err, context.Canceled) { // a handler may not tell the two apart
 		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return result, err
+}
+
+// request is what the handler is asked to deliver.
+func (a *attempt) request(ctx context.Context, content *payload.Content) *handler.Request {
+	j, d := a.j, a.j.Content
+	item := sqlstore.ItemID(j.Delivery, j.N)
+	return &handler.Request{
+		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
+		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config,
+		Payload: content, Topic: d.Topic, Test: d.Options.Test, Metadata: d.Metadata, Params: a.option.Params,
+		CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
+		Transfer: newTransfer(ctx, a.e, j),
+	}
 }
 
 func undecodable(d *sqlstore.Delivery) error {
@@ -190,14 +245,15 @@ func undecodable(d *sqlstore.Delivery) error {
 	return d.Faulty
 }
 
-// content is what a handler reads of a delivery's payload.
+// content returns the payload of a delivery for a handler to read.
 func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Content, error) {
 	p := d.Payload
 	switch {
 	case p.Source != "":
 		source := e.Sources[p.Source]
 		if source == nil {
-			return nil, handler.Fail(handler.Internal, fmt.Errorf("no payload source %q is registered in this process", p.Source))
+			err := fmt.Errorf("no payload source %q is registered in this process", p.Source)
+			return nil, handler.Fail(handler.Internal, err)
 		}
 		c, err := source.Open(ctx, d.Organization, p.Ref)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -216,52 +272,4 @@ func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Co
 		}
 		return io.NopCloser(bytes.NewReader(p.Inline[offset:])), nil
 	}), nil
-}
-
-// transfer keeps the checkpoints of one lease, and tells how far its attempt has come.
-type transfer struct {
-	ctx   context.Context //nolint:containedctx // Resume takes none: it is the attempt's
-	e     *Engine
-	j     *job
-	told  atomic.Int64 // when it was last told, in nanoseconds since began
-	began time.Time
-}
-
-// progressEvery is how often it is told how far an attempt has come, first after as much time.
-const progressEvery = time.Second
-
-func newTransfer(ctx context.Context, e *Engine, j *job) *transfer {
-	return &transfer{ctx: ctx, e: e, j: j, began: time.Now()}
-}
-
-func (t *transfer) Progress(done int64) {
-	t.j.progress.Store(done)
-	told, now := t.told.Load(), int64(time.Since(t.began))
-	if now-told < int64(progressEvery) || !t.told.CompareAndSwap(told, now) {
-		return
-	}
-	t.e.bus.Publish(event.Event{
-		Kind: event.ItemProgress, Organization: t.j.Organization, Destination: t.j.destination.ID,
-		Item: sqlstore.ItemID(t.j.Delivery, t.j.N), Progress: done,
-	})
-}
-
-func (t *transfer) Resume() (value json.RawMessage, err error) {
-	err = t.e.Store.Read(t.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		value, err = tx.Checkpoint(ctx, t.j.Key)
-		return err
-	})
-	return value, err
-}
-
-func (t *transfer) Checkpoint(ctx context.Context, value json.RawMessage) error {
-	held := false
-	err := t.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		held, err = tx.SaveCheckpoint(ctx, t.j.Key, value)
-		return err
-	}, nil)
-	if err == nil && !held {
-		err = handler.ErrLeaseLost
-	}
-	return err
 }

@@ -104,24 +104,26 @@ func (w *workers) work() {
 
 // serve turns a job into an outcome, whatever the handler does.
 func (p *pipeline) serve(j *job) {
-	done := func(crashed bool) {
-		p.jobs.done(j)
-		p.workers.served.Add(1)
-		p.room.offer()
-		if crashed {
-			p.flights.lose([]*job{j})
-			p.forget([]*job{j})
-			return
-		}
-		p.done <- j
-	}
-	j.release()
 	ctx, cancel := context.WithCancelCause(p.base)
 	defer cancel(nil)
 	p.flights.begin(j, cancel, time.Now().Add(j.policy.Timeout(j.destination.Limits)+p.e.Lease))
+	a := newAttempt(p.e, j)
+	defer func() { p.attempted(j, a.end(context.Cause(ctx))) }() // also if the handler ends this goroutine
 	if p.stopping.Load() || errors.Is(context.Cause(ctx), handler.ErrLeaseLost) {
-		done(false)
 		return
 	}
-	p.e.attempt(ctx, j, done)
+	a.run(ctx)
+}
+
+// attempted passes a job on to the finisher. One that crashed is forgotten, and its lease runs out.
+func (p *pipeline) attempted(j *job, crashed bool) {
+	p.jobs.done(j)
+	p.workers.served.Add(1)
+	p.room.offer()
+	if crashed {
+		p.flights.lose([]*job{j})
+		p.forget([]*job{j})
+		return
+	}
+	p.done <- j
 }
