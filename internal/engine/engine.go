@@ -1,5 +1,3 @@
-// Package engine moves items: it claims what is ready, has handlers attempt it, and records what became of it. It knows
-// handlers only through package handler, and the database only through sqlstore.
 package engine
 
 import (
@@ -19,7 +17,8 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// Engine may be used by many goroutines at once; passes that overlap share nothing but the claimer.
+// Engine claims, attempts and records items. Many goroutines may use it at once, and passes may
+// overlap.
 type Engine struct {
 	*settings.Settings
 	Store   *sqlstore.Store
@@ -53,9 +52,10 @@ func (e *Engine) Wake() {
 	}
 }
 
-// Ended returns a channel that is closed when next an item ends in this process.
+// Ended returns a channel that is closed when an item next ends in this process.
 func (e *Engine) Ended() <-chan struct{} { return e.ended.next() }
 
+// announce wakes the callers that wait for an item to end, if one of the outcomes is an end.
 func (e *Engine) announce(outcomes []*sqlstore.Outcome) {
 	for _, o := range outcomes {
 		if o.State.Ended() {
@@ -65,7 +65,7 @@ func (e *Engine) announce(outcomes []*sqlstore.Outcome) {
 	}
 }
 
-// report tells what became of destinations.
+// report logs and publishes changes of the health of destinations.
 func (e *Engine) report(changes []sqlstore.HealthChange) {
 	publish := func(c sqlstore.HealthChange, kind event.Kind, reason string) {
 		e.bus.Publish(event.Event{Kind: kind, Organization: c.Organization, Destination: c.Destination, Reason: reason})
@@ -74,7 +74,8 @@ func (e *Engine) report(changes []sqlstore.HealthChange) {
 		log := e.Logger.With("organization", c.Organization, "destination", c.Destination)
 		switch c.Verdict {
 		case sqlstore.Opened:
-			log.Warn("delivery: the breaker of a destination opens; its items wait", "failures", c.Failures, "until", c.Until)
+			log.Warn("delivery: the breaker of a destination opens; its items wait",
+				"failures", c.Failures, "until", c.Until)
 			publish(c, event.BreakerOpened, fmt.Sprintf("%d failures in a row", c.Failures))
 		case sqlstore.GivenUp:
 			log.Warn("delivery: a destination is disabled; its items are held until it is enabled", "reason", c.Disabled)
@@ -89,7 +90,7 @@ func (e *Engine) report(changes []sqlstore.HealthChange) {
 	}
 }
 
-// broadcast wakes all who wait.
+// broadcast wakes everyone that waits.
 type broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
@@ -113,9 +114,9 @@ func (b *broadcast) send() {
 	}
 }
 
-// Counts are what a pass did.
+// Counts is what a pass did.
 type Counts struct {
-	GateAt time.Time // when a rate lets more items through, if one holds any back
+	GateAt time.Time // when a rate lets more items through; zero if none holds any back
 
 	Attempts, Delivered, Retrying, Dead atomic.Int64
 }
@@ -134,7 +135,7 @@ func (c *Counts) add(o *sqlstore.Outcome) {
 	}
 }
 
-// Pass works until nothing is due: sweeps, claims and attempts. When ctx ends it stops claiming and drains as Run does,
+// Pass works until nothing is due: it sweeps, claims and attempts. When ctx ends it stops as Run does,
 // and returns ctx's error.
 func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 	p := e.newPipeline(ctx)
@@ -144,8 +145,9 @@ func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 	return &p.counts, errors.Join(err, ctx.Err())
 }
 
-// Run works until ctx ends, then drains: it starts nothing more, waits for what is in flight up to the shutdown timeout,
-// and releases the rest. Whatever it started has ended when it returns, but for handlers that ignore their context.
+// Run works until ctx ends. Then it starts nothing more, waits for the attempts in flight up to the
+// shutdown timeout, and releases the rest. All that it started has ended when it returns, except for
+// handlers that ignore their context.
 func (e *Engine) Run(ctx context.Context) {
 	p := e.newPipeline(ctx)
 	p.claimForever(ctx)
