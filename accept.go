@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/observe"
 	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
@@ -59,7 +60,11 @@ func (o *Org) acceptIn(ctx context.Context, host *sqlstore.Tx, drafts []*draft) 
 			return nil, err
 		}
 	}
-	return o.insert(ctx, host, batch)
+	receipts, err := o.insert(ctx, host, batch)
+	if err == nil {
+		o.s.observeAccepted(ctx, batch, receipts, true)
+	}
+	return receipts, err
 }
 
 // spoolAnd stores the payloads of drafts and has insert, which inserts all of them or none, make
@@ -265,6 +270,9 @@ func (s *DeliveryService) insertTogether(ctx context.Context, board func() []acc
 	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		return inserted(ctx, tx, batch, receipts)
 	}})
+	if err == nil {
+		s.observeAccepted(ctx, batch, receipts, false)
+	}
 	return receipts, err
 }
 
@@ -276,7 +284,36 @@ func (o *Org) insertAll(ctx context.Context, batch []acceptance) (receipts []*Re
 	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		return inserted(ctx, tx, batch, receipts)
 	}})
+	if err == nil {
+		o.s.observeAccepted(ctx, batch, receipts, false)
+	}
 	return receipts, err
+}
+
+// observeAccepted reports what a transaction accepted, organization by organization.
+func (s *DeliveryService) observeAccepted(
+	ctx context.Context, batch []acceptance, receipts []*Receipt, uncommitted bool,
+) {
+	if s.settings.Observer == nil {
+		return
+	}
+	of := map[string]*observe.Acceptance{}
+	for i, a := range batch {
+		sum := of[a.org.name]
+		if sum == nil {
+			sum = &observe.Acceptance{Organization: a.org.name, Uncommitted: uncommitted}
+			of[a.org.name] = sum
+		}
+		if receipts[i].Duplicate {
+			sum.Duplicates++
+			continue
+		}
+		sum.Deliveries++
+		sum.Items += len(receipts[i].Items)
+	}
+	for _, sum := range of {
+		s.settings.Observer.Accepted(ctx, *sum)
+	}
 }
 
 // inserted settles a COMMIT whose outcome is unknown: if one delivery is there, all are.

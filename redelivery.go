@@ -251,6 +251,7 @@ func (o *Org) Replay(ctx context.Context, r Replay) (_ *Receipt, err error) {
 	if err != nil {
 		return nil, err
 	}
+	o.s.observeAccepted(ctx, []acceptance{a}, receipts, false)
 	o.s.engine.Wake()
 	return receipts[0], nil
 }

@@ -79,7 +79,7 @@ func (s *DeliveryService) assemble(db DB) {
 	s.spool = spool.New(s.store, set.Payloads)
 	s.audit = audit.NewRecorder(s.store, s.bus, set.Logger, set.Now)
 	s.engine = engine.New(set, s.store, s.bus)
-	s.chores = maintenance.NewRunner(s.store, set.Logger)
+	s.chores = maintenance.NewRunner(s.store, set.Logger, set.Observer)
 	s.chores.Add(maintenance.Standard{
 		Settings: set, Configs: s.configs, Spool: s.spool, Audit: s.audit, Bus: s.bus,
 	}.Chores()...)

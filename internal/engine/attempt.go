@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/observe"
 	"github.com/deliverykit/delivery/internal/redact"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/spool"
@@ -39,6 +40,8 @@ type attempt struct {
 	refused queue.Reason // why the handler was not called; None if it was
 	result  *handler.Result
 	err     error
+
+	observed func(observe.Outcome) // to be told the outcome; nil if nobody asks
 }
 
 // newAttempt returns an attempt that, unless it is run, gives the item back to the queue.
@@ -60,7 +63,7 @@ func (a *attempt) run(ctx context.Context) {
 	}
 	a.option = a.j.Content.Options.Items[a.j.N]
 	a.refused, a.err = queue.None, errExit
-	a.result, a.err = a.deliver(ctx)
+	a.result, a.err = a.deliver(a.observe(ctx))
 }
 
 // end sets the job's outcome. It reports whether the attempt crashed: it is to look as if the
@@ -71,6 +74,7 @@ func (a *attempt) end(cause error) (crashed bool) {
 		return true
 	}
 	a.j.outcome = a.outcome(cause)
+	a.observeEnd(&a.j.outcome)
 	return false
 }
 

@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"math"
+	"time"
 
+	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -120,4 +122,26 @@ func (e *Engine) Claim(ctx context.Context, limit int, waits func(no int64) (int
 func (e *Engine) Sweep(ctx context.Context) error {
 	_, _, err := e.sweep(ctx, func(*sqlstore.Outcome) {}, true)
 	return err
+}
+
+// Unobserved is an attempt of an engine that has no observer.
+type Unobserved struct {
+	a        *attempt
+	outcomes []*sqlstore.Outcome
+}
+
+// NewUnobserved returns one.
+func NewUnobserved() *Unobserved {
+	e := &Engine{Settings: settings.NewBuilder().Build()}
+	j := &job{Claimed: sqlstore.Claimed{Content: &sqlstore.Delivery{}}}
+	return &Unobserved{newAttempt(e, j), []*sqlstore.Outcome{&j.outcome}}
+}
+
+// Observe passes the points of a claim, an attempt and a batch at which an observer would be called.
+func (u *Unobserved) Observe(ctx context.Context) {
+	began := time.Time{}
+	u.a.e.observeClaim(ctx, 1, began)
+	u.a.observe(ctx)
+	u.a.observeEnd(u.outcomes[0])
+	u.a.e.observeFinished(ctx, u.outcomes, nil, began)
 }

@@ -72,6 +72,7 @@ func (p *pipeline) write(batch []*job) {
 	for i, j := range batch {
 		outcomes[i] = &j.outcome
 	}
+	began := time.Now()
 	done, err := p.e.commit(ctx, outcomes, p.flights.last(batch))
 	if err != nil {
 		p.e.Logger.ErrorContext(ctx, "delivery: outcomes could not be recorded; the items will be attempted again",
@@ -86,6 +87,7 @@ func (p *pipeline) write(batch []*job) {
 	}
 	p.e.tally.add(outcomes, done.Applied)
 	p.e.report(done.Changes)
+	p.e.observeFinished(ctx, outcomes, done.Applied, began)
 	p.e.announce(outcomes)
 }
 

@@ -50,10 +50,12 @@ func (p *pipeline) claim(ctx context.Context, exact bool) (n int, more bool, err
 	if !p.room.wait(ctx) {
 		return 0, false, nil
 	}
+	began := time.Now()
 	got, err := p.e.claim(ctx, p.room.left(), p.jobs.waits, exact)
 	if err != nil {
 		return 0, false, err
 	}
+	p.e.observeClaim(ctx, len(got.jobs), began)
 	p.gateAt = time.Time{}
 	if got.wait > 0 {
 		p.gateAt = p.e.Now().Add(got.wait)

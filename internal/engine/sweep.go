@@ -40,6 +40,7 @@ func (e *Engine) sweep(
 			after = s.floor
 		}
 		var run *sweep
+		began := time.Now()
 		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 			run = &sweep{e: e, tx: tx, after: after}
 			return run.do(ctx)
@@ -52,6 +53,7 @@ func (e *Engine) sweep(
 			count(o)
 		}
 		e.tally.add(run.ended, nil)
+		e.observeFinished(ctx, run.ended, nil, began)
 		e.announce(run.ended)
 		if run.more {
 			continue

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/observe"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -55,13 +56,14 @@ type Report struct {
 type Runner struct {
 	store    *sqlstore.Store
 	logger   *slog.Logger
+	observer observe.Observer // nil: none
 	database []Chore
 	network  []Chore
 }
 
-// NewRunner returns a Runner without chores.
-func NewRunner(store *sqlstore.Store, logger *slog.Logger) *Runner {
-	return &Runner{store: store, logger: logger}
+// NewRunner returns a Runner without chores. The observer may be nil.
+func NewRunner(store *sqlstore.Store, logger *slog.Logger, observer observe.Observer) *Runner {
+	return &Runner{store: store, logger: logger, observer: observer}
 }
 
 // Add adds chores. Those on the database are run in the order in which they were added.
@@ -155,13 +157,26 @@ func (r *Runner) do(ctx context.Context, c Chore, report *Report, mu *sync.Mutex
 		within, cancel = context.WithTimeout(ctx, c.Limit)
 	}
 	defer cancel()
-	err := c.Do(within, run)
+	err := r.observed(within, c, run)
 	if c.Every == 0 || err != nil && !c.Network { // what failed on the database is tried again when the lease ends
 		return err
 	}
 	return errors.Join(err, r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.FinishJob(ctx, c.Name)
 	}, Committed: sqlstore.Again}))
+}
+
+// observed runs a chore, and reports it to the observer.
+func (r *Runner) observed(ctx context.Context, c Chore, run *Run) (err error) {
+	if r.observer == nil {
+		return c.Do(ctx, run)
+	}
+	ctx, end := r.observer.Chore(ctx, c.Name)
+	err = c.Do(ctx, run)
+	if end != nil {
+		end(err)
+	}
+	return err
 }
 
 // Run is one run of a chore.

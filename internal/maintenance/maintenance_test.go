@@ -83,7 +83,7 @@ func (w *world) chore(name string, every time.Duration) maintenance.Chore {
 }
 
 func (w *world) runner(chores ...maintenance.Chore) *maintenance.Runner {
-	r := maintenance.NewRunner(w.store, slog.New(slog.DiscardHandler))
+	r := maintenance.NewRunner(w.store, slog.New(slog.DiscardHandler), nil)
 	r.Add(chores...)
 	return r
 }

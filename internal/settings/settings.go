@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/netguard"
+	"github.com/deliverykit/delivery/internal/observe"
 	"github.com/deliverykit/delivery/internal/seal"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
@@ -40,6 +41,7 @@ type Fixed struct {
 	Authorizer    access.Authorizer
 	ActorRequired bool
 	Logger        *slog.Logger
+	Observer      observe.Observer // nil: none
 	Network       netguard.Policy
 	DetailsURL    func(organization, delivery string) string // nil: none
 
