@@ -47,9 +47,9 @@ func newBounds(policy *settings.Policy, waits func(no int64) (int, bool)) *bound
 func (b *bounds) begin(limit, lanes int) { b.limit, b.lanes, b.left = limit, lanes, map[int64]int{} }
 
 // allowance is how many more items of a destination may be claimed: the n, rounded up, with
-// waiting+taken+n = perFree * (the room left once every lane of the rank took n). So there is always
-// room for lanes that come later, however slow these are. A destination that has not started the
-// items that it had is given none: they would only take room.
+// waiting+taken+n = perFree * (the room left once every lane of the rank took n). So there is
+// always room for lanes that come later, however slow these are. A destination that has not started
+// the items that it had is given none: they would only take room.
 func (b *bounds) allowance(no int64) int {
 	waiting, seen := b.waiting[no]
 	if !seen {
@@ -100,7 +100,8 @@ func (b *bounds) open(lanes []int64) []int64 {
 	})
 }
 
-// cut bounds the shares of open lanes. All lanes of an organization share the room that it has left.
+// cut bounds the shares of open lanes. All lanes of an organization share the room that it has
+// left.
 func (b *bounds) cut(asked []sqlstore.Share) []sqlstore.Share {
 	given := map[string]int{}
 	for i := range asked {

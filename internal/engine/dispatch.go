@@ -6,18 +6,19 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// dispatcher hands jobs to workers, destination by destination in turn, and keeps destinations that are slow from taking
-// all workers: what one may have running depends on what then is free (dynamic thresholds, Choudhury and Hahne 1998).
-// Alone, a destination gets three quarters of the workers, two get three sevenths each, and so on; one attempt at a time
-// it always gets, so only as many slow destinations as there are workers can take them all. Fewer than 8 workers are not
-// divided.
+// dispatcher hands jobs to workers, one destination after another, and keeps slow destinations from
+// taking all workers. How many attempts a destination may have running depends on how many workers
+// are free then (dynamic thresholds, Choudhury and Hahne 1998). Alone, a destination gets three
+// quarters of the workers; two get three sevenths each, and so on. Each may always have one attempt
+// running, so that only as many slow destinations as there are workers can take them all. Fewer
+// than 8 workers are not divided.
 type dispatcher struct {
 	workers int
 
 	mu                     sync.Mutex
 	changed                sync.Cond
 	queues                 map[int64]*queued // by destination
-	ring                   []*queued         // those with jobs that wait
+	ring                   []*queued         // those with waiting jobs
 	waiting, running, idle int
 	closed, flush          bool
 }
@@ -26,14 +27,14 @@ type dispatcher struct {
 type queued struct {
 	jobs    []*job
 	running int
-	moved   bool // one was started since waits was asked
+	moved   bool // one was started since the last call of waits
 }
 
-// perFree is how many a destination may have running for each worker that is free beside.
+// perFree is how many attempts a destination may have running for each worker that is free.
 const perFree = 3
 
-// tooFew workers are not worth dividing.
-const tooFew = 8
+// minDivided is how many workers are worth dividing.
+const minDivided = 8
 
 func newDispatcher(workers int) *dispatcher {
 	d := &dispatcher{workers: workers, queues: map[int64]*queued{}}
@@ -62,8 +63,8 @@ func (d *dispatcher) put(jobs []job) {
 	}
 }
 
-// take returns the next job, and nil once the dispatcher is closed and nothing waits. It blocks while there is none that
-// may be started.
+// take returns the next job. It blocks while there is none that may be started, and returns nil
+// once the dispatcher is closed and no job waits.
 func (d *dispatcher) take() *job {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,6 +81,7 @@ func (d *dispatcher) take() *job {
 	}
 }
 
+// next returns the next job that may be started, nil if there is none. The lock is held.
 func (d *dispatcher) next() *job {
 	for range len(d.ring) {
 		q := d.ring[0]
@@ -102,12 +104,12 @@ func (d *dispatcher) next() *job {
 	return nil
 }
 
-// over reports whether a destination has to leave the next worker to others.
+// over reports whether a destination has to leave the next worker to others. The lock is held.
 func (d *dispatcher) over(q *queued) bool {
-	return !d.flush && d.workers >= tooFew && q.running > 0 && q.running+1 > perFree*(d.workers-d.running-1)
+	return !d.flush && d.workers >= minDivided && q.running > 0 && q.running+1 > perFree*(d.workers-d.running-1)
 }
 
-// done gives back a job that take returned.
+// done notes that the worker which took a job is free again.
 func (d *dispatcher) done(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -119,11 +121,12 @@ func (d *dispatcher) done(j *job) {
 		delete(d.queues, no)
 	}
 	if d.waiting > 0 && d.idle > 0 {
-		d.changed.Signal() // what is free now may be enough for more than this worker takes
+		d.changed.Signal() // a job that no worker was free enough for may be started now
 	}
 }
 
-// close lets workers go once nothing waits; with flush, what waits is handed out without regard to the thresholds.
+// close ends the workers once no job waits. With flush, waiting jobs are handed out whatever the
+// thresholds.
 func (d *dispatcher) close(flush bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -131,8 +134,8 @@ func (d *dispatcher) close(flush bool) {
 	d.changed.Broadcast()
 }
 
-// waits returns how many jobs of a destination wait, and whether it is stalled: none of them was started since the last
-// call.
+// waits returns how many jobs of a destination wait, and whether it is stalled: none was started
+// since the last call.
 func (d *dispatcher) waits(no int64) (n int, stalled bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -145,7 +148,7 @@ func (d *dispatcher) waits(no int64) (n int, stalled bool) {
 	return len(q.jobs), stalled
 }
 
-// load returns how many jobs wait and how many are in the hands of workers.
+// load returns how many jobs wait and how many are with workers.
 func (d *dispatcher) load() (waiting, running int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/deliverykit/delivery/internal/engine"
 )
 
-// Whatever comes and goes: no destination is over its threshold when it is given a worker, one that may be served is
-// served, destinations take turns, and each keeps its own order.
+// Whatever comes and goes: no destination is over its threshold when it is given a worker, one that
+// may be served is served, destinations take turns, and each keeps its own order.
 func TestDispatcherIsFair(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -86,7 +86,8 @@ func TestOneDestinationLeavesAQuarter(t *testing.T) {
 	}
 }
 
-// A destination is stalled as long as none of what waits for it is started, and then it is given nothing more.
+// A destination is stalled as long as none of what waits for it is started, and then it is given
+// nothing more.
 func TestStalledDestinationsAreGivenNothing(t *testing.T) {
 	t.Parallel()
 	d := engine.NewDispatcher(8)
@@ -122,8 +123,8 @@ func TestStalledDestinationsAreGivenNothing(t *testing.T) {
 	}
 }
 
-// Outcomes gather while others are attempted, up to a batch that is worth a transaction, and not where an item in strict order
-// waits for one of them.
+// Outcomes gather while others are attempted, up to a batch that is worth a transaction, and not
+// where an item in strict order waits for one of them.
 func TestOutcomesGather(t *testing.T) {
 	t.Parallel()
 	plain := make([]bool, 1000)

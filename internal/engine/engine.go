@@ -135,8 +135,8 @@ func (c *Counts) add(o *sqlstore.Outcome) {
 	}
 }
 
-// Pass works until nothing is due: it sweeps, claims and attempts. When ctx ends it stops as Run does,
-// and returns ctx's error.
+// Pass works until nothing is due: it sweeps, claims and attempts. When ctx ends it stops as Run
+// does, and returns ctx's error.
 func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 	p := e.newPipeline(ctx)
 	err := p.claimUntilIdle(ctx)
@@ -146,8 +146,8 @@ func (e *Engine) Pass(ctx context.Context) (*Counts, error) {
 }
 
 // Run works until ctx ends. Then it starts nothing more, waits for the attempts in flight up to the
-// shutdown timeout, and releases the rest. All that it started has ended when it returns, except for
-// handlers that ignore their context.
+// shutdown timeout, and releases the rest. All that it started has ended when it returns, except
+// for handlers that ignore their context.
 func (e *Engine) Run(ctx context.Context) {
 	p := e.newPipeline(ctx)
 	p.claimForever(ctx)

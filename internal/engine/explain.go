@@ -9,21 +9,23 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Why is what an item that is ready waits for.
+// Why is the reason why a ready item waits.
 type Why struct {
 	Reason queue.Reason
-	Next   time.Time // when it may go on, as far as that is set
-	Ahead  int       // items of its destination and priority that are before it, at most MaxAhead
-	Most   int       // of the limit that is used up
-	Rate   float64   // likewise
+	Next   time.Time // when it may go on; zero if that is not known
+	Ahead  int       // items of its destination and priority before it, at most MaxAhead
+	Most   int       // the limit that is reached, if Reason is one
+	Rate   float64   // likewise, in items a second
 }
 
-// MaxAhead is as far as items are counted.
+// MaxAhead bounds Why.Ahead.
 const MaxAhead = 10_000
 
-// Why tells why an item waits that is ready and not held. handled are the types that processes attempt. It looks at what
-// a claim looks at, without a lock.
-func (e *Engine) Why(ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, d *sqlstore.Destination, handled map[string]bool) (w Why, err error) {
+// Why returns why an item that is ready and not held waits. handled are the types that any process
+// attempts. It looks at what a claim looks at, without a lock.
+func (e *Engine) Why(
+	ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, d *sqlstore.Destination, handled map[string]bool,
+) (w Why, err error) {
 	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MaxAhead); err != nil {
 		return w, err
 	}

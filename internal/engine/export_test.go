@@ -55,18 +55,21 @@ func (d Dispatcher) Take() Job {
 // Done gives a job back.
 func (d Dispatcher) Done(j Job) { d.d.done(j.(*job)) }
 
-// Waits returns how many jobs of a destination wait, and whether none was started since the last call.
+// Waits returns how many jobs of a destination wait, and whether none was started since the last
+// call.
 func (d Dispatcher) Waits(destination int64) (n int, stalled bool) { return d.d.waits(destination) }
 
-// Allowance is how many items of a destination may be claimed, as one of so many lanes with room for limit, where so many wait.
+// Allowance is how many items of a destination may be claimed, of which as many as waiting wait
+// already.
 func Allowance(limit, lanes, waiting int, stalled bool) int {
 	b := newBounds(nil, func(int64) (int, bool) { return waiting, stalled })
 	b.begin(limit, lanes)
 	return b.allowance(1)
 }
 
-// Collect returns how many outcomes one transaction takes that are done one after another, of which some end what is in strict
-// order; others are attempted meanwhile, if busy. It waits for ever where it waits.
+// Collect returns how many outcomes one transaction takes of jobs that are done one after another,
+// of which some are in strict order. With busy, others are attempted meanwhile. Where it waits, it
+// waits for ever.
 func Collect(ordered []bool, busy bool) int {
 	p := &pipeline{jobs: newDispatcher(8), done: make(chan *job)}
 	if busy {
@@ -102,9 +105,11 @@ func (f *Floors) Known() []int64 { return f.f.known() }
 // Seq is the floor of a lane.
 func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }
 
-// Claim leases up to limit items, and returns the lease, for a process in which so many of each destination wait already, loads destinations that it
-// does not know, and reports whether there are more that it could not look at.
-func (e *Engine) Claim(ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool) (items []sqlstore.Claimed, lease int64, more bool, err error) {
+// Claim leases up to limit items, and returns the lease. It loads destinations that it does not
+// know, and reports whether there are items that it could not look at.
+func (e *Engine) Claim(
+	ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool,
+) (items []sqlstore.Claimed, lease int64, more bool, err error) {
 	got, err := e.claim(ctx, limit, waits, exact)
 	if err != nil {
 		return nil, 0, false, err
@@ -137,7 +142,8 @@ func NewUnobserved() *Unobserved {
 	return &Unobserved{newAttempt(e, j), []*sqlstore.Outcome{&j.outcome}}
 }
 
-// Observe passes the points of a claim, an attempt and a batch at which an observer would be called.
+// Observe passes the points of a claim, an attempt and a batch at which an observer would be
+// called.
 func (u *Unobserved) Observe(ctx context.Context) {
 	began := time.Time{}
 	u.a.e.observeClaim(ctx, 1, began)

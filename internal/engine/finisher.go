@@ -13,8 +13,8 @@ const (
 	maxLinger   = 5 * time.Millisecond
 )
 
-// finish writes outcomes until the channel of jobs is closed. The outcomes that accumulate while one
-// batch is committed are the next batch. While others are attempted, it lets as much time pass
+// finish writes outcomes until the channel of jobs is closed. The outcomes that accumulate while
+// one batch is committed are the next batch. While others are attempted, it lets as much time pass
 // between two small batches as the last one took, so that it writes for half of the time at most.
 func (p *pipeline) finish() {
 	batch := make([]*job, 0, min(p.room.limit, maxFinished))

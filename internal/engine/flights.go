@@ -45,8 +45,8 @@ type lease struct {
 // newLease returns a number that no other process takes.
 func newLease() int64 { return 1 + rand.Int64N(math.MaxInt64) }
 
-// flights are the jobs of a pass, from their claim until their outcome is written. Their lock guards
-// what the goroutines share of a job and all of its lease. No other lock is taken under it.
+// flights are the jobs of a pass, from their claim until their outcome is written. Their lock
+// guards what the goroutines share of a job and all of its lease. No other lock is taken under it.
 type flights struct {
 	mu   sync.Mutex
 	jobs map[*job]struct{}

@@ -8,22 +8,24 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// A transaction that is held open keeps PostgreSQL from removing what was claimed and finished since, and every walk from
-// the start of a lane steps over all of it. So where whole looks have become slow, most looks begin where the last ones
-// ended, and are partial: they find all that has become ready since, but not what was numbered before and committed
-// later. For that, whole looks go on, at intervals that keep them to a small part of the time.
+// A transaction that is held open keeps PostgreSQL from removing rows that were claimed and
+// finished since, and every walk from the start of a lane steps over all of them. So once whole
+// looks have become slow, most looks are partial: they begin where the last ones ended. They find
+// all items that have become ready since, but not those that were numbered before and committed
+// later. Whole looks go on to find these, at intervals that keep them to a small part of the time.
 const (
 	wholePer = 50              // of the time, one part for whole looks
 	overlap  = 5 * time.Second // of partial sweeps
 )
 
-// looks says when the next look is whole.
+// looks decides when the next look is whole.
 type looks struct{ wholeAt time.Time }
 
 // whole reports whether a look now is to be whole.
 func (l *looks) whole() bool { return !time.Now().Before(l.wholeAt) }
 
-// took notes how long a whole look took. Those that are faster than slow are always whole.
+// took notes how long a whole look took. While whole looks are not slower than slow, all looks are
+// whole.
 func (l *looks) took(d, slow time.Duration) {
 	l.wholeAt = time.Time{}
 	if d > slow {
@@ -44,8 +46,8 @@ const (
 	floorTurns = 1000 // claims after which a lane that gave nothing is no longer known
 )
 
-// raise notes what a claim took. Destinations that are gated have no floors: in strict order an item keeps its number when
-// it becomes ready again.
+// raise notes what a claim took. Gated destinations have no floors: in strict order, an item keeps
+// its number when it becomes ready again.
 func (f *floors) raise(items []sqlstore.Claimed, open func(no int64) bool) {
 	if f.lanes == nil {
 		f.lanes = map[int64]floor{}
@@ -63,7 +65,9 @@ func (f *floors) raise(items []sqlstore.Claimed, open func(no int64) bool) {
 		maps.DeleteFunc(f.lanes, func(_ int64, l floor) bool { return l.turn <= f.turn-floorTurns })
 	}
 	if excess := len(f.lanes) - maxFloors; excess > 0 {
-		lanes := slices.SortedFunc(maps.Keys(f.lanes), func(a, b int64) int { return int(f.lanes[a].turn - f.lanes[b].turn) })
+		lanes := slices.SortedFunc(maps.Keys(f.lanes), func(a, b int64) int {
+			return int(f.lanes[a].turn - f.lanes[b].turn)
+		})
 		for _, lane := range lanes[:excess] {
 			delete(f.lanes, lane)
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// gate is what a claim may still take of a destination that is limited over all processes. Its row is
-// locked until the claim commits, so that no other process counts the same room.
+// gate is what a claim may still take of a destination that is limited over all processes. Its row
+// is locked until the claim commits, so that no other process counts the same room.
 type gate struct {
 	kind    sqlstore.Gate
 	probing bool // items are taken to find out whether the destination is well again
@@ -64,8 +64,8 @@ func (g *gate) fill(rate float64, burst int, state sqlstore.GateState) {
 	g.left = min(g.left, int(g.tokens+tokenDust))
 }
 
-// tokenDust is what rounding may take from a token: a clock that is moved on to the very moment when
-// one is due must find it.
+// tokenDust is what rounding may take from a token: a clock that is moved on to the very moment
+// when one is due must find it.
 const tokenDust = 1e-6
 
 // wait is how long it takes until the bucket holds a token again; 0 if it holds one, or if there is
@@ -78,7 +78,8 @@ func (g *gate) wait() time.Duration {
 	return time.Duration(math.Ceil((missing + tokenDust) / g.rate * float64(time.Second)))
 }
 
-// lockGates locks the gates of the lanes whose destinations are limited, and adds them to the bounds.
+// lockGates locks the gates of the lanes whose destinations are limited, and adds them to the
+// bounds.
 func (c *claim) lockGates(ctx context.Context, lanes []int64) error {
 	b := c.bounds
 	limited := map[int64]string{}
@@ -166,8 +167,8 @@ func drained(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
 	return err
 }
 
-// lockOrganizations adds to the bounds what room the owners of destinations have left, if the policy
-// limits that.
+// lockOrganizations adds to the bounds what room the owners of destinations have left, if the
+// policy limits that.
 func (c *claim) lockOrganizations(ctx context.Context, owners map[int64]string) error {
 	b := c.bounds
 	if c.policy.OrganizationConcurrency == 0 {

@@ -35,7 +35,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Whatever two processes and their callers do: what the database holds is what a simple model says, row by row.
+// Whatever two processes and their callers do: what the database holds is what a simple model says,
+// row by row.
 func TestQueueAgreesWithModel(t *testing.T) {
 	t.Parallel()
 	transitions := 1000
@@ -142,20 +143,24 @@ type modelItem struct {
 
 func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
 	m := &model{
-		t: t, ctx: t.Context(), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC), cap: rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "cap"),
+		t: t, ctx: t.Context(), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
+		cap:           rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "cap"),
 		organizations: []string{"acme", "other"}, paused: map[string]bool{}, items: map[sqlstore.Key]*modelItem{},
 		leases: make([][]sqlstore.Claimed, 2), granted: map[int64]time.Time{},
 	}
 	m.store = sqlstore.New(db, dialect, func() time.Time { return m.now })
 	m.write(func(tx *sqlstore.Tx) error {
-		for _, table := range []string{"queue", "leases", "attempts", "dead_letters", "deliveries", "gates", "health", "organizations", "destinations"} {
+		for _, table := range []string{
+			"queue", "leases", "attempts", "dead_letters", "deliveries", "gates", "health", "organizations", "destinations",
+		} {
 			if _, err := tx.ExecContext(m.ctx, "delete from delivery_"+table); err != nil {
 				return err
 			}
 		}
 		for i, limits := range []destination.Limits{{}, {}, {Concurrency: 2}, {Ordered: true}} {
 			d := &sqlstore.Destination{Destination: destination.Destination{
-				Organization: m.organizations[i%2], ID: newID(t), Type: "fake", Label: fmt.Sprint(i), Config: json.RawMessage(`{}`), Limits: limits,
+				Organization: m.organizations[i%2], ID: newID(t), Type: "fake", Label: fmt.Sprint(i),
+				Config: json.RawMessage(`{}`), Limits: limits,
 			}}
 			if err := tx.InsertDestination(m.ctx, d); err != nil {
 				return err
@@ -174,7 +179,8 @@ func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
 func (m *model) process() *engine.Engine {
 	h := handler.Func(func(context.Context, *handler.Request, struct{}) (*handler.Result, error) { return nil, nil })
 	b := settings.NewBuilder()
-	b.Dialect, b.Types, b.Workers, b.Lease = m.store.Dialect, map[string]*settings.Type{"fake": settings.NewType("fake", h)}, 8, modelLease
+	b.Dialect, b.Workers, b.Lease = m.store.Dialect, 8, modelLease
+	b.Types = map[string]*settings.Type{"fake": settings.NewType("fake", h)}
 	b.Breaker = retry.Breaker{Off: true}.Or(retry.DefaultBreaker())
 	b.OrganizationConcurrency = m.cap
 	b.Logger = slog.New(slog.DiscardHandler)
@@ -243,7 +249,8 @@ func (m *model) actions() map[string]func(*rapid.T) {
 		"pause":  m.pause,
 		"retry":  m.retry,
 		"time": func(t *rapid.T) {
-			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, modelLease / 2, modelLease, time.Hour}).Draw(t, "time"))
+			by := []time.Duration{time.Second, modelLease / 2, modelLease, time.Hour}
+			m.now = m.now.Add(rapid.SampledFrom(by).Draw(t, "time"))
 		},
 	}
 }
@@ -258,7 +265,8 @@ func (m *model) enqueue(t *rapid.T) {
 		}, Most: 50}
 		d.CreatedAt = m.now
 		if rapid.IntRange(0, 4).Draw(t, "later") == 0 {
-			d.NotBefore = m.now.Add(rapid.SampledFrom([]time.Duration{-time.Second, 0, time.Second, time.Minute}).Draw(t, "not before"))
+			by := []time.Duration{-time.Second, 0, time.Second, time.Minute}
+			d.NotBefore = m.now.Add(rapid.SampledFrom(by).Draw(t, "not before"))
 		}
 		if rapid.IntRange(0, 4).Draw(t, "deadline") == 0 {
 			d.Deadline = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "until"))
@@ -282,12 +290,15 @@ func (m *model) enqueue(t *rapid.T) {
 	for _, d := range batch {
 		for i, it := range d.Items {
 			item := &modelItem{
-				Key: sqlstore.Key{Organization: organization, Delivery: d.ID, N: i + 1}, State: queue.Ready, RunAt: m.now, Deadline: d.Deadline, moved: true,
+				Key:   sqlstore.Key{Organization: organization, Delivery: d.ID, N: i + 1},
+				State: queue.Ready, RunAt: m.now, Deadline: d.Deadline, moved: true,
 			}
 			if d.NotBefore.After(m.now) {
 				item.State, item.RunAt = queue.Scheduled, d.NotBefore
 			}
-			item.destination = m.destinations[slices.IndexFunc(m.destinations, func(x *modelDestination) bool { return x.ID == it.Destination })]
+			item.destination = m.destinations[slices.IndexFunc(m.destinations, func(x *modelDestination) bool {
+				return x.ID == it.Destination
+			})]
 			item.Lane = sqlstore.Lane(sqlstore.Rank(it.Priority), item.destination.No)
 			m.items[item.Key] = item
 		}
@@ -451,7 +462,8 @@ func (m *model) finish(t *rapid.T) {
 	}
 }
 
-// last lists the leases that outcomes end, as the process sees it, which knows only of the items that are under them still.
+// last lists the leases that outcomes end, as the process sees it, which knows only of the items
+// that are under them still.
 func (m *model) last(outcomes []*sqlstore.Outcome) (leases []int64) {
 	left := map[int64]int{}
 	for _, it := range m.items {
@@ -651,7 +663,8 @@ func (m *model) retry(t *rapid.T) {
 	organization := draw(t, "organization", m.organizations)
 	var letters []sqlstore.DeadLetter
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		if letters, err = tx.DeadLetters(m.ctx, organization, sqlstore.DeadFilter{}, sqlstore.DeadPage{Limit: 1000, Lock: true}); err != nil {
+		page := sqlstore.DeadPage{Limit: 1000, Lock: true}
+		if letters, err = tx.DeadLetters(m.ctx, organization, sqlstore.DeadFilter{}, page); err != nil {
 			return err
 		}
 		return tx.Revive(m.ctx, letters)
@@ -663,8 +676,8 @@ func (m *model) retry(t *rapid.T) {
 		}
 		n++
 		*it = modelItem{
-			Key: it.Key, Lane: it.Lane, Seq: it.Seq, State: queue.Ready, RunAt: m.now, Deadline: it.Deadline, Records: it.Records + 1,
-			destination: it.destination, moved: true,
+			Key: it.Key, Lane: it.Lane, Seq: it.Seq, State: queue.Ready, RunAt: m.now, Deadline: it.Deadline,
+			Records: it.Records + 1, destination: it.destination, moved: true,
 		}
 		it.Key.Fence += 2
 	}
@@ -673,8 +686,8 @@ func (m *model) retry(t *rapid.T) {
 	}
 }
 
-// compare reads all that is stored. The model learns the numbers that it does not foresee: those of items that moved to the
-// end of their lane, which are above all before.
+// compare reads all that is stored. The model learns the numbers that it does not foresee: those of
+// items that moved to the end of their lane, which are above all before.
 func (m *model) compare() {
 	stored := map[sqlstore.Key]*modelItem{}
 	dead := map[sqlstore.Key]bool{}
@@ -683,12 +696,12 @@ func (m *model) compare() {
 	m.check(m.store.Read(m.ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		err := tx.Query(ctx, func(rows *sql.Rows) error {
 			var it modelItem
-			err := rows.Scan(&it.Key.Organization, &it.Key.Delivery, &it.Key.N, &it.Key.Fence, &it.Lane, &it.Seq, &it.State, &it.Attempt,
-				&it.Lost, &it.Cancel, &it.Gate, sqlstore.Time{T: &it.RunAt}, sqlstore.Time{T: &it.Deadline})
+			err := rows.Scan(&it.Key.Organization, &it.Key.Delivery, &it.Key.N, &it.Key.Fence, &it.Lane, &it.Seq, &it.State,
+				&it.Attempt, &it.Lost, &it.Cancel, &it.Gate, sqlstore.Time{T: &it.RunAt}, sqlstore.Time{T: &it.Deadline})
 			stored[place(it.Key)] = &it
 			return err
-		}, `select organization_id, delivery_id, n, fence, lane, seq, case when lease <> 0 then 1 else state end, attempt, lost, cancel, gated,
-			run_at, deadline from delivery_queue`)
+		}, `select organization_id, delivery_id, n, fence, lane, seq, case when lease <> 0 then 1 else state end,
+			attempt, lost, cancel, gated, run_at, deadline from delivery_queue`)
 		if err != nil {
 			return err
 		}
@@ -702,8 +715,9 @@ func (m *model) compare() {
 			}
 			stored[k].Records = records
 			return err
-		}, `select organization_id, delivery_id, n, count(*), (select l.state from delivery_attempts l where l.organization_id = a.organization_id
-			and l.delivery_id = a.delivery_id and l.n = a.n order by fence desc limit 1)
+		}, `select organization_id, delivery_id, n, count(*), (select l.state from delivery_attempts l
+			where l.organization_id = a.organization_id and l.delivery_id = a.delivery_id and l.n = a.n
+			order by fence desc limit 1)
 			from delivery_attempts a group by organization_id, delivery_id, n`)
 		if err != nil {
 			return err

@@ -74,7 +74,8 @@ func TestInterleaveTakesTurns(t *testing.T) {
 
 func TestHungryLanesGaveTheirWholePart(t *testing.T) {
 	t.Parallel()
-	got := engine.Hungry([]sqlstore.Share{{Lane: 1, N: 2}, {Lane: 2, N: 2}, {Lane: 3, N: 1}}, map[int64]int{1: 2, 2: 1, 3: 1})
+	asked := []sqlstore.Share{{Lane: 1, N: 2}, {Lane: 2, N: 2}, {Lane: 3, N: 1}}
+	got := engine.Hungry(asked, map[int64]int{1: 2, 2: 1, 3: 1})
 	if !slices.Equal(got, []int64{1, 3}) {
 		t.Errorf("hungry are %v", got)
 	}
@@ -84,6 +85,10 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 	t.Parallel()
 	policy := retry.Policy{Retries: 2, First: time.Second, Jitter: -1}.Or(retry.Default())
 	plain := errors.New("x")
+	ended := func(cause error) error { return fmt.Errorf("%w (%w)", context.Canceled, cause) }
+	stopped := fmt.Errorf("x (%w)", handler.ErrShutdown)
+	gone := ended(engine.Cancelled(queue.DestinationGone))
+	refused := handler.Transient(handler.Fail(handler.Validation, plain))
 	for name, c := range map[string]struct {
 		attempt int
 		err     error
@@ -95,17 +100,17 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 		"the last":              {3, plain, "dead retries exhausted false 2 0s"},
 		"permanent":             {1, handler.Permanent(plain), "dead permanent failure false 2 0s"},
 		"by category":           {1, handler.Fail(handler.Authentication, plain), "dead permanent failure false 2 0s"},
-		"transient by verdict":  {1, handler.Transient(handler.Fail(handler.Validation, plain)), "scheduled backoff true 2 1s"},
+		"transient by verdict":  {1, refused, "scheduled backoff true 2 1s"},
 		"rate limit":            {1, handler.RateLimited(time.Minute, plain), "scheduled backoff true 2 1m0s"},
 		"our own fault":         {1, handler.Fail(handler.Internal, plain), "scheduled backoff true 0 1s"},
 		"gone":                  {1, handler.Gone(plain), "dead permanent failure false 2 0s"},
 		"timeout":               {1, fmt.Errorf("x: %w", context.DeadlineExceeded), "scheduled backoff true 2 1s"},
 		"corrupt":               {1, fmt.Errorf("x: %w", payload.ErrCorrupt), "dead undecodable false 0 0s"},
-		"cancelled":             {1, fmt.Errorf("%w (%w)", context.Canceled, engine.Cancelled(queue.DestinationGone)), "cancelled destination deleted false 0 0s"},
-		"shutdown":              {1, fmt.Errorf("%w (%w)", context.Canceled, handler.ErrShutdown), "ready released false 0 0s"},
-		"shutdown, permanent":   {1, handler.Permanent(fmt.Errorf("x (%w)", handler.ErrShutdown)), "ready released false 0 0s"},
+		"cancelled":             {1, gone, "cancelled destination deleted false 0 0s"},
+		"shutdown":              {1, ended(handler.ErrShutdown), "ready released false 0 0s"},
+		"shutdown, permanent":   {1, handler.Permanent(stopped), "ready released false 0 0s"},
 		"lease lost":            {1, fmt.Errorf("x (%w)", handler.ErrLeaseLost), "ready released false 0 0s"},
-		"shutdown, at the last": {3, fmt.Errorf("x (%w)", handler.ErrShutdown), "ready released false 0 0s"},
+		"shutdown, at the last": {3, stopped, "ready released false 0 0s"},
 	} {
 		o := sqlstore.Outcome{}
 		o.Number = c.attempt
@@ -119,7 +124,8 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 	}
 	o := sqlstore.Outcome{}
 	engine.Decide(&o, policy, errors.New("a\x00b\xff"+strings.Repeat("é", 3000)))
-	if text := o.Failure.Text; strings.ContainsRune(text, 0) || !strings.HasPrefix(text, "a\uFFFDb\uFFFD") || len(text) > 2100 {
+	text := o.Failure.Text
+	if strings.ContainsRune(text, 0) || !strings.HasPrefix(text, "a\uFFFDb\uFFFD") || len(text) > 2100 {
 		t.Errorf("the text is %q", text)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// shares divides a claim of total items over lanes, an equal part for each and what is left over for the first ones; no
-// lane gets none. With more lanes than items, the last lanes wait for the next claim.
+// shares divides a claim of total items over lanes: an equal part for each, and the remainder for
+// the first ones. With more lanes than items, the last lanes wait for the next claim.
 func shares(lanes []int64, total int) []sqlstore.Share {
 	lanes = lanes[:min(len(lanes), max(0, total))]
 	all := make([]sqlstore.Share, len(lanes))
@@ -32,8 +32,8 @@ func hungry(asked []sqlstore.Share, got map[int64]int) []int64 {
 	return lanes
 }
 
-// interleave puts items in the order in which they are to be started: the first of each lane, then the second of each,
-// lanes in the order they were claimed in.
+// interleave puts items in the order in which they are to be started: the first of each lane, then
+// the second of each, and so on, with the lanes in the order in which they were claimed.
 func interleave(items []sqlstore.Claimed) []sqlstore.Claimed {
 	type place struct{ turn, lane, at int }
 	lanes := map[int64]int{} // in the order in which they come

@@ -10,8 +10,8 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// tally adds up what attempts came to, until it is written. What a process that dies has not written is missing in the
-// statistics alone: the attempts are the truth.
+// tally adds up the outcomes of attempts until they are written. If a process dies before, only the
+// statistics miss them: the attempts are the truth.
 type tally struct {
 	mu      sync.Mutex
 	minutes map[tallied]*sqlstore.Minute
@@ -44,6 +44,7 @@ func (t *tally) add(outcomes []*sqlstore.Outcome, applied []bool) {
 	}
 }
 
+// take returns what was added since the last call.
 func (t *tally) take() []*sqlstore.Minute {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,7 +56,7 @@ func (t *tally) take() []*sqlstore.Minute {
 	return all
 }
 
-// restore puts back what could not be written.
+// restore puts back minutes that could not be written.
 func (t *tally) restore(minutes []*sqlstore.Minute) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,8 +76,8 @@ const (
 	flushTimeout  = 5 * time.Second
 )
 
-// pause is how long statistics wait until they are written: the longer the more there are, so that many destinations do not
-// make them the main work of the database.
+// pause is how long statistics wait until they are written. It grows with their number, so that
+// they do not become the main work of the database when there are many destinations.
 func (t *tally) pause() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,26 +92,27 @@ func (e *Engine) flush(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.AddMinutes(ctx, minutes) })
+	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		return tx.AddMinutes(ctx, minutes)
+	})
 	if err != nil {
 		e.tally.restore(minutes)
 		e.Logger.WarnContext(ctx, "delivery: statistics could not be written; they are tried again", "error", err)
 	}
 }
 
-// presence tells other processes that this one attempts items.
+// presence is what other processes know of this one: that it attempts items, and of which types.
 type presence struct {
 	mu   sync.Mutex
 	id   string
 	last time.Time
 }
 
-// Seen is how long ago, at most, a process that attempts items has noted that it does, unless it calls ProcessDue more
-// seldom.
-const (
-	presentEvery = 30 * time.Second
-	Seen         = 10 * time.Minute
-)
+const presentEvery = 30 * time.Second
+
+// Seen is the age up to which a note of presence counts. A process that calls ProcessDue less often
+// is taken to be away.
+const Seen = 10 * time.Minute
 
 // present notes that this process attempts items, now and then.
 func (e *Engine) present(ctx context.Context) {
@@ -133,7 +135,9 @@ func (e *Engine) present(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.Present(ctx, id, types) })
+	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		return tx.Present(ctx, id, types)
+	})
 	if err != nil && ctx.Err() == nil {
 		e.Logger.WarnContext(ctx, "delivery: this process could not note that it is there", "error", err)
 	}

@@ -10,15 +10,15 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// target is a destination ready for use: its config opened and parsed, once per version.
+// target is a destination that is ready for use: its config is opened and parsed, once per version.
 type target struct {
 	*sqlstore.Destination
 	typ    *settings.Type
 	config any
 }
 
-// targets caches what claims need. Destinations that cannot be made ready rest for a while, in this process: their items
-// are left to others, or to a time when the key or the handler is back.
+// targets caches destinations. One that this process cannot make ready rests for a while: its items
+// are left to other processes, or to a time when the key or the handler is back.
 type targets struct {
 	mu      sync.Mutex
 	ready   map[int64]*target
@@ -35,6 +35,7 @@ const (
 	restTime   = 30 * time.Second
 )
 
+// get returns a destination in a version, nil if it is not there.
 func (t *targets) get(no, version int64) *target {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,7 +59,7 @@ func (t *targets) isResting(no, version int64, now time.Time) bool {
 	return true
 }
 
-// put stores d and returns the destination it replaces or crowds out, if any.
+// put stores d and returns the destinations that it replaces or crowds out.
 func (t *targets) put(d *target) (gone []*target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -84,7 +85,8 @@ func (t *targets) rest(no, version int64, until time.Time) {
 	t.resting[no] = rest{version, until}
 }
 
-// load makes destinations ready: it reads them, opens and parses their configs.
+// load makes destinations ready: it reads them, then opens and parses their configs. One that
+// cannot be made ready is logged and rests.
 func (e *Engine) load(ctx context.Context, nos []int64) error {
 	var rows []*sqlstore.Destination
 	err := e.Store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
@@ -99,7 +101,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 		if typ == nil {
 			continue
 		}
-		if row.Deleted { // while this item was on its way in
+		if row.Deleted { // while an item for it was being accepted
 			if err := e.cancelAll(ctx, row); err != nil {
 				return err
 			}
@@ -124,6 +126,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 	return nil
 }
 
+// cancelAll cancels what waits for a destination.
 func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.Destination) error {
 	for n := 1; n > 0; {
 		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {

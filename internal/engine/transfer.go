@@ -11,8 +11,8 @@ import (
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
-// transfer is what the handler of one attempt calls while it sends: it publishes progress, and keeps
-// the checkpoint of the item.
+// transfer is what the handler of one attempt calls while it sends: it publishes progress, and
+// keeps the checkpoint of the item.
 type transfer struct {
 	ctx       context.Context //nolint:containedctx // Resume takes none: it is the attempt's
 	e         *Engine

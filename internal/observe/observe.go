@@ -33,8 +33,9 @@ type Observer interface {
 	// Attempt is called before an attempt opens the payload and calls the handler, on a worker's
 	// goroutine. The handler is given the context that Attempt returns, which must come from ctx. end,
 	// if not nil, is called once on the same goroutine: when the outcome is known and before it is
-	// recorded, also if the handler panics or ends its goroutine. The crashes that package deliverytest
-	// plays have no end. An item that goes back or ends without a call of its handler is not an attempt.
+	// recorded, also if the handler panics or ends its goroutine. The crashes that package
+	// deliverytest plays have no end. An item that goes back or ends without a call of its handler is
+	// not an attempt.
 	Attempt(ctx context.Context, a Attempt) (_ context.Context, end func(Outcome))
 
 	// Finished is called after a transaction has recorded outcomes, on the goroutine that writes them:
@@ -42,8 +43,8 @@ type Observer interface {
 	Finished(ctx context.Context, b Batch)
 
 	// Chore is called before a chore of the maintenance runs in this process, on the goroutine that
-	// runs it. The chore is given the context that Chore returns, which must come from ctx. end, if not
-	// nil, is called once when the chore returns, with its error.
+	// runs it. The chore is given the context that Chore returns, which must come from ctx. end, if
+	// not nil, is called once when the chore returns, with its error.
 	Chore(ctx context.Context, name string) (_ context.Context, end func(error))
 }
 
