@@ -56,7 +56,7 @@ func (e *Engine) claim(
 	policy := e.Policy()
 	whole := exact || c.looks.whole()
 	var run *claim
-	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := e.Store.CommitRelaxed(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		run = &claim{
 			e: e, tx: tx, policy: policy, limit: limit, lease: newLease(), rings: c.rings,
 			lanes: map[int64]*lane{}, bounds: newBounds(policy, waits),

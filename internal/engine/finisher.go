@@ -97,19 +97,19 @@ func (e *Engine) commit(
 	ctx context.Context, outcomes []*sqlstore.Outcome, leases []int64,
 ) (done sqlstore.Finished, err error) {
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
-		err = e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err = e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			if done, err = tx.Finish(ctx, outcomes); err != nil {
 				return err
 			}
 			return tx.Drop(ctx, leases)
-		}, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			for i, o := range outcomes {
 				if done.Applied[i] && !o.Silent() { // one transaction: if one is there, all are
 					return tx.Recorded(ctx, o.Key)
 				}
 			}
 			return true, nil
-		})
+		}})
 		if err == nil {
 			return done, nil
 		}

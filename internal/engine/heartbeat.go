@@ -71,9 +71,9 @@ func (p *pipeline) beat(b *beat) {
 	write := func(ctx context.Context, tx *sqlstore.Tx) error { return b.write(ctx, tx, p.e.Lease) }
 	var err error
 	if len(b.stuck) == 0 {
-		err = p.e.Store.Lease(ctx, write)
+		err = p.e.Store.CommitRelaxed(ctx, write)
 	} else { // a crash of the database must not undo it: the leases that they left are dropped without them
-		err = p.e.Store.Write(ctx, write, nil)
+		err = p.e.Store.Commit(ctx, sqlstore.Commit{Do: write})
 	}
 	if err != nil {
 		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "leases", len(b.leases), "error", err)

@@ -206,7 +206,7 @@ func (m *model) check(err error) {
 
 func (m *model) write(fn func(tx *sqlstore.Tx) error) {
 	m.t.Helper()
-	m.check(m.store.Write(m.ctx, func(_ context.Context, tx *sqlstore.Tx) error { return fn(tx) }, nil))
+	m.check(m.store.Commit(m.ctx, sqlstore.Commit{Do: func(_ context.Context, tx *sqlstore.Tx) error { return fn(tx) }}))
 }
 
 func place(k sqlstore.Key) sqlstore.Key {

@@ -41,10 +41,10 @@ func (e *Engine) sweep(
 		}
 		var run *sweep
 		began := time.Now()
-		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+		err := e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 			run = &sweep{e: e, tx: tx, after: after}
 			return run.do(ctx)
-		}, nil)
+		}})
 		if err != nil {
 			return moved, 0, err
 		}

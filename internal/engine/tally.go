@@ -92,7 +92,7 @@ func (e *Engine) flush(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := e.Store.CommitRelaxed(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.AddMinutes(ctx, minutes)
 	})
 	if err != nil {
@@ -135,7 +135,7 @@ func (e *Engine) present(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := e.Store.Lease(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
+	err := e.Store.CommitRelaxed(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		return tx.Present(ctx, id, types)
 	})
 	if err != nil && ctx.Err() == nil {

@@ -129,10 +129,10 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 // cancelAll cancels what waits for a destination.
 func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.Destination) error {
 	for n := 1; n > 0; {
-		err := e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+		err := e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			n, err = tx.CancelPending(ctx, d.Organization, "", d.No, queue.DestinationGone)
 			return err
-		}, sqlstore.Again)
+		}, Committed: sqlstore.Again})
 		if err != nil {
 			return err
 		}

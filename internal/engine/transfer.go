@@ -50,10 +50,10 @@ func (t *transfer) Resume() (value json.RawMessage, err error) {
 
 func (t *transfer) Checkpoint(ctx context.Context, value json.RawMessage) error {
 	held := false
-	err := t.e.Store.Write(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+	err := t.e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		held, err = tx.SaveCheckpoint(ctx, t.j.Key, value)
 		return err
-	}, nil)
+	}})
 	if err == nil && !held {
 		err = handler.ErrLeaseLost
 	}
