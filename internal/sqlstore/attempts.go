@@ -47,7 +47,7 @@ func (tx *Tx) Attempts(
 // AttemptsQuery is the query of [Tx.Attempts], with $1 placeholders. It has no order: for several
 // deliveries an index gives one only to a query that reads all of the organization's.
 func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
-	in, args := among(organization, deliveries)
+	in, args := Among(organization, deliveries)
 	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code,
 		code, error, took, ended_at, next_at, reference, detail
 		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args

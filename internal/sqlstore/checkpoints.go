@@ -20,6 +20,6 @@ func (tx *Tx) SaveCheckpoint(ctx context.Context, k Key, value []byte) (bool, er
 		select q.organization_id, q.delivery_id, q.n, $5 from delivery_queue q
 		where q.organization_id = $1 and q.delivery_id = $2 and q.n = $3 and q.fence = $4 and q.lease <> 0
 		on conflict (organization_id, delivery_id, n) do update set value = excluded.value`,
-		k.Organization, k.Delivery, k.N, k.Fence, tx.s.JSON(value))
+		k.Organization, k.Delivery, k.N, k.Fence, tx.JSON(value))
 	return n > 0, err
 }

@@ -41,8 +41,8 @@ func (tx *Tx) LeaseChecks(
 	if len(types) == 0 {
 		return nil, nil
 	}
-	in, args := placeholders([]any{tx.s.Time(tx.Now), limit}, types)
-	rows, err := tx.destinations(ctx, `where d.type in (`+in+`) and d.deleted_at is null
+	in, args := Placeholders([]any{tx.Time(tx.Now), limit}, types)
+	rows, err := tx.SelectDestinations(ctx, `where d.type in (`+in+`) and d.deleted_at is null
 		and exists (select 1 from delivery_checks c where c.destination_no = d.no and c.due_at <= $1)
 		order by d.no limit $2`, args...)
 	if err != nil {
@@ -51,7 +51,7 @@ func (tx *Tx) LeaseChecks(
 	for _, d := range rows {
 		n, err := tx.Exec(ctx, `update delivery_checks set due_at = $3
 			where destination_no = $1 and organization_id = $2 and due_at <= $4`,
-			d.No, d.Organization, tx.s.Time(lease), tx.s.Time(tx.Now))
+			d.No, d.Organization, tx.Time(lease), tx.Time(tx.Now))
 		if err != nil {
 			return nil, err
 		}
@@ -79,9 +79,9 @@ func (tx *Tx) ScheduleChecks(ctx context.Context, types []string, due time.Time,
 		where d.deleted_at is not null limit $1)`, limit); err != nil || len(types) == 0 {
 		return err
 	}
-	in, args := placeholders([]any{tx.s.Time(due), limit}, types)
+	in, args := Placeholders([]any{tx.Time(due), limit}, types)
 	_, err := tx.Exec(ctx, `insert into delivery_checks (destination_no, organization_id, due_at)
-		select d.no, d.organization_id, `+tx.s.At(`$1`)+` from delivery_destinations d
+		select d.no, d.organization_id, `+tx.At(`$1`)+` from delivery_destinations d
 		where d.type in (`+in+`) and d.deleted_at is null
 		and not exists (select 1 from delivery_checks c where c.destination_no = d.no) order by d.no limit $2
 		on conflict do nothing`, args...)
@@ -92,11 +92,11 @@ func (tx *Tx) ScheduleChecks(ctx context.Context, types []string, due time.Time,
 func (tx *Tx) FinishCheck(ctx context.Context, d *Destination, report *destination.TestReport, due time.Time) error {
 	if report == nil {
 		_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,
-			d.No, d.Organization, tx.s.Time(due))
+			d.No, d.Organization, tx.Time(due))
 		return err
 	}
 	_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3, checked_at = $4, ok = $5, report = $6
 		where destination_no = $1 and organization_id = $2`,
-		d.No, d.Organization, tx.s.Time(due), tx.s.Time(tx.Now), report.OK, tx.s.JSON(Encode(report)))
+		d.No, d.Organization, tx.Time(due), tx.Time(tx.Now), report.OK, tx.JSON(Encode(report)))
 	return err
 }

@@ -44,7 +44,7 @@ func defaults(ctx context.Context, d Syntax, tx Execer, organization string, now
 
 // Defaults lists the defaults of an organization.
 func (tx *Tx) Defaults(ctx context.Context, organization string) ([]Default, error) {
-	return defaults(ctx, tx.s.Dialect, tx.Execer, organization, tx.Now)
+	return defaults(ctx, tx.Syntax, tx.Execer, organization, tx.Now)
 }
 
 // Choose returns the defaults that a request of a topic goes to. It considers those for the topic

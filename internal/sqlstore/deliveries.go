@@ -105,7 +105,7 @@ func (tx *Tx) LockDelivery(ctx context.Context, organization, id string) (found 
 	err = tx.Query(ctx, func(*sql.Rows) error {
 		found = true
 		return nil
-	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.s.Locking("d"),
+	}, `select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2`+tx.Locking("d"),
 		organization, id)
 	return found, err
 }
@@ -135,7 +135,7 @@ func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) 
 
 // SummariesQuery is the query of [Tx.Summaries], with $1 placeholders.
 func SummariesQuery(organization string, ids []string) (query string, args []any) {
-	in, args := among(organization, ids)
+	in, args := Among(organization, ids)
 	return `select id, created_at, deadline, topic, priority, correlation_id, payload_name, payload_type, payload_size,
 		payload_sha256 from delivery_deliveries where organization_id = $1 and id ` + in, args
 }

@@ -59,7 +59,11 @@ func scanDestination(rows *sql.Rows) (*Destination, error) {
 		Decode("subscription", subscription, &d.Subscription), Decode("default topics", topics, &d.DefaultTopics))
 }
 
-func (tx *Tx) destinations(ctx context.Context, where string, args ...any) (all []*Destination, err error) {
+// SelectDestinations reads the destinations d, with their health h, that the end of a query selects:
+// its conditions from "where" on, its order and its limit.
+func (tx *Tx) SelectDestinations(
+	ctx context.Context, where string, args ...any,
+) (all []*Destination, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		d, err := scanDestination(rows)
 		all = append(all, d)
@@ -74,10 +78,10 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions,
 		tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
 		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) returning no`,
-		d.Organization, d.ID, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon,
-		d.Instructions, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed, tx.s.JSON(Encode(d.Limits)),
-		tx.s.JSON(Encode(d.Retry)),
-		tx.s.JSON(Encode(d.Breaker)), tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback)
+		d.Organization, d.ID, tx.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon,
+		d.Instructions, tx.JSON(Encode(d.Tags)), tx.JSON(d.Config), d.Sealed, tx.JSON(Encode(d.Limits)),
+		tx.JSON(Encode(d.Retry)),
+		tx.JSON(Encode(d.Breaker)), tx.JSON(Encode(d.Subscription)), tx.JSON(Encode(d.DefaultTopics)), d.Fallback)
 	if err != nil {
 		return err
 	}
@@ -96,10 +100,10 @@ func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination
 		sealed = case when config_version = $4 then sealed else $15 end, limits = $16, retry = $17, breaker = $18,
 		subscription = $19, default_topics = $20, fallback = $21, disabled_by_service = $22
 		where organization_id = $1 and id = $2 and version = $3 and deleted_at is null`,
-		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.s.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description,
-		d.Icon, d.Instructions, d.DisabledReason, tx.s.JSON(Encode(d.Tags)), tx.s.JSON(d.Config), d.Sealed,
-		tx.s.JSON(Encode(d.Limits)), tx.s.JSON(Encode(d.Retry)), tx.s.JSON(Encode(d.Breaker)),
-		tx.s.JSON(Encode(d.Subscription)), tx.s.JSON(Encode(d.DefaultTopics)), d.Fallback, d.DisabledByService)
+		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description,
+		d.Icon, d.Instructions, d.DisabledReason, tx.JSON(Encode(d.Tags)), tx.JSON(d.Config), d.Sealed,
+		tx.JSON(Encode(d.Limits)), tx.JSON(Encode(d.Retry)), tx.JSON(Encode(d.Breaker)),
+		tx.JSON(Encode(d.Subscription)), tx.JSON(Encode(d.DefaultTopics)), d.Fallback, d.DisabledByService)
 	if err != nil || n == 0 {
 		return nil, err
 	}
@@ -115,7 +119,7 @@ func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, pau
 		at = tx.Now
 	}
 	n, err := tx.Exec(ctx, `update delivery_destinations set paused_at = $3
-		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.s.Time(at))
+		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.Time(at))
 	return n > 0, err
 }
 
@@ -123,7 +127,7 @@ func (tx *Tx) PauseDestination(ctx context.Context, organization, id string, pau
 func (tx *Tx) DrainDestination(ctx context.Context, organization, id string) error {
 	_, err := tx.Exec(ctx, `update delivery_destinations set draining_at = coalesce(draining_at, $3),
 		version = version + 1, updated_at = $3, is_default = $4, subscription = null
-		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.s.Time(tx.Now), false)
+		where organization_id = $1 and id = $2 and deleted_at is null`, organization, id, tx.Time(tx.Now), false)
 	return err
 }
 
@@ -132,14 +136,14 @@ func (tx *Tx) DrainDestination(ctx context.Context, organization, id string) err
 func (tx *Tx) DeleteDestination(ctx context.Context, organization, id string) error {
 	_, err := tx.Exec(ctx, `update delivery_destinations set deleted_at = $3, version = version + 1, is_default = $4,
 		draining_at = null, subscription = null, config = '{}', sealed = null
-		where organization_id = $1 and id = $2`, organization, id, tx.s.Time(tx.Now), false)
+		where organization_id = $1 and id = $2`, organization, id, tx.Time(tx.Now), false)
 	return err
 }
 
 // Destination reads a destination, even a deleted one. It returns nil if the organization has none
 // of that id.
 func (tx *Tx) Destination(ctx context.Context, organization, id string) (*Destination, error) {
-	all, err := tx.destinations(ctx, `where d.organization_id = $1 and d.id = $2`, organization, id)
+	all, err := tx.SelectDestinations(ctx, `where d.organization_id = $1 and d.id = $2`, organization, id)
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
@@ -148,14 +152,14 @@ func (tx *Tx) Destination(ctx context.Context, organization, id string) (*Destin
 
 // DestinationsByID reads destinations, even deleted ones.
 func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []string) ([]*Destination, error) {
-	in, args := among(organization, ids)
-	return tx.destinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
+	in, args := Among(organization, ids)
+	return tx.SelectDestinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
 }
 
 // DestinationsOf reads the destinations that a delivery's items and history name, even deleted
 // ones.
 func (tx *Tx) DestinationsOf(ctx context.Context, organization, delivery string) ([]*Destination, error) {
-	return tx.destinations(ctx, `where d.organization_id = $1 and (
+	return tx.SelectDestinations(ctx, `where d.organization_id = $1 and (
 		d.id in (select a.destination_id from delivery_attempts a where a.organization_id = $1 and a.delivery_id = $2)
 		or d.no in (select q.lane & 4294967295 from delivery_queue q where q.organization_id = $1 and q.delivery_id = $2))`,
 		organization, delivery)
@@ -189,24 +193,24 @@ func (tx *Tx) Destinations(
 	if f.Default != nil {
 		add(` and d.is_default = $`, *f.Default)
 	}
-	return tx.destinations(ctx, where+` order by d.id limit $3`, args...)
+	return tx.SelectDestinations(ctx, where+` order by d.id limit $3`, args...)
 }
 
 // DrainingDestinations lists destinations of all organizations that are deleted once nothing waits
 // for them, by number after the given one: a system statement.
 func (tx *Tx) DrainingDestinations(ctx context.Context, after int64, limit int) ([]*Destination, error) {
-	return tx.destinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
 		order by d.no limit $2`, after, limit)
 }
 
 // DestinationsByNo reads destinations by number, even deleted ones: a system statement.
 func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination, error) {
-	return tx.destinations(ctx, `where d.no in (`+list(nos)+`)`)
+	return tx.SelectDestinations(ctx, `where d.no in (`+list(nos)+`)`)
 }
 
 // DestinationsOfType lists destinations of a type of all organizations, by number after the given
 // one: a system statement.
 func (tx *Tx) DestinationsOfType(ctx context.Context, typ string, after int64, limit int) ([]*Destination, error) {
-	return tx.destinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
 		order by d.no limit $3`, after, typ, limit)
 }

@@ -57,7 +57,7 @@ func (tx *Tx) LockGates(ctx context.Context, lanes map[int64]string) ([]GateStat
 // TakeTokens stores what is left in a bucket: a system statement.
 func (tx *Tx) TakeTokens(ctx context.Context, no int64, left float64, at time.Time) error {
 	_, err := tx.Exec(ctx, `update delivery_gates set tokens = $2, tokens_at = $3 where destination_no = $1`,
-		no, left, tx.s.Time(at))
+		no, left, tx.Time(at))
 	return err
 }
 

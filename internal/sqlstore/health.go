@@ -201,7 +201,7 @@ func (tx *Tx) lockHealth(
 			return err
 		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.drain_to,
 			d.disabled from delivery_health h join delivery_destinations d on d.no = h.destination_no
-			where h.destination_no = $1 and h.organization_id = $2`+tx.s.Locking("h"), no, organization)
+			where h.destination_no = $1 and h.organization_id = $2`+tx.Locking("h"), no, organization)
 		if err != nil || h != nil || !begin {
 			return h, disabled, err
 		}
@@ -222,8 +222,8 @@ func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
 	}
 	_, err := tx.Exec(ctx, `update delivery_health set failures = $2, breaker = $3, probed = $4, failing_since = $5,
 		last_failure_at = $6, breaker_at = $7, probe_at = $8, drain_to = $9 where destination_no = $1`,
-		no, h.Failures, int(h.Breaker), h.Probed, tx.s.Time(h.FailingSince), tx.s.Time(h.LastFailure), tx.s.Time(h.BreakerAt),
-		tx.s.Time(h.ProbeAt), drainTo)
+		no, h.Failures, int(h.Breaker), h.Probed, tx.Time(h.FailingSince), tx.Time(h.LastFailure), tx.Time(h.BreakerAt),
+		tx.Time(h.ProbeAt), drainTo)
 	return err
 }
 
@@ -258,7 +258,7 @@ func (d *Destination) show(h *Health) {
 // HalfOpen makes an open breaker half-open, and reports whether it was open: a system statement.
 func (tx *Tx) HalfOpen(ctx context.Context, no int64) (bool, error) {
 	n, err := tx.Exec(ctx, `update delivery_health set breaker = $2, probed = 0, breaker_at = $3
-		where destination_no = $1 and breaker = $4`, no, int(retry.HalfOpen), tx.s.Time(tx.Now), int(retry.Open))
+		where destination_no = $1 and breaker = $4`, no, int(retry.HalfOpen), tx.Time(tx.Now), int(retry.Open))
 	return n > 0, err
 }
 
@@ -286,6 +286,6 @@ func (tx *Tx) setDisabled(ctx context.Context, organization, id, reason string) 
 	_, err := tx.Exec(ctx, `update delivery_destinations set disabled = $3, disabled_by_service = $3,
 		disabled_reason = $4, version = version + 1, updated_at = $5
 		where organization_id = $1 and id = $2 and disabled <> $3 and deleted_at is null`,
-		organization, id, reason != "", reason, tx.s.Time(tx.Now))
+		organization, id, reason != "", reason, tx.Time(tx.Now))
 	return err
 }

@@ -21,5 +21,5 @@ func (tx *Tx) TakenKey(
 func (tx *Tx) ExpireKeys(ctx context.Context, limit int) (int64, error) {
 	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
 		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`,
-		tx.s.Time(tx.Now), limit)
+		tx.Time(tx.Now), limit)
 }

@@ -12,14 +12,14 @@ func (tx *Tx) LeaseJob(ctx context.Context, name string, every, lease time.Durat
 	n, err := tx.Exec(ctx, `insert into delivery_jobs (name, leased_until) values ($1, $2)
 		on conflict (name) do update set leased_until = excluded.leased_until
 		where delivery_jobs.leased_until <= $3 and (delivery_jobs.ran_at is null or delivery_jobs.ran_at <= $4)`,
-		name, tx.s.Time(tx.Now.Add(lease)), tx.s.Time(tx.Now), tx.s.Time(tx.Now.Add(-every)))
+		name, tx.Time(tx.Now.Add(lease)), tx.Time(tx.Now), tx.Time(tx.Now.Add(-every)))
 	return n > 0, err
 }
 
 // FinishJob gives a chore back: a system statement.
 func (tx *Tx) FinishJob(ctx context.Context, name string) error {
 	_, err := tx.Exec(ctx, `update delivery_jobs set leased_until = $2, ran_at = $2 where name = $1`,
-		name, tx.s.Time(tx.Now))
+		name, tx.Time(tx.Now))
 	return err
 }
 
@@ -32,7 +32,7 @@ func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
 // Present notes that a process attempts items of the given types: a system statement.
 func (tx *Tx) Present(ctx context.Context, id string, types []string) error {
 	_, err := tx.Exec(ctx, `insert into delivery_workers (id, seen_at, types) values ($1, $2, $3)
-		on conflict (id) do update set seen_at = excluded.seen_at`, id, tx.s.Time(tx.Now), tx.s.JSON(Encode(types)))
+		on conflict (id) do update set seen_at = excluded.seen_at`, id, tx.Time(tx.Now), tx.JSON(Encode(types)))
 	return err
 }
 
@@ -51,12 +51,12 @@ func (tx *Tx) Workers(ctx context.Context, since time.Time) (types map[string]bo
 			types[t] = true
 		}
 		return err
-	}, `select types from delivery_workers where seen_at >= $1`, tx.s.Time(since))
+	}, `select types from delivery_workers where seen_at >= $1`, tx.Time(since))
 	return types, err
 }
 
 // ForgetWorkers removes processes last seen before a time: a system statement.
 func (tx *Tx) ForgetWorkers(ctx context.Context, before time.Time) error {
-	_, err := tx.Exec(ctx, `delete from delivery_workers where seen_at < $1`, tx.s.Time(before))
+	_, err := tx.Exec(ctx, `delete from delivery_workers where seen_at < $1`, tx.Time(before))
 	return err
 }

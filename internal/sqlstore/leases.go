@@ -45,7 +45,7 @@ func (tx *Tx) grant(ctx context.Context, lease int64, places [][2]int64, until t
 		return err
 	}
 	_, err = tx.Exec(ctx, `insert into delivery_leases (id, until, spans) values ($1, $2, $3)`,
-		lease, tx.s.Time(until), string(text))
+		lease, tx.Time(until), string(text))
 	return err
 }
 
@@ -60,7 +60,7 @@ func (tx *Tx) Prolong(ctx context.Context, leases []int64, until time.Time) (hel
 		err := rows.Scan(&id)
 		held[id] = true
 		return err
-	}, `update delivery_leases set until = $1 where id in (`+list(leases)+`) returning id`, tx.s.Time(until))
+	}, `update delivery_leases set until = $1 where id in (`+list(leases)+`) returning id`, tx.Time(until))
 	return held, err
 }
 
@@ -108,7 +108,7 @@ func (tx *Tx) NoteProgress(ctx context.Context, k Key, done int64) error {
 	_, err := tx.Exec(ctx, `update delivery_queue set progress = $5
 		where organization_id = $1 and delivery_id = $2 and n = (select n from delivery_queue
 			where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4 and lease <> 0`+
-		tx.s.SkipLocked()+`)`, k.Organization, k.Delivery, k.N, k.Fence, done)
+		tx.SkipLocked()+`)`, k.Organization, k.Delivery, k.N, k.Fence, done)
 	return err
 }
 
@@ -119,7 +119,7 @@ func (tx *Tx) Drop(ctx context.Context, leases []int64) error {
 		return nil
 	}
 	_, err := tx.Exec(ctx, `delete from delivery_leases where id in (
-		select id from delivery_leases where id in (`+list(leases)+`)`+tx.s.SkipLocked()+`)`)
+		select id from delivery_leases where id in (`+list(leases)+`)`+tx.SkipLocked()+`)`)
 	return err
 }
 
@@ -153,15 +153,15 @@ func (tx *Tx) Expired(ctx context.Context, after time.Time, limit int) (x Expire
 		}
 		x.leases = append(x.leases, l)
 		return nil
-	}, `select id, spans from delivery_leases where until > $1 and until <= $2 order by until limit $3`+tx.s.SkipLocked(),
-		tx.s.Time(after), tx.s.Time(tx.Now), maxExpired)
+	}, `select id, spans from delivery_leases where until > $1 and until <= $2 order by until limit $3`+tx.SkipLocked(),
+		tx.Time(after), tx.Time(tx.Now), maxExpired)
 	if err != nil {
 		return x, err
 	}
 	x.More = len(x.leases) == maxExpired
 	for _, l := range x.leases {
 		for _, s := range l.spans {
-			items, err := tx.leased(ctx, l.id, s, limit-len(x.Items), tx.s.SkipLocked())
+			items, err := tx.leased(ctx, l.id, s, limit-len(x.Items), tx.SkipLocked())
 			if err != nil {
 				return x, err
 			}

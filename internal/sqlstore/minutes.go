@@ -103,7 +103,7 @@ func (tx *Tx) addMinutes(ctx context.Context, minutes []*Minute) error {
 		query = append(query, '(')
 		parameter(m.Organization)
 		query = append(query, ',')
-		parameter(tx.s.Time(m.At))
+		parameter(tx.Time(m.At))
 		for _, n := range []int64{m.No, m.Delivered, m.Failed, m.Dead} {
 			query = strconv.AppendInt(append(query, ','), n, 10)
 		}
@@ -141,7 +141,7 @@ func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time
 		into = append(into, &m.Attempts[i])
 	}
 	query += ` from delivery_minutes where minute >= $1`
-	args := []any{tx.s.Time(since)}
+	args := []any{tx.Time(since)}
 	if organization != Everyone {
 		args = append(args, organization)
 		query += ` and organization_id = $` + strconv.Itoa(len(args))
@@ -207,7 +207,7 @@ func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n
 	}, `delete from delivery_minutes where (organization_id, destination_no, minute) in (
 		select organization_id, destination_no, minute from delivery_minutes where minute < $1 limit $2)
 		returning organization_id, destination_no, minute, delivered, dead, `+attempted()+`, failed`,
-		tx.s.Time(before), limit)
+		tx.Time(before), limit)
 	if err != nil {
 		return 0, err
 	}
@@ -220,7 +220,7 @@ func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n
 			attempts = delivery_usage.attempts + excluded.attempts, failed = delivery_usage.failed + excluded.failed,
 			last_at = case when excluded.last_at is null or delivery_usage.last_at > excluded.last_at then delivery_usage.last_at
 				else excluded.last_at end`,
-			no, u.organization, u.Delivered, u.Dead, u.Attempts, u.Failed, tx.s.Time(u.LastAt))
+			no, u.organization, u.Delivered, u.Dead, u.Attempts, u.Failed, tx.Time(u.LastAt))
 		if err != nil {
 			return 0, err
 		}

@@ -18,7 +18,7 @@ func (tx *Tx) PauseOrganization(ctx context.Context, organization string, paused
 		at = tx.Now
 	}
 	_, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id, paused_at) values ($1, $2)
-		on conflict (organization_id) do update set paused_at = excluded.paused_at`, organization, tx.s.Time(at))
+		on conflict (organization_id) do update set paused_at = excluded.paused_at`, organization, tx.Time(at))
 	return err
 }
 
@@ -48,7 +48,7 @@ func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map
 			err := tx.Query(ctx, func(*sql.Rows) error {
 				locked[name] = true
 				return nil
-			}, `select 1 from delivery_organizations where organization_id = $1`+tx.s.SkipLocked(), name)
+			}, `select 1 from delivery_organizations where organization_id = $1`+tx.SkipLocked(), name)
 			if err != nil {
 				return nil, err
 			}

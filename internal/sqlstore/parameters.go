@@ -18,8 +18,8 @@ func list(nos []int64) string {
 	return string(b)
 }
 
-// placeholders adds values to the parameters in args, and returns the list of their placeholders.
-func placeholders(args []any, values []string) (list string, all []any) {
+// Placeholders adds values to the parameters in args, and returns the list of their placeholders.
+func Placeholders(args []any, values []string) (list string, all []any) {
 	marks := make([]string, len(values))
 	for i, v := range values {
 		args = append(args, v)
@@ -28,9 +28,9 @@ func placeholders(args []any, values []string) (list string, all []any) {
 	return strings.Join(marks, ", "), args
 }
 
-// among returns the condition that an id is one of ids, and the parameters of a statement: the
-// organization, then ids.
-func among(organization string, ids []string) (in string, args []any) {
+// Among returns the condition that an id is one of ids, and the parameters of a statement: the
+// organization, then ids. There has to be at least one id.
+func Among(organization string, ids []string) (in string, args []any) {
 	args = append(make([]any, 0, len(ids)+1), organization)
 	marks := make([]string, len(ids))
 	for i, id := range ids {

@@ -21,7 +21,7 @@ func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info pa
 	_, err := tx.Exec(ctx, `insert into delivery_payloads
 		(organization_id, id, created_at, size, name, content_type, store_key)
 		values ($1, $2, $3, 0, $4, $5, $6) on conflict do nothing`,
-		organization, id, tx.s.Time(now), info.Name, info.ContentType, sql.NullString{String: key, Valid: key != ""})
+		organization, id, tx.Time(now), info.Name, info.ContentType, sql.NullString{String: key, Valid: key != ""})
 	return err
 }
 
@@ -54,7 +54,7 @@ func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info pa
 		ok = true
 		return err
 	}, `select name, content_type, size, sha256 from delivery_payloads
-		where organization_id = $1 and id = $2 and complete`+tx.s.Sharing(), organization, id)
+		where organization_id = $1 and id = $2 and complete`+tx.Sharing(), organization, id)
 	return info, ok, err
 }
 
@@ -113,8 +113,8 @@ func (tx *Tx) CondemnPayloads(
 		found = append(found, p)
 		return err
 	}, `select p.organization_id, p.id, p.store_key, p.created_at from delivery_payloads p
-		where p.created_at >= $1 and p.created_at < $2 and not `+used+` order by p.created_at limit $3`+tx.s.SkipLocked(),
-		tx.s.Time(after), tx.s.Time(before), limit)
+		where p.created_at >= $1 and p.created_at < $2 and not `+used+` order by p.created_at limit $3`+tx.SkipLocked(),
+		tx.Time(after), tx.Time(before), limit)
 	if err != nil {
 		return nil, time.Time{}, err
 	}

@@ -67,6 +67,6 @@ func (tx *Tx) NextDue(ctx context.Context, after time.Time) (at time.Time, err e
 	}, `select (select min(run_at) from delivery_queue where state = 2 and run_at > $1),
 		(select min(until) from delivery_leases where until > $1),
 		(select min(deadline) from delivery_queue where deadline is not null and lease = 0 and deadline > $1)`,
-		tx.s.Time(after))
+		tx.Time(after))
 	return at, err
 }

@@ -38,17 +38,17 @@ func (tx *Tx) Retain(
 	}
 	old, err := tx.ids(ctx, `select id from delivery_deliveries
 		where organization_id = $1 and id > $2 and id < $3 and created_at < $4 order by id limit $5`,
-		organization, after, firstID(before), tx.s.Time(before), limit)
+		organization, after, firstID(before), tx.Time(before), limit)
 	if err != nil || len(old) == 0 {
 		return 0, "", err
 	}
 	if len(old) == limit {
 		next = old[len(old)-1]
 	}
-	in, args := among(organization, old)
+	in, args := Among(organization, old)
 	// Dead letters first: a call that retries one locks it first as well, and queues its item then.
 	if _, err := tx.Exec(ctx, `delete from delivery_dead_letters where organization_id = $1 and delivery_id `+in+
-		fmt.Sprintf(` and died_at < $%d`, len(args)+1), append(args, tx.s.Time(deadBefore))...); err != nil {
+		fmt.Sprintf(` and died_at < $%d`, len(args)+1), append(args, tx.Time(deadBefore))...); err != nil {
 		return 0, "", err
 	}
 	ended, err := tx.ids(ctx, `select d.id from delivery_deliveries d where d.organization_id = $1 and d.id `+in+`
@@ -58,7 +58,7 @@ func (tx *Tx) Retain(
 	if err != nil || len(ended) == 0 {
 		return 0, next, err
 	}
-	in, args = among(organization, ended)
+	in, args = Among(organization, ended)
 	for _, from := range []string{
 		`delivery_checkpoints where organization_id = $1 and delivery_id `,
 		`delivery_written where removed_at is not null and organization_id = $1 and delivery_id `,

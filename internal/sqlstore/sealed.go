@@ -20,7 +20,7 @@ func (tx *Tx) CountSealed(ctx context.Context, prefix []byte) (n int, err error)
 // SealedByOthers lists destinations whose sealed config does not begin with a prefix, by number
 // after the given one: a system statement.
 func (tx *Tx) SealedByOthers(ctx context.Context, after int64, prefix []byte, limit int) ([]*Destination, error) {
-	return tx.destinations(ctx, `where d.no > $1 and d.sealed is not null and substr(d.sealed, 1, $2) <> $3
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.sealed is not null and substr(d.sealed, 1, $2) <> $3
 		and d.deleted_at is null order by d.no limit $4`, after, len(prefix), prefix, limit)
 }
 

@@ -18,7 +18,7 @@ func (tx *Tx) InsertSecurityEvent(ctx context.Context, e SecurityEvent) error {
 	_, err := tx.Exec(ctx, `insert into delivery_security_events
 		(organization_id, id, at, kind, actor, action, from_organization, subject, subject_id)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
-		e.Organization, e.ID, tx.s.Time(e.At), e.Kind, Storable(e.Actor), e.Action, e.From, e.Subject, Null(e.SubjectID))
+		e.Organization, e.ID, tx.Time(e.At), e.Kind, Storable(e.Actor), e.Action, e.From, e.Subject, Null(e.SubjectID))
 	return err
 }
 
@@ -43,7 +43,7 @@ func (tx *Tx) SecurityEvents(
 // ExpireSecurityEvents removes events from before a time: a system statement.
 func (tx *Tx) ExpireSecurityEvents(ctx context.Context, before time.Time, limit int) (int64, error) {
 	return tx.Exec(ctx, `delete from delivery_security_events where (organization_id, id) in (
-		select organization_id, id from delivery_security_events where at < $1 limit $2)`, tx.s.Time(before), limit)
+		select organization_id, id from delivery_security_events where at < $1 limit $2)`, tx.Time(before), limit)
 }
 
 // OwnerOfDestination returns the organization that has or had a destination, "" if there is none: a

@@ -16,7 +16,7 @@ var system = map[string]string{
 	// Parts, whose conditions are statements of their own here.
 	"destinationTables":     part,
 	"writtenColumns":        part,
-	"Tx.destinations":       part,
+	"Tx.SelectDestinations": part,
 	"deadFrom":              "its first condition is on the organization",
 	"Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",

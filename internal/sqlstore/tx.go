@@ -20,18 +20,21 @@ type Transaction interface {
 	Rollback() error
 }
 
-// Tx is a transaction and its time. One goroutine uses it.
+// Tx is a transaction with its time and the syntax of its database. A statement of a package needs
+// nothing else: it is a function on a context and a Tx. One goroutine uses a Tx.
 type Tx struct {
 	Execer
+	Syntax
 	// Now is the time of everything that the transaction does. It is zero in a host's transaction
 	// whose time is the database's.
 	Now time.Time
-	s   *Store
+
+	s *Store
 }
 
 // In returns the host's transaction as a Tx of this store.
 func (s *Store) In(tx Execer) *Tx {
-	t := &Tx{Execer: tx, s: s}
+	t := &Tx{Execer: tx, Syntax: s.Dialect, s: s}
 	if s.clock != nil {
 		t.Now = s.clock()
 	}
@@ -40,7 +43,7 @@ func (s *Store) In(tx Execer) *Tx {
 
 // Exec runs a statement with $1 placeholders and returns the number of rows that it changed.
 func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	r, err := tx.ExecContext(ctx, tx.s.Rebind(query), args...)
+	r, err := tx.ExecContext(ctx, tx.Rebind(query), args...)
 	if err != nil {
 		return 0, err
 	}
@@ -49,7 +52,7 @@ func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (int64, error
 
 // Query runs a query with $1 placeholders and calls scan for each row.
 func (tx *Tx) Query(ctx context.Context, scan func(rows *sql.Rows) error, query string, args ...any) error {
-	return Scan(ctx, tx, scan, tx.s.Rebind(query), args...)
+	return Scan(ctx, tx, scan, tx.Rebind(query), args...)
 }
 
 // Scan runs a query with the database's own placeholders and calls scan for each row.

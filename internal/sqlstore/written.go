@@ -34,7 +34,7 @@ func (tx *Tx) noteWritten(ctx context.Context, outcomes []*Outcome, applied []bo
 		if _, err = tx.Exec(ctx, `insert into delivery_written
 			(organization_id, delivery_id, n, destination_no, written_at, reference)
 			values ($1, $2, $3, $4, $5, $6) on conflict do nothing`,
-			o.Organization, o.Delivery, o.N, o.No, tx.s.Time(tx.Now), tx.s.JSON(reference)); err != nil {
+			o.Organization, o.Delivery, o.N, o.No, tx.Time(tx.Now), tx.JSON(reference)); err != nil {
 			return err
 		}
 	}
@@ -68,11 +68,11 @@ func (tx *Tx) WrittenBefore(
 ) ([]Written, error) {
 	if after.Delivery == "" {
 		return tx.written(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
-			order by written_at, delivery_id, n limit $3`, no, tx.s.Time(before), limit)
+			order by written_at, delivery_id, n limit $3`, no, tx.Time(before), limit)
 	}
 	return tx.written(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
 		and (written_at, delivery_id, n) > ($3, $4, $5) order by written_at, delivery_id, n limit $6`,
-		no, tx.s.Time(before), tx.s.Time(after.WrittenAt), after.Delivery, after.N, limit)
+		no, tx.Time(before), tx.Time(after.WrittenAt), after.Delivery, after.N, limit)
 }
 
 // WrittenOf lists what a delivery wrote, whether it was removed or not.
@@ -86,12 +86,12 @@ func (tx *Tx) NoteRemoval(ctx context.Context, w Written) error {
 	if w.Removal == handler.NotRemoved {
 		_, err := tx.Exec(ctx, `update delivery_written set tried_at = $4, problem = $5
 			where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
-			w.Organization, w.Delivery, w.N, tx.s.Time(tx.Now), w.Problem)
+			w.Organization, w.Delivery, w.N, tx.Time(tx.Now), w.Problem)
 		return err
 	}
 	_, err := tx.Exec(ctx, `update delivery_written set removed_at = $4, removal = $5, problem = null
 		where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
-		w.Organization, w.Delivery, w.N, tx.s.Time(tx.Now), int16(w.Removal))
+		w.Organization, w.Delivery, w.N, tx.Time(tx.Now), int16(w.Removal))
 	if err != nil {
 		return err
 	}
