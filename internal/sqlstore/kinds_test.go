@@ -56,19 +56,19 @@ var kinds = map[string]kind{
 // mixed lists the functions and files whose statements touch hot and cold tables at once, each with
 // the reason.
 var mixed = map[string]string{
-	"postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
-	"sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",
-	"postgres/queries/end.sql":                 ends,
-	"postgres/queries/end_placed.sql":          ends,
-	"postgres/queries/end_detailed.sql":        ends,
-	"postgres/queries/end_detailed_placed.sql": ends,
-	"sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
-	"postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
-	"postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
-	"Tx.Retain":                                "a delivery with items in the queue is kept",
-	"Tx.ItemsOf":                               "an item is in the queue or in the history",
-	"Tx.DestinationsOf":                        "an item is in the queue or in the history",
-	"Tx.SaveCheckpoint":                        "the fence of the item decides whether the checkpoint is kept",
+	"sqlstore/postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
+	"sqlstore/sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",
+	"sqlstore/postgres/queries/end.sql":                 ends,
+	"sqlstore/postgres/queries/end_placed.sql":          ends,
+	"sqlstore/postgres/queries/end_detailed.sql":        ends,
+	"sqlstore/postgres/queries/end_detailed_placed.sql": ends,
+	"sqlstore/sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
+	"sqlstore/postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
+	"sqlstore/postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
+	"sqlstore.Tx.Retain":                                "a delivery with items in the queue is kept",
+	"sqlstore.Tx.ItemsOf":                               "an item is in the queue or in the history",
+	"sqlstore.Tx.DestinationsOf":                        "an item is in the queue or in the history",
+	"sqlstore.Tx.SaveCheckpoint":                        "the fence of the item decides whether the checkpoint is kept",
 }
 
 const ends = "an item leaves the queue and enters the history at once: one round trip for a batch"
@@ -108,7 +108,7 @@ func TestTablesHaveAKind(t *testing.T) {
 func TestHotAndColdTablesAreNotMixed(t *testing.T) {
 	t.Parallel()
 	used := map[string]bool{}
-	for _, s := range append(inSource(t, "."), inQueries(t, ".")...) {
+	for _, s := range append(inSource(t), inQueries(t)...) {
 		touched := map[kind][]string{}
 		for _, m := range table.FindAllStringSubmatch(s.text, -1) {
 			touched[kinds[m[1]]] = append(touched[kinds[m[1]]], m[1])

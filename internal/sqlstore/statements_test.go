@@ -14,64 +14,64 @@ import (
 // without saying whose they are, each with the reason.
 var system = map[string]string{
 	// Parts, whose conditions are statements of their own here.
-	"destinationTables":     part,
-	"writtenColumns":        part,
-	"Tx.SelectDestinations": part,
-	"deadFrom":              "its first condition is on the organization",
-	"Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
-	"Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",
-	"Tx.addMinutes":         "the columns that a conflict adds to, of a key that has the organization",
-	"Tx.OwnerOfDestination": "whose a foreign id is, for the security event, and told to nobody else",
+	"sqlstore.destinationTables":     part,
+	"sqlstore.writtenColumns":        part,
+	"sqlstore.Tx.SelectDestinations": part,
+	"sqlstore.deadFrom":              "its first condition is on the organization",
+	"sqlstore.Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
+	"sqlstore.Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",
+	"sqlstore.Tx.addMinutes":         "the columns that a conflict adds to, of a key that has the organization",
+	"sqlstore.Tx.OwnerOfDestination": "whose a foreign id is, for the security event, and told to nobody else",
 
 	// The queue of all organizations, which the engine works on.
-	"postgres/queries/ranks.sql: queue":   queue,
-	"postgres/queries/walk.sql: queue":    queue,
-	"postgres/queries/claim.sql: queue":   lane,
-	"postgres/queries/due.sql: queue":     queue,
-	"postgres/queries/overdue.sql: queue": queue,
-	"sqlite/queries/ranks.sql: queue":     queue,
-	"sqlite/queries/walk.sql: queue":      queue,
-	"sqlite/queries/claim.sql: queue":     lane,
-	"sqlite/queries/lease.sql: queue":     lane,
-	"sqlite/queries/due.sql: queue":       queue,
-	"sqlite/queries/overdue.sql: queue":   queue,
-	"Leased":                              queue,
-	"Tx.Flagged":                          queue,
-	"Tx.Expired":                          queue,
-	"Tx.grant":                            queue,
-	"Tx.Prolong":                          queue,
-	"Tx.Drop":                             queue,
-	"sqlite.next":                         "numbers of the queue, which all organizations share",
-	"Tx.NextDue":                          queue,
-	"Tx.DestinationsByNo":                 queue,
-	"Tx.WrittenBefore":                    lane,
-	"Tx.Ahead":                            lane,
-	"Tx.Draining":                         lane,
-	"postgres.Dialect.GateQuery":          lane,
-	"sqlite.Dialect.GateQuery":            lane,
-	"Tx.TakeTokens":                       lane,
-	"Tx.saveHealth":                       lane,
-	"Tx.HalfOpen":                         lane,
-	"Tx.Drained":                          lane,
+	"sqlstore/postgres/queries/ranks.sql: queue":   queue,
+	"sqlstore/postgres/queries/walk.sql: queue":    queue,
+	"sqlstore/postgres/queries/claim.sql: queue":   lane,
+	"sqlstore/postgres/queries/due.sql: queue":     queue,
+	"sqlstore/postgres/queries/overdue.sql: queue": queue,
+	"sqlstore/sqlite/queries/ranks.sql: queue":     queue,
+	"sqlstore/sqlite/queries/walk.sql: queue":      queue,
+	"sqlstore/sqlite/queries/claim.sql: queue":     lane,
+	"sqlstore/sqlite/queries/lease.sql: queue":     lane,
+	"sqlstore/sqlite/queries/due.sql: queue":       queue,
+	"sqlstore/sqlite/queries/overdue.sql: queue":   queue,
+	"sqlstore.Leased":              queue,
+	"sqlstore.Tx.Flagged":          queue,
+	"sqlstore.Tx.Expired":          queue,
+	"sqlstore.Tx.grant":            queue,
+	"sqlstore.Tx.Prolong":          queue,
+	"sqlstore.Tx.Drop":             queue,
+	"sqlite.next":                  "numbers of the queue, which all organizations share",
+	"sqlstore.Tx.NextDue":          queue,
+	"sqlstore.Tx.DestinationsByNo": queue,
+	"sqlstore.Tx.WrittenBefore":    lane,
+	"sqlstore.Tx.Ahead":            lane,
+	"sqlstore.Tx.Draining":         lane,
+	"postgres.Dialect.GateQuery":   lane,
+	"sqlite.Dialect.GateQuery":     lane,
+	"sqlstore.Tx.TakeTokens":       lane,
+	"sqlstore.Tx.saveHealth":       lane,
+	"sqlstore.Tx.HalfOpen":         lane,
+	"sqlstore.Tx.Drained":          lane,
 
 	// Maintenance of all organizations.
-	"Tx.LeaseChecks":          maintenance,
-	"Tx.ScheduleChecks":       maintenance,
-	"Tx.DrainingDestinations": maintenance,
-	"Tx.DestinationsOfType":   maintenance,
-	"Tx.SealedByOthers":       maintenance,
-	"Tx.CountSealed":          "counts for KeysInUse of the service itself",
-	"Tx.CondemnPayloads":      maintenance,
-	"Tx.KnownKeys":            maintenance,
-	"Tx.NextOrganization":     maintenance,
+	"sqlstore.Tx.LeaseChecks":          maintenance,
+	"sqlstore.Tx.ScheduleChecks":       maintenance,
+	"sqlstore.Tx.DrainingDestinations": maintenance,
+	"sqlstore.Tx.DestinationsOfType":   maintenance,
+	"sqlstore.Tx.SealedByOthers":       maintenance,
+	"sqlstore.Tx.CountSealed":          "counts for KeysInUse of the service itself",
+	"sqlstore.Tx.CondemnPayloads":      maintenance,
+	"sqlstore.Tx.KnownKeys":            maintenance,
+	"sqlstore.Tx.NextOrganization":     maintenance,
 
 	// Of the service and its processes, without an organization.
-	"Tx.Installation":  service,
-	"Tx.LeaseJob":      service,
-	"Tx.FinishJob":     service,
-	"Tx.Present":       service,
-	"Tx.Workers":       service,
-	"Tx.ForgetWorkers": service,
+	"sqlstore.Tx.Installation":  service,
+	"sqlstore.Tx.LeaseJob":      service,
+	"sqlstore.Tx.FinishJob":     service,
+	"sqlstore.Tx.Present":       service,
+	"sqlstore.Tx.Workers":       service,
+	"sqlstore.Tx.ForgetWorkers": service,
 }
 
 const (
@@ -123,7 +123,7 @@ func (s statement) unnamed() (units []string) {
 // service as a whole.
 func TestStatementsNameTheOrganization(t *testing.T) {
 	t.Parallel()
-	source, queries := inSource(t, "."), inQueries(t, ".")
+	source, queries := inSource(t), inQueries(t)
 	if len(source) < 100 || len(queries) < 60 {
 		t.Fatalf("only %d and %d statements were found", len(source), len(queries))
 	}
@@ -143,17 +143,19 @@ func TestStatementsNameTheOrganization(t *testing.T) {
 	}
 }
 
-// No package but those of the store has SQL of the service's tables.
-func TestStatementsAreInTheStore(t *testing.T) {
+// Statements on the service's tables stand in internal, and not in the engine, which works with the
+// store's.
+func TestStatementsAreInTheirPlace(t *testing.T) {
 	t.Parallel()
-	root := filepath.Join("..", "..")
+	root := filepath.Join(internal, "..")
+	elsewhere := []string{".git", "testdata", "node_modules", "bench", "test"}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			elsewhere := slices.Contains([]string{".git", "testdata", "node_modules", "bench", "test"}, d.Name())
-			if elsewhere || path == filepath.Join(root, "internal", "sqlstore") {
+			inInternal := filepath.Dir(path) == filepath.Join(root, "internal")
+			if slices.Contains(elsewhere, d.Name()) || inInternal && d.Name() != "engine" {
 				return fs.SkipDir
 			}
 			return nil
@@ -165,8 +167,8 @@ func TestStatementsAreInTheStore(t *testing.T) {
 			}
 			return err
 		}
-		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") && !strings.Contains(path, "dbtest") && !strings.Contains(path, "testkit") {
-			for _, s := range inFile(t, path, nil) {
+		if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			for _, s := range inFile(parse(t, path), nil) {
 				t.Errorf("%s: %s has a statement: %s", path, s.unit, s.text)
 			}
 		}
@@ -189,9 +191,9 @@ func TestQueriesListTheirParameters(t *testing.T) {
 		slices.Sort(all)
 		return slices.Compact(all)
 	}
-	files, err := filepath.Glob(filepath.Join("*", "queries", "*.sql"))
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
+	files := slices.DeleteFunc(queryFiles(t), func(path string) bool { return !embedded(path) })
+	if len(files) < 20 {
+		t.Fatalf("only %d files were found: %s", len(files), files)
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
