@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/audit"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -59,7 +60,7 @@ func (o *Org) permit(ctx context.Context, action access.Action, inTx bool) error
 		return nil
 	}
 	err := o.s.settings.Authorizer.Authorize(ctx, actor, o.name, action)
-	refused := sqlstore.SecurityEvent{Organization: o.name, Actor: actor.ID, Action: string(action)}
+	refused := audit.Event{Organization: o.name, Actor: actor.ID, Action: string(action)}
 	switch {
 	case err == nil:
 		return nil
@@ -98,7 +99,7 @@ func (o *Org) watchIn(ctx context.Context, host *sqlstore.Tx, action access.Acti
 			continue
 		}
 		actor, _ := access.ActorFrom(ctx)
-		o.s.audit.Note(ctx, sqlstore.SecurityEvent{
+		o.s.audit.Note(ctx, audit.Event{
 			Kind: string(ForeignID), Organization: owner, From: o.name, Actor: actor.ID, Action: string(action),
 			Subject: missing.kind, SubjectID: canonical,
 		}, host != nil)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/audit"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -50,9 +51,9 @@ func (o *Org) SecurityEvents(ctx context.Context, after string) (Page[SecurityEv
 	if err := o.s.audit.Flush(ctx); err != nil {
 		return page, err
 	}
-	var rows []sqlstore.SecurityEvent
+	var rows []audit.Event
 	err := o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		rows, err = tx.SecurityEvents(ctx, o.name, after, pageSize+1)
+		rows, err = audit.List(ctx, tx, o.name, after, pageSize+1)
 		return err
 	})
 	if err != nil {

@@ -33,8 +33,8 @@ type Recorder struct {
 	looking chan struct{} // a place for one look for the owner of a delivery, which can take long
 
 	mu      sync.Mutex
-	recent  map[sqlstore.SecurityEvent]time.Time
-	pending []sqlstore.SecurityEvent
+	recent  map[Event]time.Time
+	pending []Event
 }
 
 // NewRecorder returns a Recorder that also publishes what it records on bus, and logs it.
@@ -46,7 +46,7 @@ func NewRecorder(store *sqlstore.Store, bus *events.Bus, logger *slog.Logger, no
 // host is the caller's own transaction, nil for none.
 func (r *Recorder) Owner(ctx context.Context, host *sqlstore.Tx, subject, id string) (owner string, err error) {
 	look := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		owner, err = tx.OwnerOfDestination(ctx, id)
+		owner, err = ownerOfDestination(ctx, tx, id)
 		return err
 	}
 	if subject == "delivery" {
@@ -57,7 +57,7 @@ func (r *Recorder) Owner(ctx context.Context, host *sqlstore.Tx, subject, id str
 			return "", ctx.Err()
 		}
 		look = func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			owner, err = tx.OwnerOfDelivery(ctx, id)
+			owner, err = ownerOfDelivery(ctx, tx, id)
 			return err
 		}
 	} else if subject != "destination" {
@@ -73,7 +73,7 @@ func (r *Recorder) Owner(ctx context.Context, host *sqlstore.Tx, subject, id str
 
 // Note records an event. With later it is stored by the next Flush instead of now. The call that
 // caused it is refused either way, so an error is only logged.
-func (r *Recorder) Note(ctx context.Context, e sqlstore.SecurityEvent, later bool) {
+func (r *Recorder) Note(ctx context.Context, e Event, later bool) {
 	now := r.now().UTC()
 	if !r.fresh(e, now) {
 		return
@@ -100,14 +100,14 @@ func (r *Recorder) Note(ctx context.Context, e sqlstore.SecurityEvent, later boo
 }
 
 // fresh reports whether e was not recorded of late, and remembers it.
-func (r *Recorder) fresh(e sqlstore.SecurityEvent, now time.Time) bool {
+func (r *Recorder) fresh(e Event, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if last, ok := r.recent[e]; ok && now.Sub(last) < repeated {
 		return false
 	}
 	if r.recent == nil || len(r.recent) >= maxRemembered {
-		r.recent = map[sqlstore.SecurityEvent]time.Time{}
+		r.recent = map[Event]time.Time{}
 	}
 	r.recent[e] = now
 	return true
@@ -126,7 +126,7 @@ func (r *Recorder) Flush(ctx context.Context) error {
 	defer cancel()
 	err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		for _, e := range pending {
-			if err := tx.InsertSecurityEvent(ctx, e); err != nil {
+			if err := insert(ctx, tx, e); err != nil {
 				return err
 			}
 		}

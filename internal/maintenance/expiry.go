@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/audit"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
@@ -40,7 +41,7 @@ func expireStatistics(s *settings.Settings) Chore {
 func expireSecurityEvents() Chore {
 	return Chore{Name: "security events", Every: time.Hour, Do: func(ctx context.Context, r *Run) error {
 		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			n, err := tx.ExpireSecurityEvents(ctx, tx.Now.Add(-securityLifetime), batchSize)
+			n, err := audit.Expire(ctx, tx, tx.Now.Add(-securityLifetime), batchSize)
 			r.Count(&r.Report.SecurityEventsExpired, int(n))
 			return n < batchSize, err
 		})

@@ -21,7 +21,7 @@ var system = map[string]string{
 	"sqlstore.Tx.LaneCounts":         "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"sqlstore.Tx.Sum":                "the condition follows, unless all organizations are meant: Queue of the service itself",
 	"sqlstore.Tx.addMinutes":         "the columns that a conflict adds to, of a key that has the organization",
-	"sqlstore.Tx.OwnerOfDestination": "whose a foreign id is, for the security event, and told to nobody else",
+	"audit.ownerOfDestination":       "whose a foreign id is, for the security event, and told to nobody else",
 
 	// The queue of all organizations, which the engine works on.
 	"sqlstore/postgres/queries/ranks.sql: queue":   queue,
