@@ -394,7 +394,7 @@ func (o *Org) findStaged(ctx context.Context, tx *sqlstore.Tx, a acceptance, p *
 	found := false
 	if valid {
 		var err error
-		if p.Info, found, err = tx.PayloadInfo(ctx, o.name, id); err != nil {
+		if p.Info, found, err = spool.Lock(ctx, tx, o.name, id); err != nil {
 			return err
 		}
 	}

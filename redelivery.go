@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -334,7 +335,7 @@ func (o *Org) insertReplay(ctx context.Context, tx *sqlstore.Tx, a acceptance) (
 		return nil, notFound("delivery", of)
 	}
 	if a.content.ID != "" {
-		if _, found, err = tx.PayloadInfo(ctx, o.name, a.content.ID); err != nil {
+		if _, found, err = spool.Lock(ctx, tx, o.name, a.content.ID); err != nil {
 			return nil, err
 		}
 		if !found {

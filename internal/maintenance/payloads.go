@@ -19,10 +19,10 @@ const stagedLifetime = 24 * time.Hour
 func collectPayloads(s *spool.Spool, objects payload.Store) Chore {
 	return Chore{Name: "payloads", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
 		for after := time.Unix(0, 0); !after.IsZero(); {
-			var unused []sqlstore.UnusedPayload
+			var unused []spool.Unused
 			var next time.Time
 			err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-				unused, next, err = tx.CondemnPayloads(ctx, after, tx.Now.Add(-stagedLifetime), batchSize/10)
+				unused, next, err = spool.Condemn(ctx, tx, after, tx.Now.Add(-stagedLifetime), batchSize/10)
 				return err
 			}, Committed: sqlstore.Again})
 			if err != nil {
@@ -40,7 +40,7 @@ func collectPayloads(s *spool.Spool, objects payload.Store) Chore {
 
 // dropPayloads removes condemned payloads, and returns how many it left to a process that has the
 // payload store.
-func dropPayloads(ctx context.Context, r *Run, s *spool.Spool, objects payload.Store, unused []sqlstore.UnusedPayload) (left int, err error) {
+func dropPayloads(ctx context.Context, r *Run, s *spool.Spool, objects payload.Store, unused []spool.Unused) (left int, err error) {
 	for _, p := range unused {
 		if p.StoreKey != "" && objects == nil {
 			left++
@@ -90,7 +90,7 @@ func collectOrphans(s *spool.Spool, objects payload.Store) Chore {
 func unknownKeys(ctx context.Context, r *Run, keys []string) (unknown []string, err error) {
 	var known map[string]bool
 	err = r.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		known, err = tx.KnownKeys(ctx, keys)
+		known, err = spool.KnownKeys(ctx, tx, keys)
 		return err
 	})
 	for _, key := range keys {

@@ -39,7 +39,7 @@ func (s *Spool) Open(organization, id string, info payload.Info) *payload.Conten
 		err := s.db.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 			var found bool
 			var err error
-			if key, found, err = tx.PayloadKey(ctx, organization, id); err == nil && !found {
+			if key, found, err = keyOf(ctx, tx, organization, id); err == nil && !found {
 				err = fmt.Errorf("%w: payload %s", ErrGone, id)
 			}
 			return err
@@ -81,7 +81,7 @@ func (c *chunks) Read(b []byte) (int, error) {
 	if len(c.buffer) == 0 {
 		var data []byte
 		err := c.db.Read(c.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			data, err = tx.Chunk(ctx, c.organization, c.id, c.next)
+			data, err = readChunk(ctx, tx, c.organization, c.id, c.next)
 			return err
 		})
 		if err != nil {
@@ -137,7 +137,7 @@ func (s *Spool) Put(ctx context.Context, organization, id string, p payload.Payl
 	if err == nil {
 		r.Key, r.Size, r.SHA256 = w.key, w.size, hex.EncodeToString(hash.Sum(nil))
 		err = s.db.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-			return tx.CompletePayload(ctx, organization, id, r.Info)
+			return completePayload(ctx, tx, organization, id, r.Info)
 		}, Committed: sqlstore.Again})
 	}
 	if err != nil && w.begun {
@@ -148,16 +148,16 @@ func (s *Spool) Put(ctx context.Context, organization, id string, p payload.Payl
 
 // PutIn stores data in chunks within a transaction.
 func (s *Spool) PutIn(ctx context.Context, tx *sqlstore.Tx, organization, id string, info payload.Info, data []byte) error {
-	if err := tx.BeginPayload(ctx, organization, id, info, ""); err != nil {
+	if err := insertPayload(ctx, tx, organization, id, info, ""); err != nil {
 		return err
 	}
 	for i := 0; i*ChunkSize < len(data); i++ {
 		chunk := data[i*ChunkSize : min(len(data), (i+1)*ChunkSize)]
-		if err := tx.PutChunk(ctx, organization, id, i, chunk); err != nil {
+		if err := insertChunk(ctx, tx, organization, id, i, chunk); err != nil {
 			return err
 		}
 	}
-	return tx.CompletePayload(ctx, organization, id, info)
+	return completePayload(ctx, tx, organization, id, info)
 }
 
 // Drop removes a payload that nothing refers to, from the payload store first.
@@ -168,14 +168,14 @@ func (s *Spool) Drop(ctx context.Context, organization, id, key string) error {
 		}
 	}
 	return s.db.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.DropPayload(ctx, organization, id)
+		return deletePayload(ctx, tx, organization, id)
 	}, Committed: sqlstore.Again})
 }
 
 // Prefix returns what the keys of this database's payloads begin with in the payload store.
 func (s *Spool) Prefix(ctx context.Context) (prefix string, err error) {
 	err = s.db.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		id, err := tx.Installation(ctx)
+		id, err := installation(ctx, tx)
 		if err == nil && id == "" {
 			err = sqlstore.ErrNotMigrated
 		}
@@ -226,14 +226,14 @@ func (w *writer) flush() error {
 	}
 	err := w.spool.db.Commit(w.ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		if !w.begun {
-			if err := tx.BeginPayload(ctx, w.organization, w.id, w.info, ""); err != nil {
+			if err := insertPayload(ctx, tx, w.organization, w.id, w.info, ""); err != nil {
 				return err
 			}
 		}
 		if len(w.buffer) == 0 {
 			return nil
 		}
-		return tx.PutChunk(ctx, w.organization, w.id, w.i, w.buffer)
+		return insertChunk(ctx, tx, w.organization, w.id, w.i, w.buffer)
 	}, Committed: sqlstore.Again})
 	w.begun = true
 	w.i++
@@ -252,7 +252,7 @@ func (w *writer) forward() error {
 		w.key = prefix + w.id[len(w.id)-2:] + "/" + w.id // the end of an id is random: the folders fill evenly
 		w.begun = true
 		if err := w.spool.db.Commit(w.ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-			return tx.BeginPayload(ctx, w.organization, w.id, w.info, w.key)
+			return insertPayload(ctx, tx, w.organization, w.id, w.info, w.key)
 		}, Committed: sqlstore.Again}); err != nil {
 			return err
 		}

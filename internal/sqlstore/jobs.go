@@ -23,12 +23,6 @@ func (tx *Tx) FinishJob(ctx context.Context, name string) error {
 	return err
 }
 
-// Installation returns the id that tells this database from others that use the same payload store.
-func (tx *Tx) Installation(ctx context.Context) (id string, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
-	return id, err
-}
-
 // Present notes that a process attempts items of the given types: a system statement.
 func (tx *Tx) Present(ctx context.Context, id string, types []string) error {
 	_, err := tx.Exec(ctx, `insert into delivery_workers (id, seen_at, types) values ($1, $2, $3)

@@ -61,12 +61,12 @@ var system = map[string]string{
 	"sqlstore.Tx.DestinationsOfType":   maintenance,
 	"sqlstore.Tx.SealedByOthers":       maintenance,
 	"sqlstore.Tx.CountSealed":          "counts for KeysInUse of the service itself",
-	"sqlstore.Tx.CondemnPayloads":      maintenance,
-	"sqlstore.Tx.KnownKeys":            maintenance,
+	"spool.Condemn":                    maintenance,
+	"spool.KnownKeys":                  maintenance,
 	"sqlstore.Tx.NextOrganization":     maintenance,
 
 	// Of the service and its processes, without an organization.
-	"sqlstore.Tx.Installation":  service,
+	"spool.installation":        service,
 	"sqlstore.Tx.LeaseJob":      service,
 	"sqlstore.Tx.FinishJob":     service,
 	"sqlstore.Tx.Present":       service,

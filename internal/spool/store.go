@@ -1,19 +1,18 @@
-package sqlstore
+package spool
 
 import (
 	"context"
 	"database/sql"
 	"encoding/hex"
-	"fmt"
-	"strings"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 )
 
-// BeginPayload makes the row of a payload that is about to be stored: in the payload store if it
-// has a key, otherwise in chunks. The payload is incomplete until [Tx.CompletePayload].
-func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info payload.Info, key string) error {
+// insertPayload adds a payload whose content is about to be stored: in the payload store if it has a
+// key, otherwise in chunks. It is incomplete until [completePayload]. A second call changes nothing.
+func insertPayload(ctx context.Context, tx *sqlstore.Tx, organization, id string, info payload.Info, key string) error {
 	now := tx.Now
 	if now.IsZero() { // a host's transaction with the database's time: this is close enough
 		now = time.Now()
@@ -25,15 +24,15 @@ func (tx *Tx) BeginPayload(ctx context.Context, organization, id string, info pa
 	return err
 }
 
-// PutChunk stores chunk i of a payload, unless it is there.
-func (tx *Tx) PutChunk(ctx context.Context, organization, id string, i int, data []byte) error {
+// insertChunk stores chunk i of a payload, unless it is there.
+func insertChunk(ctx context.Context, tx *sqlstore.Tx, organization, id string, i int, data []byte) error {
 	_, err := tx.Exec(ctx, `insert into delivery_payload_chunks (organization_id, payload_id, i, data)
 		values ($1, $2, $3, $4) on conflict do nothing`, organization, id, i, data)
 	return err
 }
 
-// CompletePayload records the size and hash of a payload whose content is stored.
-func (tx *Tx) CompletePayload(ctx context.Context, organization, id string, info payload.Info) error {
+// completePayload records the size and hash of a payload whose content is stored.
+func completePayload(ctx context.Context, tx *sqlstore.Tx, organization, id string, info payload.Info) error {
 	sha, err := hex.DecodeString(info.SHA256)
 	if err != nil {
 		return err
@@ -44,9 +43,9 @@ func (tx *Tx) CompletePayload(ctx context.Context, organization, id string, info
 	return err
 }
 
-// PayloadInfo describes a complete payload, and keeps it from being removed until the transaction
-// ends. ok is false if the organization has none of that id.
-func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info payload.Info, ok bool, err error) {
+// Lock describes a complete payload, and keeps it from being removed until the transaction ends. ok
+// is false if the organization has none of that id.
+func Lock(ctx context.Context, tx *sqlstore.Tx, organization, id string) (info payload.Info, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var sha []byte
 		err := rows.Scan(&info.Name, &info.ContentType, &info.Size, &sha)
@@ -58,9 +57,9 @@ func (tx *Tx) PayloadInfo(ctx context.Context, organization, id string) (info pa
 	return info, ok, err
 }
 
-// PayloadKey returns the key of a payload in the payload store, "" if it is in chunks. ok is false
-// if the organization has none of that id.
-func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key string, ok bool, err error) {
+// keyOf returns the key of a payload in the payload store, "" if it is in chunks. ok is false if the
+// organization has none of that id.
+func keyOf(ctx context.Context, tx *sqlstore.Tx, organization, id string) (key string, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var k sql.NullString
 		err := rows.Scan(&k)
@@ -70,16 +69,16 @@ func (tx *Tx) PayloadKey(ctx context.Context, organization, id string) (key stri
 	return key, ok, err
 }
 
-// Chunk reads chunk i of a payload, nil if there is none.
-func (tx *Tx) Chunk(ctx context.Context, organization, id string, i int) (data []byte, err error) {
+// readChunk reads chunk i of a payload, nil if there is none.
+func readChunk(ctx context.Context, tx *sqlstore.Tx, organization, id string, i int) (data []byte, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&data) },
 		`select data from delivery_payload_chunks where organization_id = $1 and payload_id = $2 and i = $3`,
 		organization, id, i)
 	return data, err
 }
 
-// DropPayload removes a payload that no delivery refers to.
-func (tx *Tx) DropPayload(ctx context.Context, organization, id string) error {
+// deletePayload removes a payload and its chunks.
+func deletePayload(ctx context.Context, tx *sqlstore.Tx, organization, id string) error {
 	_, err := tx.Exec(ctx, `delete from delivery_payload_chunks where organization_id = $1 and payload_id = $2`,
 		organization, id)
 	if err != nil {
@@ -89,26 +88,26 @@ func (tx *Tx) DropPayload(ctx context.Context, organization, id string) error {
 	return err
 }
 
-// UnusedPayload is a payload that no delivery refers to any more.
-type UnusedPayload struct {
+// Unused is a payload that no delivery refers to any more.
+type Unused struct {
 	Organization, ID string
 	StoreKey         string // "": it is in chunks
 	CreatedAt        time.Time
 }
 
-// CondemnPayloads finds payloads made between two times that no delivery refers to, and sees to it
-// that none will: a system statement. It removes those in chunks. It makes those in the payload
-// store incomplete: the caller has to remove them from the store and then call [Tx.DropPayload].
-// Until then a later call finds them again. next is the time to go on from, zero at the end.
-func (tx *Tx) CondemnPayloads(
-	ctx context.Context, after, before time.Time, limit int,
-) (unused []UnusedPayload, next time.Time, err error) {
+// Condemn finds up to limit payloads made between two times that no delivery refers to, and makes
+// sure that none will: a system statement. It removes those in chunks. It makes those in the payload
+// store incomplete, and the caller has to remove them with [Spool.Drop]; until then a later call
+// finds them again. next is the time to go on from, zero at the end.
+func Condemn(
+	ctx context.Context, tx *sqlstore.Tx, after, before time.Time, limit int,
+) (unused []Unused, next time.Time, err error) {
 	const used = `exists (select 1 from delivery_deliveries d where d.payload_id = p.id)`
-	var found []UnusedPayload
+	var found []Unused
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var p UnusedPayload
+		var p Unused
 		var key sql.NullString
-		err := rows.Scan(&p.Organization, &p.ID, &key, Time{&p.CreatedAt})
+		err := rows.Scan(&p.Organization, &p.ID, &key, sqlstore.Time{T: &p.CreatedAt})
 		p.StoreKey = key.String
 		found = append(found, p)
 		return err
@@ -127,7 +126,7 @@ func (tx *Tx) CondemnPayloads(
 		if err == nil && n > 0 {
 			unused = append(unused, p)
 			if p.StoreKey == "" {
-				err = tx.DropPayload(ctx, p.Organization, p.ID)
+				err = deletePayload(ctx, tx, p.Organization, p.ID)
 			}
 		}
 		if err != nil {
@@ -141,21 +140,23 @@ func (tx *Tx) CondemnPayloads(
 }
 
 // KnownKeys reports which keys of the payload store belong to payloads: a system statement.
-func (tx *Tx) KnownKeys(ctx context.Context, keys []string) (known map[string]bool, err error) {
+func KnownKeys(ctx context.Context, tx *sqlstore.Tx, keys []string) (known map[string]bool, err error) {
 	known = map[string]bool{}
 	if len(keys) == 0 {
 		return known, nil
 	}
-	args := make([]any, len(keys))
-	places := make([]string, len(keys))
-	for i, k := range keys {
-		args[i], places[i] = k, fmt.Sprintf("$%d", i+1)
-	}
+	in, args := sqlstore.Placeholders(nil, keys)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var k string
 		err := rows.Scan(&k)
 		known[k] = true
 		return err
-	}, `select store_key from delivery_payloads where store_key in (`+strings.Join(places, ", ")+`)`, args...)
+	}, `select store_key from delivery_payloads where store_key in (`+in+`)`, args...)
 	return known, err
+}
+
+// installation returns the id that tells this database from others that use the same payload store.
+func installation(ctx context.Context, tx *sqlstore.Tx) (id string, err error) {
+	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&id) }, `select id from delivery_installation`)
+	return id, err
 }
