@@ -6,6 +6,7 @@ import (
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/maintenance"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -81,12 +82,9 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 		}
 		report.LastUsed = usage.LastAt
 		report.Total = destination.Usage{
-			Delivered: usage.Delivered,
-			Dead:      usage.Dead,
-			Attempts:  usage.Attempts,
-			Failed:    usage.Failed,
+			Delivered: usage.Delivered, Dead: usage.Dead, Attempts: usage.Attempts, Failed: usage.Failed,
 		}
-		report.Check, report.NextCheck, err = tx.LastCheck(ctx, d.o.name, row.No)
+		report.Check, report.NextCheck, err = maintenance.LastCheck(ctx, tx, d.o.name, row.No)
 		return err
 	})
 	if err != nil {

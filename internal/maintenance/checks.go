@@ -54,7 +54,7 @@ func (k *checks) schedule() Chore {
 			return nil
 		}
 		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			return true, tx.ScheduleChecks(ctx, k.types, tx.Now.Add(interval), batchSize)
+			return true, scheduleChecks(ctx, tx, k.types, tx.Now.Add(interval), batchSize)
 		})
 	}}
 }
@@ -64,9 +64,9 @@ func (k *checks) schedule() Chore {
 func (k *checks) tests() Chore {
 	return Chore{Name: "connection tests", Network: true, Wanted: k.wanted, Do: func(ctx context.Context, r *Run) error {
 		for taken := 0; taken < maxChecks && ctx.Err() == nil; {
-			var due []sqlstore.Checkable
+			var due []checkable
 			err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-				due, err = tx.LeaseChecks(ctx, k.types, tx.Now.Add(checkLease), checkBatch)
+				due, err = leaseChecks(ctx, tx, k.types, tx.Now.Add(checkLease), checkBatch)
 				return err
 			}})
 			if err != nil || len(due) == 0 {
@@ -88,14 +88,14 @@ func (k *checks) tests() Chore {
 }
 
 // check tests a destination if a test says anything, and stores the finding.
-func (k *checks) check(ctx context.Context, r *Run, c sqlstore.Checkable) {
+func (k *checks) check(ctx context.Context, r *Run, c checkable) {
 	log := k.logger.With("organization", c.Organization, "destination", c.ID)
 	report, next, err := k.test(ctx, r, c)
 	if err != nil {
 		log.WarnContext(ctx, "delivery: a scheduled connection test could not be made; it is tried again", "error", err)
 	}
 	err = r.store.Commit(context.WithoutCancel(ctx), sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.FinishCheck(ctx, c.Destination, report, tx.Now.Add(next))
+		return finishCheck(ctx, tx, c.Destination, report, tx.Now.Add(next))
 	}, Committed: sqlstore.Again})
 	if err != nil {
 		log.WarnContext(ctx, "delivery: the finding of a connection test could not be stored; it is tested again", "error", err)
@@ -109,7 +109,7 @@ func (k *checks) check(ctx context.Context, r *Run, c sqlstore.Checkable) {
 
 // test makes the test, unless the destination is disabled by hand or its deliveries show that it is
 // well; then the report is nil. next is how long the next test is away.
-func (k *checks) test(ctx context.Context, r *Run, c sqlstore.Checkable) (report *destination.TestReport, next time.Duration, err error) {
+func (k *checks) test(ctx context.Context, r *Run, c checkable) (report *destination.TestReport, next time.Duration, err error) {
 	policy := k.settings.Policy()
 	every, failing, inUse := policy.Checks.Every, policy.Checks.Failing, policy.Checks.InUse
 	var usage sqlstore.Usage
@@ -148,7 +148,7 @@ func (k *checks) test(ctx context.Context, r *Run, c sqlstore.Checkable) (report
 }
 
 // publish reports what a test found and the last one did not.
-func (k *checks) publish(c sqlstore.Checkable, report *destination.TestReport) {
+func (k *checks) publish(c checkable, report *destination.TestReport) {
 	publish := func(kind event.Kind, reason string) {
 		k.bus.Publish(event.Event{Kind: kind, Organization: c.Organization, Destination: c.ID, Reason: reason})
 	}

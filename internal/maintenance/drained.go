@@ -14,7 +14,7 @@ func deleteDrained(bus *events.Bus) Chore {
 		after := int64(0)
 		var gone []*sqlstore.Destination
 		err := r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			rows, err := tx.DrainingDestinations(ctx, after, pageSize)
+			rows, err := drainingDestinations(ctx, tx, after, pageSize)
 			if err != nil {
 				return false, err
 			}
@@ -47,4 +47,13 @@ func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destinati
 		return false, err
 	}
 	return true, tx.DeleteDestination(ctx, d.Organization, d.ID)
+}
+
+// drainingDestinations lists destinations of all organizations that are deleted once nothing waits
+// for them, by number after the given one: a system statement.
+func drainingDestinations(
+	ctx context.Context, tx *sqlstore.Tx, after int64, limit int,
+) ([]*sqlstore.Destination, error) {
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
+		order by d.no limit $2`, after, limit)
 }

@@ -144,7 +144,7 @@ func (r *Runner) do(ctx context.Context, c Chore, report *Report, mu *sync.Mutex
 	if c.Every > 0 {
 		leased := false
 		err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			leased, err = tx.LeaseJob(ctx, c.Name, c.Every, c.Limit)
+			leased, err = leaseJob(ctx, tx, c.Name, c.Every, c.Limit)
 			return err
 		}})
 		if err != nil || !leased {
@@ -162,7 +162,7 @@ func (r *Runner) do(ctx context.Context, c Chore, report *Report, mu *sync.Mutex
 		return err
 	}
 	return errors.Join(err, r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.FinishJob(ctx, c.Name)
+		return finishJob(ctx, tx, c.Name)
 	}, Committed: sqlstore.Again}))
 }
 
@@ -244,11 +244,20 @@ func (r *Run) EachDestination(
 	ctx context.Context, typ string, do func(ctx context.Context, d *sqlstore.Destination) error,
 ) error {
 	return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error) {
-		return tx.DestinationsOfType(ctx, typ, after, pageSize)
+		return destinationsOfType(ctx, tx, typ, after, pageSize)
 	}, func(ctx context.Context, d *sqlstore.Destination) {
 		if err := do(ctx, d); err != nil {
 			r.logger.WarnContext(ctx, "delivery: a chore failed for a destination; it is tried again the next time",
 				"chore", r.name, "organization", d.Organization, "destination", d.ID, "error", err)
 		}
 	})
+}
+
+// destinationsOfType lists destinations of a type of all organizations, by number after the given
+// one: a system statement.
+func destinationsOfType(
+	ctx context.Context, tx *sqlstore.Tx, typ string, after int64, limit int,
+) ([]*sqlstore.Destination, error) {
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
+		order by d.no limit $3`, after, typ, limit)
 }

@@ -196,21 +196,7 @@ func (tx *Tx) Destinations(
 	return tx.SelectDestinations(ctx, where+` order by d.id limit $3`, args...)
 }
 
-// DrainingDestinations lists destinations of all organizations that are deleted once nothing waits
-// for them, by number after the given one: a system statement.
-func (tx *Tx) DrainingDestinations(ctx context.Context, after int64, limit int) ([]*Destination, error) {
-	return tx.SelectDestinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
-		order by d.no limit $2`, after, limit)
-}
-
 // DestinationsByNo reads destinations by number, even deleted ones: a system statement.
 func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination, error) {
 	return tx.SelectDestinations(ctx, `where d.no in (`+list(nos)+`)`)
-}
-
-// DestinationsOfType lists destinations of a type of all organizations, by number after the given
-// one: a system statement.
-func (tx *Tx) DestinationsOfType(ctx context.Context, typ string, after int64, limit int) ([]*Destination, error) {
-	return tx.SelectDestinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
-		order by d.no limit $3`, after, typ, limit)
 }

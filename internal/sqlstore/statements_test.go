@@ -55,10 +55,10 @@ var system = map[string]string{
 	"sqlstore.Tx.Drained":          lane,
 
 	// Maintenance of all organizations.
-	"sqlstore.Tx.LeaseChecks":          maintenance,
-	"sqlstore.Tx.ScheduleChecks":       maintenance,
-	"sqlstore.Tx.DrainingDestinations": maintenance,
-	"sqlstore.Tx.DestinationsOfType":   maintenance,
+	"maintenance.leaseChecks":          maintenance,
+	"maintenance.scheduleChecks":       maintenance,
+	"maintenance.drainingDestinations": maintenance,
+	"maintenance.destinationsOfType":   maintenance,
 	"sqlstore.Tx.SealedByOthers":       maintenance,
 	"sqlstore.Tx.CountSealed":          "counts for KeysInUse of the service itself",
 	"spool.Condemn":                    maintenance,
@@ -67,8 +67,8 @@ var system = map[string]string{
 
 	// Of the service and its processes, without an organization.
 	"spool.installation":        service,
-	"sqlstore.Tx.LeaseJob":      service,
-	"sqlstore.Tx.FinishJob":     service,
+	"maintenance.leaseJob":      service,
+	"maintenance.finishJob":     service,
 	"sqlstore.Tx.Present":       service,
 	"sqlstore.Tx.Workers":       service,
 	"sqlstore.Tx.ForgetWorkers": service,
