@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 
+	"github.com/deliverykit/delivery/internal/configs"
 	"github.com/deliverykit/delivery/internal/seal"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
@@ -45,13 +46,13 @@ func (s *DeliveryService) KeysInUse(ctx context.Context) (map[string]int, error)
 	}
 	counts := map[string]int{}
 	err := s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		unknown, err := tx.CountSealed(ctx, nil)
+		unknown, err := configs.CountSealed(ctx, tx, nil)
 		if err != nil || s.settings.Keys == nil {
 			counts[""] = unknown
 			return err
 		}
 		for _, id := range s.settings.Keys.IDs() {
-			if counts[id], err = tx.CountSealed(ctx, seal.Prefix(id)); err != nil {
+			if counts[id], err = configs.CountSealed(ctx, tx, seal.Prefix(id)); err != nil {
 				return err
 			}
 			unknown -= counts[id]

@@ -19,11 +19,18 @@ const (
 func expireKeys() Chore {
 	return Chore{Name: "idempotency", Every: 10 * time.Minute, Do: func(ctx context.Context, r *Run) error {
 		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			n, err := tx.ExpireKeys(ctx, batchSize)
+			n, err := deleteKeys(ctx, tx, batchSize)
 			r.Count(&r.Report.KeysExpired, int(n))
 			return n < batchSize, err
 		})
 	}}
+}
+
+// deleteKeys removes up to limit expired idempotency keys, and returns how many: a system statement.
+func deleteKeys(ctx context.Context, tx *sqlstore.Tx, limit int) (int64, error) {
+	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
+		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`,
+		tx.Time(tx.Now), limit)
 }
 
 // expireStatistics removes statistics by the minute that are older than the retention.
@@ -44,33 +51,6 @@ func expireSecurityEvents() Chore {
 			n, err := audit.Expire(ctx, tx, tx.Now.Add(-securityLifetime), batchSize)
 			r.Count(&r.Report.SecurityEventsExpired, int(n))
 			return n < batchSize, err
-		})
-	}}
-}
-
-// expireDeliveries removes deliveries that are older than the retention, organization by
-// organization.
-func expireDeliveries(s *settings.Settings) Chore {
-	wanted := func() bool { return s.Policy().Retention.Deliveries > 0 }
-	return Chore{Name: "retention", Every: time.Hour, Wanted: wanted, Do: func(ctx context.Context, r *Run) error {
-		keep := s.Policy().Retention
-		if keep.Deliveries == 0 { // changed since
-			return nil
-		}
-		organization, after := "", ""
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error) {
-			if after == "" {
-				if organization, err = tx.NextOrganization(ctx, organization); err != nil || organization == "" {
-					return true, err
-				}
-			}
-			n, next, err := tx.Retain(ctx, organization, after, tx.Now.Add(-keep.Deliveries), tx.Now.Add(-keep.DeadLetters), batchSize)
-			if err != nil {
-				return false, err
-			}
-			after = next
-			r.Count(&r.Report.DeliveriesExpired, n)
-			return false, nil
 		})
 	}}
 }

@@ -16,7 +16,7 @@ func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
 	return Chore{Name: "keys", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
 		primary := seal.Prefix(keys.IDs()[0])
 		return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error) {
-			return tx.SealedByOthers(ctx, after, primary, pageSize)
+			return sealedByOthers(ctx, tx, after, primary, pageSize)
 		}, func(ctx context.Context, d *sqlstore.Destination) {
 			if err := resealOne(ctx, r, c, d); err != nil {
 				r.logger.WarnContext(ctx, "delivery: a config could not be sealed with the primary key; it is tried again later",
@@ -33,11 +33,28 @@ func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.Dest
 	}
 	done := false
 	err = r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		done, err = tx.Reseal(ctx, d, sealed)
+		done, err = replaceSealed(ctx, tx, d, sealed)
 		return err
 	}, Committed: sqlstore.Again})
 	if done {
 		r.Count(&r.Report.ConfigsResealed, 1)
 	}
 	return err
+}
+
+// sealedByOthers lists destinations whose sealed config does not begin with a prefix, by number
+// after the given one: a system statement.
+func sealedByOthers(
+	ctx context.Context, tx *sqlstore.Tx, after int64, prefix []byte, limit int,
+) ([]*sqlstore.Destination, error) {
+	return tx.SelectDestinations(ctx, `where d.no > $1 and d.sealed is not null and substr(d.sealed, 1, $2) <> $3
+		and d.deleted_at is null order by d.no limit $4`, after, len(prefix), prefix, limit)
+}
+
+// replaceSealed replaces the sealed config of d if it is still the stored one, and reports whether
+// it did. It changes no version.
+func replaceSealed(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destination, sealed []byte) (bool, error) {
+	n, err := tx.Exec(ctx, `update delivery_destinations set sealed = $4
+		where organization_id = $1 and id = $2 and sealed = $3`, d.Organization, d.ID, d.Sealed, sealed)
+	return n > 0, err
 }

@@ -16,10 +16,3 @@ func (tx *Tx) TakenKey(
 		from delivery_idempotency k where k.organization_id = $1 and k.key = $2`, organization, key, false)
 	return delivery, fingerprint, fallback, err
 }
-
-// ExpireKeys removes expired idempotency keys, up to a limit: a system statement.
-func (tx *Tx) ExpireKeys(ctx context.Context, limit int) (int64, error) {
-	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
-		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`,
-		tx.Time(tx.Now), limit)
-}

@@ -65,7 +65,7 @@ var mixed = map[string]string{
 	"sqlstore/sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
 	"sqlstore/postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
 	"sqlstore/postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
-	"sqlstore.Tx.Retain":                                "a delivery with items in the queue is kept",
+	"maintenance.retain":                                "a delivery with items in the queue is kept",
 	"sqlstore.Tx.ItemsOf":                               "an item is in the queue or in the history",
 	"sqlstore.Tx.DestinationsOf":                        "an item is in the queue or in the history",
 	"sqlstore.Tx.SaveCheckpoint":                        "the fence of the item decides whether the checkpoint is kept",

@@ -59,11 +59,11 @@ var system = map[string]string{
 	"maintenance.scheduleChecks":       maintenance,
 	"maintenance.drainingDestinations": maintenance,
 	"maintenance.destinationsOfType":   maintenance,
-	"sqlstore.Tx.SealedByOthers":       maintenance,
-	"sqlstore.Tx.CountSealed":          "counts for KeysInUse of the service itself",
+	"maintenance.sealedByOthers":       maintenance,
+	"configs.CountSealed":              "counts for KeysInUse of the service itself",
 	"spool.Condemn":                    maintenance,
 	"spool.KnownKeys":                  maintenance,
-	"sqlstore.Tx.NextOrganization":     maintenance,
+	"maintenance.nextOrganization":     maintenance,
 
 	// Of the service and its processes, without an organization.
 	"spool.installation":        service,
