@@ -43,7 +43,7 @@ func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Destina
 	for {
 		var due []sqlstore.Written
 		err := r.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			due, err = tx.WrittenBefore(ctx, d.No, tx.Now.Add(-keep), after, pageSize)
+			due, err = writtenBefore(ctx, tx, d.No, tx.Now.Add(-keep), after, pageSize)
 			return err
 		})
 		if err != nil || len(due) == 0 {
@@ -88,10 +88,46 @@ func removePage(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Desti
 	}
 	return r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
 		for _, w := range due {
-			if err := tx.NoteRemoval(ctx, w); err != nil {
+			if err := noteRemoval(ctx, tx, w); err != nil {
 				return err
 			}
 		}
 		return nil
 	}, Committed: sqlstore.Again})
+}
+
+// writtenBefore lists what was written at a destination before a time and is still to be removed,
+// oldest first: a system statement. It begins after the given one; a zero one is the start.
+func writtenBefore(
+	ctx context.Context, tx *sqlstore.Tx, no int64, before time.Time, after sqlstore.Written, limit int,
+) ([]sqlstore.Written, error) {
+	if after.Delivery == "" {
+		return tx.SelectWritten(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
+			order by written_at, delivery_id, n limit $3`, no, tx.Time(before), limit)
+	}
+	return tx.SelectWritten(ctx, `where destination_no = $1 and removed_at is null and written_at < $2
+		and (written_at, delivery_id, n) > ($3, $4, $5) order by written_at, delivery_id, n limit $6`,
+		no, tx.Time(before), tx.Time(after.WrittenAt), after.Delivery, after.N, limit)
+}
+
+// noteRemoval records that something was removed, or why that failed and is tried again. The record
+// of a removal goes with its delivery. If the delivery is gone already, the record goes at once.
+func noteRemoval(ctx context.Context, tx *sqlstore.Tx, w sqlstore.Written) error {
+	if w.Removal == handler.NotRemoved {
+		_, err := tx.Exec(ctx, `update delivery_written set tried_at = $4, problem = $5
+			where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
+			w.Organization, w.Delivery, w.N, tx.Time(tx.Now), w.Problem)
+		return err
+	}
+	_, err := tx.Exec(ctx, `update delivery_written set removed_at = $4, removal = $5, problem = null
+		where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is null`,
+		w.Organization, w.Delivery, w.N, tx.Time(tx.Now), int16(w.Removal))
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `delete from delivery_written
+		where organization_id = $1 and delivery_id = $2 and n = $3 and removed_at is not null
+		and not exists (select 1 from delivery_deliveries d where d.organization_id = $1 and d.id = $2)`,
+		w.Organization, w.Delivery, w.N)
+	return err
 }

@@ -44,7 +44,7 @@ var system = map[string]string{
 	"sqlite.next":                  "numbers of the queue, which all organizations share",
 	"sqlstore.Tx.NextDue":          queue,
 	"sqlstore.Tx.DestinationsByNo": queue,
-	"sqlstore.Tx.WrittenBefore":    lane,
+	"maintenance.writtenBefore":    lane,
 	"sqlstore.Tx.Ahead":            lane,
 	"sqlstore.Tx.Draining":         lane,
 	"postgres.Dialect.GateQuery":   lane,
