@@ -15,6 +15,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/memory"
 	"github.com/deliverykit/delivery/handler/internal/option"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
@@ -28,7 +29,7 @@ type Handler struct {
 	lent      map[CredentialsType]lent // the host's
 	endpoints []string                 // that may get the host's tokens
 	authority string                   // of service principals' tokens; "" for the cloud's own
-	memory    *remote.Memory
+	memory    *memory.Budget
 	clients   *perdest.Cache[*client]
 }
 
@@ -144,7 +145,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("azure: the memory is less than 16 MiB")
 		}
-		h.memory = remote.NewMemory(bytes, defaultBlock)
+		h.memory = memory.New(bytes, defaultBlock)
 		return nil
 	}
 }
@@ -153,7 +154,7 @@ func WithMemory(bytes int64) Option {
 // calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
 	h := &Handler{
-		memory: remote.NewMemory(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),
+		memory: memory.New(128<<20, defaultBlock), clients: perdest.New[*client](maxClients, nil),
 		lent: map[CredentialsType]lent{},
 	}
 	faults := option.Apply("azure", h, opts)

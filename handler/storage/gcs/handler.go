@@ -12,6 +12,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/memory"
 	"github.com/deliverykit/delivery/handler/internal/option"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
@@ -25,7 +26,7 @@ type Handler struct {
 	lent          func(scope string) (auth.TokenProvider, error) // the host's; nil where they are not lent
 	impersonation func(organization, serviceAccount string) bool
 	endpoints     []string // that may get the host's tokens
-	memory        *remote.Memory
+	memory        *memory.Budget
 	clients       *perdest.Cache[*client]
 }
 
@@ -118,7 +119,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("gcs: the memory is less than 16 MiB")
 		}
-		h.memory = remote.NewMemory(bytes, defaultChunk)
+		h.memory = memory.New(bytes, defaultChunk)
 		return nil
 	}
 }
@@ -126,7 +127,7 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
 // calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: remote.NewMemory(128<<20, defaultChunk), clients: perdest.New[*client](maxClients, nil)}
+	h := &Handler{memory: memory.New(128<<20, defaultChunk), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("gcs", h, opts)
 	h.Handler = storage.NewHandler(storage.Driver[Config]{
 		Type: destination.TypeInfo{

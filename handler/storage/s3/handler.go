@@ -12,6 +12,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/handler/internal/memory"
 	"github.com/deliverykit/delivery/handler/internal/option"
 	"github.com/deliverykit/delivery/handler/internal/perdest"
 	"github.com/deliverykit/delivery/handler/internal/remote"
@@ -26,7 +27,7 @@ type Handler struct {
 	token      func() ([]byte, error) // of the host's web identity
 	externalID func(organization string) string
 	sts        string // endpoint
-	memory     *remote.Memory
+	memory     *memory.Budget
 	clients    *perdest.Cache[*client]
 }
 
@@ -127,7 +128,7 @@ func WithMemory(bytes int64) Option {
 		if bytes < 16<<20 {
 			return errors.New("s3: the memory is less than 16 MiB")
 		}
-		h.memory = remote.NewMemory(bytes, defaultPart)
+		h.memory = memory.New(bytes, defaultPart)
 		return nil
 	}
 }
@@ -135,7 +136,7 @@ func WithMemory(bytes int64) Option {
 // New returns a handler for delivery.WithHandler. It does not connect. Open, which delivery.New
 // calls, reports what is wrong with opts.
 func New(opts ...Option) *Handler {
-	h := &Handler{memory: remote.NewMemory(128<<20, defaultPart), clients: perdest.New[*client](maxClients, nil)}
+	h := &Handler{memory: memory.New(128<<20, defaultPart), clients: perdest.New[*client](maxClients, nil)}
 	faults := option.Apply("s3", h, opts)
 	h.Sweeping = storage.Sweeping[Config]{Handler: storage.NewHandler(storage.Driver[Config]{
 		Type: destination.TypeInfo{

@@ -1,4 +1,5 @@
-package remote
+// Package memory bounds what handlers hold of payloads in memory.
+package memory
 
 import (
 	"context"
@@ -7,10 +8,10 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Memory bounds what is held of payloads. While any memory is in use, it keeps buffers of the usual
+// Budget bounds what is held of payloads. While any memory is in use, it keeps buffers of the usual
 // size for reuse: allocated anew for each part, they would be garbage of several times their
 // number.
-type Memory struct {
+type Budget struct {
 	size, usual int64
 	free        *semaphore.Weighted
 
@@ -19,14 +20,14 @@ type Memory struct {
 	kept  [][]byte
 }
 
-// NewMemory returns a budget of that many bytes, for parts that usually have that size.
-func NewMemory(size, usual int64) *Memory {
-	return &Memory{size: size, usual: usual, free: semaphore.NewWeighted(size)}
+// New returns a budget of that many bytes, for parts that usually have that size.
+func New(size, usual int64) *Budget {
+	return &Budget{size: size, usual: usual, free: semaphore.NewWeighted(size)}
 }
 
 // Get waits for a buffer of n bytes. A buffer larger than the budget waits for all of it. The
 // caller calls release once.
-func (m *Memory) Get(ctx context.Context, n int64) (b []byte, release func(), err error) {
+func (m *Budget) Get(ctx context.Context, n int64) (b []byte, release func(), err error) {
 	weight := min(n, m.size)
 	if err := m.free.Acquire(ctx, weight); err != nil {
 		return nil, nil, context.Cause(ctx)
@@ -41,7 +42,7 @@ func (m *Memory) Get(ctx context.Context, n int64) (b []byte, release func(), er
 	}, nil
 }
 
-func (m *Memory) take() []byte {
+func (m *Budget) take() []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inUse++
@@ -54,7 +55,7 @@ func (m *Memory) take() []byte {
 	return make([]byte, m.usual)
 }
 
-func (m *Memory) put(b []byte) {
+func (m *Budget) put(b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inUse--
