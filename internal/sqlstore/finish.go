@@ -39,18 +39,20 @@ func (o *Outcome) Silent() bool { return o.Reason == queue.Released && o.Took ==
 
 // Finished is the result of [Tx.Finish].
 type Finished struct {
-	Applied []bool // by outcome: the fence matched
-	Changes []HealthChange
+	Outcomes []*Outcome
+	Applied  []bool // by outcome: the fence matched
+	// Ended are the last records of the items that ended. An item that returned to the queue and
+	// was to be cancelled has one too, while its outcome is the return.
+	Ended   []*Attempt
+	Changes []HealthChange // what the effect on health found; later effects see it
 }
 
 // Finish applies outcomes to the items whose fence still matches, and reports for each whether it
-// did. For the others it records nothing. It needs a transaction that writes.
-//
-// Rows are locked in this order: items, then what was written, then health by the number of the
-// destination.
-func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (f Finished, err error) {
-	f.Applied = make([]bool, len(outcomes))
-	ends := &endings{applied: f.Applied}
+// did. For the others it records nothing. Then the effects of the store run. It needs a transaction
+// that writes.
+func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (Finished, error) {
+	f := &Finished{Outcomes: outcomes, Applied: make([]bool, len(outcomes))}
+	ends := &endings{f: f}
 	var returns []int // to the queue
 	for i, o := range outcomes {
 		o.EndedAt = tx.Now
@@ -67,29 +69,34 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (f Finished, err 
 		}
 	}
 	if len(ends.attempts) > 0 {
+		f.Ended = make([]*Attempt, 0, len(ends.attempts))
 		if err := tx.s.End(ctx, tx, tx.Now, ends.attempts, ends.apply); err != nil {
 			return Finished{}, err
 		}
 	}
-	if err := tx.noteWritten(ctx, outcomes, f.Applied); err != nil {
-		return Finished{}, err
+	for _, effect := range tx.s.effects {
+		if err := effect.Finish(ctx, tx, f); err != nil {
+			return Finished{}, err
+		}
 	}
-	f.Changes, err = tx.health(ctx, outcomes, f.Applied)
-	return f, err
+	return *f, nil
 }
 
 // endings are the ends of items, and of which outcome each is.
 type endings struct {
 	attempts []*Attempt
 	outcomes []int
-	applied  []bool // by outcome
+	f        *Finished
 }
 
 func (e *endings) add(a *Attempt, outcome int) {
 	e.attempts, e.outcomes = append(e.attempts, a), append(e.outcomes, outcome)
 }
 
-func (e *endings) apply(i int) { e.applied[e.outcomes[i]] = true }
+func (e *endings) apply(i int) {
+	e.f.Applied[e.outcomes[i]] = true
+	e.f.Ended = append(e.f.Ended, e.attempts[i])
+}
 
 // reschedule returns items to the queue and records that. It adds to ends those that are to be
 // cancelled.
@@ -114,7 +121,7 @@ func (tx *Tx) reschedule(ctx context.Context, outcomes []*Outcome, returns []int
 	for _, c := range done {
 		i := at[c.Key]
 		o := outcomes[i]
-		ends.applied[i] = true
+		ends.f.Applied[i] = true
 		if c.Cancel != queue.None {
 			o.NextAt = time.Time{}
 			ends.add(cancelled(o, c.Cancel), i)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -93,28 +94,26 @@ type HealthChange struct {
 	Until                     time.Time // with Opened
 }
 
-// health writes what the outcomes say about destinations that fail or have failed. It goes by the
-// order of their numbers, so that processes cannot deadlock.
-func (tx *Tx) health(ctx context.Context, outcomes []*Outcome, applied []bool) (changes []HealthChange, err error) {
+// healthEffect writes what the outcomes say about destinations that fail or have failed. It goes by
+// the order of their numbers, so that processes cannot deadlock.
+type healthEffect struct{}
+
+// Finish implements [Effect]. It leaves its verdicts in f.Changes.
+func (healthEffect) Finish(ctx context.Context, tx *Tx, f *Finished) error {
 	byNo := map[int64][]*Outcome{}
-	for i, o := range outcomes {
-		if applied[i] && (o.Blame == Fault || o.Blame == Success && (o.Ailing || byNo[o.No] != nil)) {
+	for i, o := range f.Outcomes {
+		if f.Applied[i] && (o.Blame == Fault || o.Blame == Success && (o.Ailing || byNo[o.No] != nil)) {
 			byNo[o.No] = append(byNo[o.No], o)
 		}
 	}
-	nos := make([]int64, 0, len(byNo))
-	for no := range byNo {
-		nos = append(nos, no)
-	}
-	slices.Sort(nos)
-	for _, no := range nos {
-		c, err := tx.observe(ctx, no, byNo[no])
+	for _, no := range slices.Sorted(maps.Keys(byNo)) {
+		changes, err := tx.observe(ctx, no, byNo[no])
 		if err != nil {
-			return nil, err
+			return err
 		}
-		changes = append(changes, c...)
+		f.Changes = append(f.Changes, changes...)
 	}
-	return changes, nil
+	return nil
 }
 
 // observe writes what outcomes say about one destination.

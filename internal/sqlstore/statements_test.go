@@ -24,26 +24,26 @@ var system = map[string]string{
 	"audit.ownerOfDestination":       "whose a foreign id is, for the security event, and told to nobody else",
 
 	// The queue of all organizations, which the engine works on.
-	"sqlstore/postgres/queries/ranks.sql: queue":   queue,
-	"sqlstore/postgres/queries/walk.sql: queue":    queue,
+	"sqlstore/postgres/queries/ranks.sql: queue":   engine,
+	"sqlstore/postgres/queries/walk.sql: queue":    engine,
 	"sqlstore/postgres/queries/claim.sql: queue":   lane,
-	"sqlstore/postgres/queries/due.sql: queue":     queue,
-	"sqlstore/postgres/queries/overdue.sql: queue": queue,
-	"sqlstore/sqlite/queries/ranks.sql: queue":     queue,
-	"sqlstore/sqlite/queries/walk.sql: queue":      queue,
+	"sqlstore/postgres/queries/due.sql: queue":     engine,
+	"sqlstore/postgres/queries/overdue.sql: queue": engine,
+	"sqlstore/sqlite/queries/ranks.sql: queue":     engine,
+	"sqlstore/sqlite/queries/walk.sql: queue":      engine,
 	"sqlstore/sqlite/queries/claim.sql: queue":     lane,
 	"sqlstore/sqlite/queries/lease.sql: queue":     lane,
-	"sqlstore/sqlite/queries/due.sql: queue":       queue,
-	"sqlstore/sqlite/queries/overdue.sql: queue":   queue,
-	"sqlstore.Leased":              queue,
-	"sqlstore.Tx.Flagged":          queue,
-	"sqlstore.Tx.Expired":          queue,
-	"sqlstore.Tx.grant":            queue,
-	"sqlstore.Tx.Prolong":          queue,
-	"sqlstore.Tx.Drop":             queue,
+	"sqlstore/sqlite/queries/due.sql: queue":       engine,
+	"sqlstore/sqlite/queries/overdue.sql: queue":   engine,
+	"sqlstore.Leased":              engine,
+	"sqlstore.Tx.Flagged":          engine,
+	"sqlstore.Tx.Expired":          engine,
+	"sqlstore.Tx.grant":            engine,
+	"sqlstore.Tx.Prolong":          engine,
+	"sqlstore.Tx.Drop":             engine,
 	"sqlite.next":                  "numbers of the queue, which all organizations share",
-	"sqlstore.Tx.NextDue":          queue,
-	"sqlstore.Tx.DestinationsByNo": queue,
+	"sqlstore.Tx.NextDue":          engine,
+	"sqlstore.Tx.DestinationsByNo": engine,
 	"maintenance.writtenBefore":    lane,
 	"sqlstore.Tx.Ahead":            lane,
 	"sqlstore.Tx.Draining":         lane,
@@ -76,7 +76,7 @@ var system = map[string]string{
 
 const (
 	part        = "a part: the conditions that follow it are statements here too"
-	queue       = "the engine works on what is due of all organizations"
+	engine      = "the engine works on what is due of all organizations"
 	lane        = "of a destination's number, which the engine has from an item of it and no caller gives"
 	maintenance = "Maintain works for all organizations, and returns counts"
 	service     = "the table has no organization"

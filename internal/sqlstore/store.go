@@ -40,14 +40,16 @@ type Store struct {
 	// Local is the clock of this process, which may be wrong. Default: [time.Now].
 	Local func() time.Time
 
-	clock  func() time.Time // nil: the database's
-	skew   atomic.Int64
-	writer chan struct{} // room for the one writer, where the database has one
+	clock   func() time.Time // nil: the database's
+	skew    atomic.Int64
+	writer  chan struct{} // room for the one writer, where the database has one
+	effects []Effect
 }
 
-// New returns a Store. Unless clock is nil it replaces the database's clock.
-func New(db DB, d Dialect, clock func() time.Time) *Store {
-	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now}
+// New returns a Store. Unless clock is nil it replaces the database's clock. effects follow those of
+// the store itself in every transaction that finishes items.
+func New(db DB, d Dialect, clock func() time.Time, effects ...Effect) *Store {
+	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now, effects: effectsOf(effects)}
 	if d.SingleWriter() {
 		s.writer = make(chan struct{}, 1)
 	}

@@ -21,10 +21,13 @@ type Written struct {
 	Problem   string
 }
 
-// noteWritten records what the applied outcomes wrote, as far as it is to be removed some day.
-func (tx *Tx) noteWritten(ctx context.Context, outcomes []*Outcome, applied []bool) error {
-	for i, o := range outcomes {
-		if !o.Written || !applied[i] {
+// writtenEffect records what the applied outcomes wrote, as far as it is to be removed some day.
+type writtenEffect struct{}
+
+// Finish implements [Effect].
+func (writtenEffect) Finish(ctx context.Context, tx *Tx, f *Finished) error {
+	for i, o := range f.Outcomes {
+		if !o.Written || !f.Applied[i] {
 			continue
 		}
 		reference, err := json.Marshal(o.Reference)
