@@ -42,8 +42,8 @@ func NewRecorder(store *sqlstore.Store, bus *events.Bus, logger *slog.Logger, no
 	return &Recorder{store: store, bus: bus, logger: logger, now: now, looking: make(chan struct{}, 1)}
 }
 
-// Owner returns the organization that has a "destination" or a "delivery" of an id, "" if none does.
-// host is the caller's own transaction, nil for none.
+// Owner returns the organization that has a "destination" or a "delivery" of an id, "" if none
+// does. host is the caller's own transaction, nil for none.
 func (r *Recorder) Owner(ctx context.Context, host *sqlstore.Tx, subject, id string) (owner string, err error) {
 	look := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		owner, err = ownerOfDestination(ctx, tx, id)

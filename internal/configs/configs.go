@@ -1,8 +1,8 @@
 // Package configs checks, seals and opens the configs of destinations.
 //
-// A config exists in three forms: what a caller gives ([destination.Config]), the redacted JSON that
-// is stored in clear and shown, and the sealed JSON with all secrets, which is stored only if there
-// are any. What a handler works with is parsed from the last.
+// A config exists in three forms: what a caller gives ([destination.Config]), the redacted JSON
+// that is stored in clear and shown, and the sealed JSON with all secrets, which is stored only if
+// there are any. What a handler works with is parsed from the last.
 //
 // The sealed form is bound to its organization, its destination and its ConfigVersion: see
 // [sqlstore.Destination] for the rule of the two versions, which [Configs.Replace] applies.
@@ -120,8 +120,8 @@ func (c *Configs) Open(ctx context.Context, t *settings.Type, d *sqlstore.Destin
 	return t.ParseConfig(raw)
 }
 
-// Seal puts the stored forms of a parsed config into d: the redacted one and, if it has secrets, the
-// sealed one. Without keys that is ErrNoKeys.
+// Seal puts the stored forms of a parsed config into d: the redacted one and, if it has secrets,
+// the sealed one. Without keys that is ErrNoKeys.
 func (c *Configs) Seal(ctx context.Context, d *sqlstore.Destination, parsed any) error {
 	revealed, err := destination.Reveal(parsed)
 	if err != nil {

@@ -109,7 +109,9 @@ func (k *checks) check(ctx context.Context, r *Run, c checkable) {
 
 // test makes the test, unless the destination is disabled by hand or its deliveries show that it is
 // well; then the report is nil. next is how long the next test is away.
-func (k *checks) test(ctx context.Context, r *Run, c checkable) (report *destination.TestReport, next time.Duration, err error) {
+func (k *checks) test(
+	ctx context.Context, r *Run, c checkable,
+) (report *destination.TestReport, next time.Duration, err error) {
 	policy := k.settings.Policy()
 	every, failing, inUse := policy.Checks.Every, policy.Checks.Failing, policy.Checks.InUse
 	var usage sqlstore.Usage

@@ -26,7 +26,8 @@ func expireKeys() Chore {
 	}}
 }
 
-// deleteKeys removes up to limit expired idempotency keys, and returns how many: a system statement.
+// deleteKeys removes up to limit expired idempotency keys, and returns how many: a system
+// statement.
 func deleteKeys(ctx context.Context, tx *sqlstore.Tx, limit int) (int64, error) {
 	return tx.Exec(ctx, `delete from delivery_idempotency where (organization_id, key) in (
 		select organization_id, key from delivery_idempotency where expires_at <= $1 order by expires_at limit $2)`,

@@ -1,11 +1,12 @@
 // Package maintenance does what has to be done now and then: it expires, collects, tests and
-// removes. [Runner] runs chores; the other files of this package have one chore each. A subject of
-// its own (alerts, links) brings its chores and adds them to the Runner.
+// removes. [Runner] runs chores. The other files of this package have the chores, each with the
+// statements that it alone runs. A subject of its own (alerts, links) brings its chores and adds
+// them to the Runner.
 //
 // Chores that work on the database alone run one after another. Chores that wait for others (a
 // destination, a payload store, a key management service) run side by side, so that a silent
-// endpoint holds up nothing but its own chore. Of several processes that call [Runner.Due], one does
-// each chore.
+// endpoint holds up nothing but its own chore. Of several processes that call [Runner.Due], one
+// does each chore.
 package maintenance
 
 import (
@@ -80,8 +81,8 @@ func (r *Runner) Add(chores ...Chore) {
 	}
 }
 
-// Due does the chores that are due, those on the database first, and returns when they are done. The
-// errors of all are joined.
+// Due does the chores that are due, those on the database first, and returns when they are done.
+// The errors of all are joined.
 func (r *Runner) Due(ctx context.Context) (Report, error) {
 	var report Report
 	var mu sync.Mutex

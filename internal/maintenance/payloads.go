@@ -40,7 +40,9 @@ func collectPayloads(s *spool.Spool, objects payload.Store) Chore {
 
 // dropPayloads removes condemned payloads, and returns how many it left to a process that has the
 // payload store.
-func dropPayloads(ctx context.Context, r *Run, s *spool.Spool, objects payload.Store, unused []spool.Unused) (left int, err error) {
+func dropPayloads(
+	ctx context.Context, r *Run, s *spool.Spool, objects payload.Store, unused []spool.Unused,
+) (left int, err error) {
 	for _, p := range unused {
 		if p.StoreKey != "" && objects == nil {
 			left++

@@ -10,8 +10,8 @@ import (
 )
 
 // reseal seals configs that an older key has sealed again, with the primary key. It changes no
-// version, so it overtakes nobody; a config that is changed meanwhile is sealed with the primary key
-// by that change.
+// version, so it overtakes nobody; a config that is changed meanwhile is sealed with the primary
+// key by that change.
 func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
 	return Chore{Name: "keys", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
 		primary := seal.Prefix(keys.IDs()[0])

@@ -103,6 +103,7 @@ func retain(
 	return len(ended), next, nil
 }
 
+// ids returns the ids that a query selects.
 func ids(ctx context.Context, tx *sqlstore.Tx, query string, args ...any) (all []string, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var id string

@@ -103,8 +103,8 @@ func (c *chunks) Close() error {
 	return nil
 }
 
-// Stored describes a payload after Put. Inline holds all of it where it is small enough; then nothing
-// was written.
+// Stored describes a payload after Put. Inline holds all of it where it is small enough; then
+// nothing was written.
 type Stored struct {
 	payload.Info
 	Inline []byte
@@ -241,8 +241,8 @@ func (w *writer) flush() error {
 	return err
 }
 
-// forward hands what is buffered to the store. The row is there before the object is, so that nothing in the store is
-// unknown.
+// forward hands what is buffered to the store. The row is there before the object is, so that
+// nothing in the store is unknown.
 func (w *writer) forward() error {
 	if w.put == nil {
 		prefix, err := w.spool.Prefix(w.ctx)

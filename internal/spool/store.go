@@ -10,8 +10,9 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// insertPayload adds a payload whose content is about to be stored: in the payload store if it has a
-// key, otherwise in chunks. It is incomplete until [completePayload]. A second call changes nothing.
+// insertPayload adds a payload whose content is about to be stored: in the payload store if it has
+// a key, otherwise in chunks. It is incomplete until [completePayload]. A second call changes
+// nothing.
 func insertPayload(ctx context.Context, tx *sqlstore.Tx, organization, id string, info payload.Info, key string) error {
 	now := tx.Now
 	if now.IsZero() { // a host's transaction with the database's time: this is close enough
@@ -57,8 +58,8 @@ func Lock(ctx context.Context, tx *sqlstore.Tx, organization, id string) (info p
 	return info, ok, err
 }
 
-// keyOf returns the key of a payload in the payload store, "" if it is in chunks. ok is false if the
-// organization has none of that id.
+// keyOf returns the key of a payload in the payload store, "" if it is in chunks. ok is false if
+// the organization has none of that id.
 func keyOf(ctx context.Context, tx *sqlstore.Tx, organization, id string) (key string, ok bool, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		var k sql.NullString
@@ -96,9 +97,9 @@ type Unused struct {
 }
 
 // Condemn finds up to limit payloads made between two times that no delivery refers to, and makes
-// sure that none will: a system statement. It removes those in chunks. It makes those in the payload
-// store incomplete, and the caller has to remove them with [Spool.Drop]; until then a later call
-// finds them again. next is the time to go on from, zero at the end.
+// sure that none will: a system statement. It removes those in chunks. It makes those in the
+// payload store incomplete, and the caller has to remove them with [Spool.Drop]; until then a later
+// call finds them again. next is the time to go on from, zero at the end.
 func Condemn(
 	ctx context.Context, tx *sqlstore.Tx, after, before time.Time, limit int,
 ) (unused []Unused, next time.Time, err error) {

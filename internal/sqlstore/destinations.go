@@ -59,8 +59,8 @@ func scanDestination(rows *sql.Rows) (*Destination, error) {
 		Decode("subscription", subscription, &d.Subscription), Decode("default topics", topics, &d.DefaultTopics))
 }
 
-// SelectDestinations reads the destinations d, with their health h, that the end of a query selects:
-// its conditions from "where" on, its order and its limit.
+// SelectDestinations reads the destinations d, with their health h, that the end of a query
+// selects: its conditions from "where" on, its order and its limit.
 func (tx *Tx) SelectDestinations(
 	ctx context.Context, where string, args ...any,
 ) (all []*Destination, err error) {

@@ -1,8 +1,11 @@
-// Package sqlstore keeps everything in the host's database. It holds the SQL that is the same for
-// all databases; the packages postgres and sqlite hold the rest of it behind [Dialect]. It links no
-// driver.
+// Package sqlstore is the host's database: transactions, syntax and scanning, the queue, and the
+// rows that more than one package needs. The packages postgres and sqlite hold what differs between
+// databases, behind [Dialect]. It links no driver.
 //
-// Three rules hold for every statement:
+// A subject with statements of its own has them in its own package, as functions on a context and a
+// [Tx]: security events are in audit, payloads in spool, the work of chores is in maintenance.
+//
+// Three rules hold for every statement, wherever it stands:
 //
 //   - It runs inside a transaction. Otherwise lib/pq behind PgBouncer breaks, and database/sql
 //     silently repeats writes.
@@ -46,8 +49,8 @@ type Store struct {
 	effects []Effect
 }
 
-// New returns a Store. Unless clock is nil it replaces the database's clock. effects follow those of
-// the store itself in every transaction that finishes items.
+// New returns a Store. Unless clock is nil it replaces the database's clock. effects follow those
+// of the store itself in every transaction that finishes items.
 func New(db DB, d Dialect, clock func() time.Time, effects ...Effect) *Store {
 	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now, effects: effectsOf(effects)}
 	if d.SingleWriter() {
