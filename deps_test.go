@@ -18,7 +18,7 @@ func TestDependencies(t *testing.T) {
 			"github.com/tink-crypto/tink-go/v2", "github.com/mfridman/interpolate", "github.com/sethvargo/go-retry", "go.uber.org/multierr",
 			"golang.org/x/crypto", "golang.org/x/sync", "golang.org/x/sys", "google.golang.org/protobuf"},
 		"./handler":         {"github.com/deliverykit/delivery/", "github.com/cenkalti/backoff/v4"},
-		"./handler/webhook": {"github.com/deliverykit/delivery/", "github.com/cenkalti/backoff/v4", "golang.org/x/oauth2", "golang.org/x/sync"},
+		"./handler/webhook": {"github.com/deliverykit/delivery/", "github.com/cenkalti/backoff/v4", "golang.org/x/oauth2"},
 		"./retry":           {"github.com/deliverykit/delivery/retry", "github.com/cenkalti/backoff/v4"},
 		"./payload":         {"github.com/deliverykit/delivery/payload"},
 		"./queue":           {"github.com/deliverykit/delivery/queue"},
