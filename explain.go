@@ -110,7 +110,7 @@ func waitsFor(why engine.Why, typ string) string {
 		return fmt.Sprintf("the organization may have %d attempts under way, and has", why.Most)
 	case queue.RateLimit:
 		return fmt.Sprintf("the destination takes %v attempts a second", why.Rate)
-	case queue.Draining:
+	case queue.CatchingUp:
 		return fmt.Sprintf("the destination catches up: what was held goes out at %v a second", why.Rate)
 	}
 	return "it is attempted as soon as a worker is free"

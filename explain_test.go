@@ -97,14 +97,14 @@ func TestExplain(t *testing.T) {
 		testkit.Process(t, svc)
 		expect(second, queue.Ready, queue.InOrder, -1, "strict order")
 
-		held := testkit.Create(t, acme, destination.Spec{Disabled: true, Breaker: retry.Breaker{DrainPerSecond: 1}})
+		held := testkit.Create(t, acme, destination.Spec{Disabled: true, Breaker: retry.Breaker{CatchUpPerSecond: 1}})
 		for range 2 {
 			on(held, "x", nil)
 		}
 		behind := on(held, "x", nil)
 		testkit.Try(acme.Destinations().Update(t.Context(), held.ID, destination.Patch{Disabled: destination.Set(false)})).Must(t)
 		testkit.Process(t, svc)
-		expect(behind, queue.Ready, queue.Draining, 2*time.Second, "was held", "one item is before it")
+		expect(behind, queue.Ready, queue.CatchingUp, 2*time.Second, "was held", "one item is before it")
 
 		if _, err := svc.Org("other").Explain(t.Context(), done); !errors.Is(err, delivery.ErrNotFound) {
 			t.Errorf("of another organization: %v", err)
@@ -170,18 +170,18 @@ func TestStats(t *testing.T) {
 		testkit.Try(other.DeliverMany(t.Context(), testkit.Topics(10))).Must(t)
 		stats := func(q *delivery.Queue) queue.Stats { return *testkit.Try(q.Stats(t.Context())).Must(t) }
 		if s := stats(svc.Queue()); s.Ready != 36 || s.Held != 10 || s.Processing+s.Scheduled != 0 || s.PerSecond != 0 ||
-			s.Drain != -1 || !s.Oldest.Equal(c.Now().Add(-time.Minute)) {
+			s.TimeToEmpty != -1 || !s.Oldest.Equal(c.Now().Add(-time.Minute)) {
 			t.Errorf("before: %+v", s)
 		}
 		testkit.Process(t, svc)
-		if s := stats(svc.Queue()); s.Ready != 0 || s.Held != 10 || s.Scheduled != 2 || s.Drain != 0 || !s.Oldest.IsZero() || s.PerSecond < 34.0/360 || s.PerSecond > 34.0/300 {
+		if s := stats(svc.Queue()); s.Ready != 0 || s.Held != 10 || s.Scheduled != 2 || s.TimeToEmpty != 0 || !s.Oldest.IsZero() || s.PerSecond < 34.0/360 || s.PerSecond > 34.0/300 {
 			t.Errorf("after: %+v", s)
 		}
 		if s := stats(acme.Queue()); s.Held != 0 || s.Scheduled != 1 || s.PerSecond < 25.0/360 || s.PerSecond > 25.0/300 {
 			t.Errorf("of one organization: %+v", s)
 		}
 		testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(1))).Must(t)
-		if s := stats(acme.Queue()); s.Ready != 1 || s.Drain <= 0 || s.Drain > 20*time.Second {
+		if s := stats(acme.Queue()); s.Ready != 1 || s.TimeToEmpty <= 0 || s.TimeToEmpty > 20*time.Second {
 			t.Errorf("with one that waits: %+v", s)
 		}
 	})

@@ -96,9 +96,9 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 		switch {
 		case s.Ready == 0:
 		case s.PerSecond == 0:
-			s.Drain = -1
+			s.TimeToEmpty = -1
 		default:
-			s.Drain = time.Duration(float64(s.Ready) / s.PerSecond * float64(time.Second)).Round(time.Second)
+			s.TimeToEmpty = time.Duration(float64(s.Ready) / s.PerSecond * float64(time.Second)).Round(time.Second)
 		}
 		s.Snapshot, err = q.s.store.Snapshot(ctx, tx)
 		return err

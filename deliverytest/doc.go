@@ -9,7 +9,7 @@
 //
 //		report(kit.DeliveryService) // the host's code: svc.Org("acme").Deliver(...)
 //
-//		kit.Drain()                 // the first attempt fails
+//		kit.Process()                 // the first attempt fails
 //		siem.RequireAttempts(1)
 //		kit.Advance(time.Minute)    // the retry, at its own moment
 //		siem.RequireDelivered(1)

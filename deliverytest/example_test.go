@@ -50,7 +50,7 @@ func Example() {
 		t.Fatalf("%v", err)
 	}
 
-	kit.Drain()
+	kit.Process()
 	siem.RequireAttempts(1)
 	siem.RequireDelivered(0)
 

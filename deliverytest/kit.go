@@ -15,7 +15,7 @@ import (
 	"github.com/deliverykit/delivery/internal/settings"
 )
 
-// Kit is a DeliveryService under a test's control. Drain, Advance, Destination and the Require
+// Kit is a DeliveryService under a test's control. Process, Advance, Destination and the Require
 // methods end a test that goes wrong, and so belong to the goroutine that runs it; everything else
 // may be called from any.
 type Kit struct {
@@ -164,11 +164,11 @@ func (k *Kit) own(s *settings.Builder) error {
 // signature, should be given this clock.
 func (k *Kit) Now() time.Time { return k.clock.Now() }
 
-// Drain makes all attempts that are due, until nothing is at the current time. A retry that is to
+// Process makes all attempts that are due, until nothing is at the current time. A retry that is to
 // wait waits for Advance.
-func (k *Kit) Drain() {
+func (k *Kit) Process() {
 	k.t.Helper()
-	k.pass("Drain")
+	k.pass("Process")
 }
 
 func (k *Kit) pass(caller string) (next time.Time) {

@@ -39,7 +39,7 @@ func retryAfterAnHour(t testing.TB) {
 	if _, err := kit.Org("acme").Deliver(context.Background(), delivery.Request{Payload: payload.JSON("report")}); err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	siem.RequireAttempts(1)
 	kit.Advance(time.Hour - time.Second)
 	siem.RequireAttempts(1)
@@ -120,7 +120,7 @@ func TestAdvanceToNotBefore(t *testing.T) {
 	kit := deliverytest.New(t)
 	d := kit.Destination("acme")
 	request(t, kit.DeliveryService, delivery.Request{Payload: payload.JSON(1), NotBefore: kit.Now().Add(36*time.Hour + time.Minute)})
-	kit.Drain()
+	kit.Process()
 	d.RequireNothing()
 	kit.Advance(36*time.Hour + 5*time.Minute)
 	wantMoments(t, d, "1:36h1m0s")
@@ -131,7 +131,7 @@ func TestManyOrganizations(t *testing.T) {
 	kit := deliverytest.New(t)
 	mine, theirs := kit.Destination("acme"), kit.Destination("globex")
 	deliver(t, kit.DeliveryService, "x")
-	kit.Drain()
+	kit.Process()
 	mine.RequireDelivered(1)
 	theirs.RequireNothing()
 }
@@ -142,7 +142,7 @@ func TestKitsShareNothing(t *testing.T) {
 	a, b := one.Destination("acme"), two.Destination("acme")
 	deliver(t, one.DeliveryService, "x")
 	one.Advance(time.Hour)
-	two.Drain()
+	two.Process()
 	a.RequireDelivered(1)
 	b.RequireNothing()
 	if two.Now().Equal(one.Now()) {
@@ -206,7 +206,7 @@ func TestDatabaseSurvivesCancelledCalls(t *testing.T) {
 	kit.Advance(time.Minute)
 	before := len(d.RequireAttempts(len(d.Attempts())))
 	deliver(t, kit.DeliveryService, "x")
-	kit.Drain()
+	kit.Process()
 	d.RequireAttempts(before + 1)
 }
 
@@ -277,7 +277,7 @@ func TestOneAfterAnother(t *testing.T) {
 		want = append(want, fmt.Sprint(i))
 		deliver(t, kit.DeliveryService, want[i])
 	}
-	kit.Drain()
+	kit.Process()
 	var got []string
 	for _, a := range d.RequireDelivered(len(want)) {
 		got = append(got, string(a.Content))
@@ -299,7 +299,7 @@ func TestWorkers(t *testing.T) {
 	})))
 	deliver(t, kit.DeliveryService, "x")
 	deliver(t, kit.DeliveryService, "y")
-	kit.Drain()
+	kit.Process()
 	d.RequireDelivered(2)
 }
 

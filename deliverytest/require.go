@@ -101,14 +101,14 @@ func (k *Kit) position() string {
 	defer k.mu.Unlock()
 	switch {
 	case k.passes == 0:
-		return "nothing was processed so far: call Drain or Advance"
+		return "nothing was processed so far: call Process or Advance"
 	case k.next.After(now):
 		return fmt.Sprintf(
 			"it is %s; something falls due at %s: call Advance(%v)", now.Format(layout), k.next.Format(layout),
 			k.next.Sub(now),
 		)
 	}
-	return fmt.Sprintf("it is %s; at the last Drain or Advance nothing was waiting for its time", now.Format(layout))
+	return fmt.Sprintf("it is %s; at the last Process or Advance nothing was waiting for its time", now.Format(layout))
 }
 
 const (

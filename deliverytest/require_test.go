@@ -47,7 +47,7 @@ func TestRequirements(t *testing.T) {
 				kit := deliverytest.New(r)
 				d := kit.Destination("acme")
 				deliver(t, kit.DeliveryService, "x")
-				kit.Drain()
+				kit.Process()
 				c.require(d)
 				t.Error("the test went on")
 			}), c.want...)
@@ -55,14 +55,14 @@ func TestRequirements(t *testing.T) {
 	}
 }
 
-func TestRequireBeforeDrain(t *testing.T) {
+func TestRequireBeforeProcess(t *testing.T) {
 	t.Parallel()
 	contains(t, fails(t, func(r *recorder) {
 		kit := deliverytest.New(r)
 		d := kit.Destination("acme")
 		deliver(t, kit.DeliveryService, "x")
 		d.RequireDelivered(1)
-	}), "recorded 0 attempts\n", "nothing was processed so far: call Drain or Advance")
+	}), "recorded 0 attempts\n", "nothing was processed so far: call Process or Advance")
 }
 
 func TestUnderWay(t *testing.T) {
@@ -75,7 +75,7 @@ func TestUnderWay(t *testing.T) {
 			return nil, nil
 		}))
 		deliver(t, kit.DeliveryService, "x")
-		kit.Drain()
+		kit.Process()
 	}), "want 1 item delivered, got 0", "under way")
 }
 
@@ -127,7 +127,7 @@ func TestBadUse(t *testing.T) {
 		"deliverytest: delivery: the database is nil":                func(r *recorder) { deliverytest.NewOn(r, nil) },
 		"deliverytest: Advance(-1s): the clock does not go back":     func(r *recorder) { deliverytest.New(r).Advance(-time.Second) },
 		`deliverytest: creating a destination of ""`:                 func(r *recorder) { deliverytest.New(r).Destination("") },
-		"deliverytest: Drain: delivery: the service is closed":       func(r *recorder) { k := deliverytest.New(r); _ = k.Close(); k.Drain() },
+		"deliverytest: Process: delivery: the service is closed":     func(r *recorder) { k := deliverytest.New(r); _ = k.Close(); k.Process() },
 		"is of the type \"scripted\", but Kit.Destination did not m": func(r *recorder) { foreign(r, 7) },
 		" of \"acme\" is of the type \"scripted\", but Kit.Destinat": func(r *recorder) { foreign(r, 1) },
 	} {
@@ -151,7 +151,7 @@ func foreign(r *recorder, script int) {
 	if err != nil {
 		panic(err)
 	}
-	kit.Drain()
+	kit.Process()
 }
 
 // The service logs to the test's output, at the time of the kit's clock.
@@ -162,7 +162,7 @@ func TestLog(t *testing.T) {
 		kit.Advance(90 * time.Second)
 		d := kit.Destination("acme", deliverytest.Panic(fmt.Errorf("ouch")))
 		deliver(t, kit.DeliveryService, "x")
-		kit.Drain()
+		kit.Process()
 		d.RequireDelivered(1)
 	}), "time=2026-01-01T12:01:30.000Z level=ERROR", "an attempt ended badly", "the handler panicked: ouch")
 }

@@ -19,12 +19,12 @@ func TestRetryByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	siem.RequireDelivered(0)
 	if err := acme.Retry(t.Context(), receipt.ID); err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	siem.RequireDelivered(1)
 	attempts := siem.RequireAttempts(2)
 	if attempts[0].MessageID != attempts[1].MessageID || attempts[1].Number != 1 {
@@ -33,7 +33,7 @@ func TestRetryByHand(t *testing.T) {
 	if _, err := acme.Replay(t.Context(), delivery.Replay{Delivery: receipt.ID}); err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	if again := siem.RequireAttempts(3)[2]; again.MessageID == attempts[0].MessageID || string(again.Content) != `"report"` {
 		t.Errorf("the replay is %+v", again)
 	}

@@ -23,7 +23,7 @@ func TestCrash(t *testing.T) {
 	kit := deliverytest.New(t)
 	d := kit.Destination("acme", deliverytest.Crash(), deliverytest.OK())
 	receipt := deliver(t, kit.DeliveryService, "x")
-	kit.Drain()
+	kit.Process()
 	s := status(t, kit.DeliveryService, receipt.ID)
 	if i := s.Items[0]; i.State != queue.Processing || len(i.Attempts) != 0 {
 		t.Errorf("after the crash the item is %+v", i)
@@ -45,7 +45,7 @@ func TestCrashTakesNoOtherItemAlong(t *testing.T) {
 	for range 50 {
 		deliver(t, kit.DeliveryService, "x")
 	}
-	kit.Drain()
+	kit.Process()
 	d.RequireAttempts(50)
 	d.RequireDelivered(49)
 	kit.Advance(30 * time.Second)
@@ -106,7 +106,7 @@ func TestFailures(t *testing.T) {
 			kit := deliverytest.New(t)
 			d := kit.Destination("acme", c.step)
 			receipt := deliver(t, kit.DeliveryService, "x")
-			kit.Drain()
+			kit.Process()
 			if a := d.RequireAttempts(1)[0]; a.Err == nil || string(a.Content) != "x" || a.Step != c.step.String() {
 				t.Errorf("recorded %+v", a)
 			}
@@ -127,14 +127,14 @@ func TestDisabledIsHeld(t *testing.T) {
 	kit := deliverytest.New(t)
 	d := kit.Destination("acme", deliverytest.Fail(handler.Gone(errLuck)), deliverytest.OK())
 	deliver(t, kit.DeliveryService, "first")
-	kit.Drain()
+	kit.Process()
 	deliver(t, kit.DeliveryService, "second")
 	kit.Advance(time.Hour)
 	d.RequireAttempts(1)
 	if _, err := kit.Org("acme").Destinations().Update(t.Context(), d.ID(), destination.Patch{Disabled: destination.Set(false)}); err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	if a := d.RequireDelivered(1)[0]; string(a.Content) != "second" {
 		t.Errorf("delivered %q", a.Content)
 	}
@@ -147,7 +147,7 @@ func TestRecordsTheRequest(t *testing.T) {
 	receipt := request(t, kit.DeliveryService, delivery.Request{
 		Topic: "report.finished", Payload: payload.Bytes("r.csv", []byte("a,b")), Metadata: map[string]string{"k": "v"},
 	})
-	kit.Drain()
+	kit.Process()
 	a := d.RequireDelivered(1)[0]
 	if !a.At.Equal(kit.Now()) || a.Number != 1 || a.MessageID != receipt.Items[0].ID || a.DeliveryID != receipt.ID ||
 		a.ItemID != receipt.Items[0].ID || a.Topic != "report.finished" || a.Metadata["k"] != "v" || a.Payload.Name != "r.csv" ||
@@ -169,7 +169,7 @@ func TestLargeContent(t *testing.T) {
 	d := kit.Destination("acme")
 	large := strings.Repeat("0123456789", 300_000)
 	request(t, kit.DeliveryService, delivery.Request{Payload: payload.Reader("export", strings.NewReader(large))})
-	kit.Drain()
+	kit.Process()
 	if a := d.RequireDelivered(1)[0]; string(a.Content) != large {
 		t.Errorf("recorded %d bytes", len(a.Content))
 	}
@@ -188,12 +188,12 @@ func TestUnreadablePayloadTakesNoStep(t *testing.T) {
 	kit := deliverytest.New(t, delivery.WithSource("broken", brokenSource{}))
 	d := kit.Destination("acme", deliverytest.OK())
 	request(t, kit.DeliveryService, delivery.Request{Payload: payload.Ref("broken", "x")})
-	kit.Drain()
+	kit.Process()
 	if a := d.RequireAttempts(1)[0]; !errors.Is(a.Err, errLuck) {
 		t.Errorf("recorded %+v", a)
 	}
 	deliver(t, kit.DeliveryService, "readable")
-	kit.Drain()
+	kit.Process()
 	d.RequireDelivered(1)
 }
 
@@ -220,7 +220,7 @@ func TestScripts(t *testing.T) {
 			for range len(c.want) {
 				deliver(t, kit.DeliveryService, "x")
 			}
-			kit.Drain()
+			kit.Process()
 			got := ""
 			for _, a := range d.RequireAttempts(len(c.want)) {
 				if a.Err == nil {
@@ -249,8 +249,8 @@ func TestStalledAttempt(t *testing.T) {
 		}),
 		deliverytest.OK())
 	receipt := deliver(t, kit.DeliveryService, "x")
-	kit.Drain()
-	second := d.RequireAttempts(2)[1] // made by either pass, the one in Drain or the one in Advance
+	kit.Process()
+	second := d.RequireAttempts(2)[1] // made by either pass, the one in Process or the one in Advance
 	if after := second.At.Sub(begun); second.Number != 1 || after < 30*time.Second || after > 31*time.Second {
 		t.Errorf("the second attempt has number %d and began after %v", second.Number, after)
 	}

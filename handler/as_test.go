@@ -102,7 +102,7 @@ func TestWrappedHandlerInAService(t *testing.T) {
 		}); err != nil {
 			t.Errorf("ParseParams: %v", err)
 		}
-		kit.Drain()
+		kit.Process()
 	}
 	send()
 	if secret, err := org.Destinations().RotateSecret(ctx, d.ID, destination.Rotation{}); err != nil || secret.Reveal() != "rotated" {

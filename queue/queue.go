@@ -58,7 +58,7 @@ const (
 	RateLimit        Reason = 17 // its destination has had as many attempts as its rate allows
 	InOrder          Reason = 18 // in strict order, an earlier item has not ended
 	OrganizationBusy Reason = 19 // its organization has as many attempts under way as its limit allows
-	Draining         Reason = 20 // its destination catches up: held items go out at a bounded rate
+	CatchingUp       Reason = 20 // its destination catches up: held items go out at a bounded rate
 	NoHandler        Reason = 21 // no running process has a handler for the type
 	Turn             Reason = 22 // other items are before it, or no worker is free
 )
@@ -68,7 +68,7 @@ func (r Reason) String() string {
 		r, "none", "backoff", "not before", "destination disabled", "retries exhausted", "permanent failure",
 		"deadline passed", "poison", "undecodable", "requested", "destination deleted", "lease lost",
 		"released", "paused", "breaker open", "breaker half-open", "concurrency limit", "rate limit",
-		"strict order", "organization limit", "draining", "no handler", "in turn",
+		"strict order", "organization limit", "catching up", "no handler", "in turn",
 	)
 }
 
@@ -89,9 +89,9 @@ type Stats struct {
 
 	Oldest    time.Time // when the oldest ready item became ready; zero if none is ready
 	PerSecond float64   // items that ended, over the last five minutes
-	// Drain is how long the ready items take at that rate: zero if there are none, negative if no
+	// TimeToEmpty is how long the ready items take at that rate: zero if there are none, negative if no
 	// item ended.
-	Drain time.Duration
+	TimeToEmpty time.Duration
 	// Snapshot is the age of the oldest transaction that keeps PostgreSQL from removing dead rows,
 	// as far as the role may see it. It is zero on SQLite.
 	Snapshot time.Duration

@@ -60,7 +60,7 @@ func TestStoredNumbers(t *testing.T) {
 	}
 	for i, want := range []string{"none", "backoff", "not before", "destination disabled", "retries exhausted", "permanent failure",
 		"deadline passed", "poison", "undecodable", "requested", "destination deleted", "lease lost", "released", "paused", "breaker open",
-		"breaker half-open", "concurrency limit", "rate limit", "strict order", "organization limit", "draining", "no handler",
+		"breaker half-open", "concurrency limit", "rate limit", "strict order", "organization limit", "catching up", "no handler",
 		"in turn", "unknown(23)"} {
 		if got := queue.Reason(i).String(); got != want {
 			t.Errorf("reason %d is %q, want %q", i, got, want)

@@ -16,43 +16,43 @@ import (
 // row close it, and one failure opens it again. After DisableFailures in a row, if the first of
 // them is at least DisableAfter ago, the destination is disabled. Its items are held until it is
 // enabled, by hand or, with Recovery, by an attempt that succeeds. Held items are then released at
-// DrainPerSecond; items that came in later wait behind them.
+// CatchUpPerSecond; items that came in later wait behind them.
 //
 // Failures on our own side never count.
 type Breaker struct {
-	Failures        int           // in a row. Default: 5
-	Cooldown        time.Duration // Default: 5 min
-	Probes          int           // attempts at a time, and successes that close it. Default: 3
-	DisableFailures int           // in a row; negative: never disable. Default: 10
-	DisableAfter    time.Duration // since the first of them; negative: at once. Default: 1 h
-	Recovery        time.Duration // interval of trial attempts at a disabled destination. Default: none
-	DrainPerSecond  float64       // attempts at held items; negative: no bound. Default: 100
-	Off             bool          // it never opens; disabling still works
+	Failures         int           // in a row. Default: 5
+	Cooldown         time.Duration // Default: 5 min
+	Probes           int           // attempts at a time, and successes that close it. Default: 3
+	DisableFailures  int           // in a row; negative: never disable. Default: 10
+	DisableAfter     time.Duration // since the first of them; negative: at once. Default: 1 h
+	Recovery         time.Duration // interval of trial attempts at a disabled destination. Default: none
+	CatchUpPerSecond float64       // attempts at held items; negative: no bound. Default: 100
+	Off              bool          // it never opens; disabling still works
 }
 
 // DefaultBreaker returns the breaker for services that set none.
 func DefaultBreaker() Breaker {
 	return Breaker{
-		Failures:        5,
-		Cooldown:        5 * time.Minute,
-		Probes:          3,
-		DisableFailures: 10,
-		DisableAfter:    time.Hour,
-		DrainPerSecond:  100,
+		Failures:         5,
+		Cooldown:         5 * time.Minute,
+		Probes:           3,
+		DisableFailures:  10,
+		DisableAfter:     time.Hour,
+		CatchUpPerSecond: 100,
 	}
 }
 
 // Or returns b with its zero fields taken from base.
 func (b Breaker) Or(base Breaker) Breaker {
 	return Breaker{
-		Failures:        or(b.Failures, base.Failures),
-		Cooldown:        or(b.Cooldown, base.Cooldown),
-		Probes:          or(b.Probes, base.Probes),
-		DisableFailures: or(b.DisableFailures, base.DisableFailures),
-		DisableAfter:    or(b.DisableAfter, base.DisableAfter),
-		Recovery:        or(b.Recovery, base.Recovery),
-		DrainPerSecond:  or(b.DrainPerSecond, base.DrainPerSecond),
-		Off:             b.Off || base.Off,
+		Failures:         or(b.Failures, base.Failures),
+		Cooldown:         or(b.Cooldown, base.Cooldown),
+		Probes:           or(b.Probes, base.Probes),
+		DisableFailures:  or(b.DisableFailures, base.DisableFailures),
+		DisableAfter:     or(b.DisableAfter, base.DisableAfter),
+		Recovery:         or(b.Recovery, base.Recovery),
+		CatchUpPerSecond: or(b.CatchUpPerSecond, base.CatchUpPerSecond),
+		Off:              b.Off || base.Off,
 	}
 }
 
@@ -68,27 +68,27 @@ func (b Breaker) Validate() error {
 	check(b.Cooldown < 0, "cooldown %s is negative", b.Cooldown)
 	check(b.Probes < 0 || b.Probes > 1000, "probes %d is not between 1 and 1000", b.Probes)
 	check(b.Recovery != 0 && b.Recovery < time.Second, "recovery %s is less than a second", b.Recovery)
-	check(!(b.DrainPerSecond <= 1e6), "drain_per_second %v is above 1000000", b.DrainPerSecond)
-	check(b.DrainPerSecond > 0 && b.DrainPerSecond < 1e-4, "drain_per_second %v is below 0.0001", b.DrainPerSecond)
+	check(!(b.CatchUpPerSecond <= 1e6), "catch_up_per_second %v is above 1000000", b.CatchUpPerSecond)
+	check(b.CatchUpPerSecond > 0 && b.CatchUpPerSecond < 1e-4, "catch_up_per_second %v is below 0.0001", b.CatchUpPerSecond)
 	return errors.Join(errs...)
 }
 
 type breakerJSON struct {
-	Failures        int     `json:"failures,omitempty"`
-	Cooldown        string  `json:"cooldown,omitempty"`
-	Probes          int     `json:"probes,omitempty"`
-	DisableFailures int     `json:"disable_failures,omitempty"`
-	DisableAfter    string  `json:"disable_after,omitempty"`
-	Recovery        string  `json:"recovery,omitempty"`
-	DrainPerSecond  float64 `json:"drain_per_second,omitempty"`
-	Off             bool    `json:"off,omitempty"`
+	Failures         int     `json:"failures,omitempty"`
+	Cooldown         string  `json:"cooldown,omitempty"`
+	Probes           int     `json:"probes,omitempty"`
+	DisableFailures  int     `json:"disable_failures,omitempty"`
+	DisableAfter     string  `json:"disable_after,omitempty"`
+	Recovery         string  `json:"recovery,omitempty"`
+	CatchUpPerSecond float64 `json:"catch_up_per_second,omitempty"`
+	Off              bool    `json:"off,omitempty"`
 }
 
 // MarshalJSON writes the fields that are set, durations as text.
 func (b Breaker) MarshalJSON() ([]byte, error) {
 	return json.Marshal(breakerJSON{
 		b.Failures, text(b.Cooldown), b.Probes, b.DisableFailures, text(b.DisableAfter), text(b.Recovery),
-		b.DrainPerSecond, b.Off,
+		b.CatchUpPerSecond, b.Off,
 	})
 }
 
@@ -104,7 +104,7 @@ func (b *Breaker) UnmarshalJSON(raw []byte) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	*b = Breaker{j.Failures, cooldown, j.Probes, j.DisableFailures, after, recovery, j.DrainPerSecond, j.Off}
+	*b = Breaker{j.Failures, cooldown, j.Probes, j.DisableFailures, after, recovery, j.CatchUpPerSecond, j.Off}
 	return nil
 }
 

@@ -21,7 +21,7 @@ func TestReportSurvivesAnOutage(t *testing.T) {
 		}
 	}
 
-	kit.Drain() // what is due now: the first attempt, which fails
+	kit.Process() // what is due now: the first attempt, which fails
 	siem.RequireDelivered(0)
 	kit.Advance(2 * time.Hour) // the retry, at its own moment; nothing sleeps
 	siem.RequireAttempts(2)

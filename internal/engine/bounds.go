@@ -65,7 +65,7 @@ func (b *bounds) allowance(no int64) int {
 
 // gated reports whether claims for a destination have to count what all processes have in flight.
 func (b *bounds) gated(l *lane) bool {
-	return b.policy.OrganizationConcurrency > 0 || l.Breaker != retry.Closed || l.DrainTo > 0 || b.limits(l).Gated()
+	return b.policy.OrganizationConcurrency > 0 || l.Breaker != retry.Closed || l.CatchUpTo > 0 || b.limits(l).Gated()
 }
 
 func (b *bounds) limits(l *lane) destination.Limits { return l.target.Limits.Or(b.policy.Limits) }

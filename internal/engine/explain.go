@@ -62,8 +62,8 @@ func (e *Engine) Why(
 		w.Reason, w.Most = queue.OrganizationBusy, policy.OrganizationConcurrency
 	case g.rate > 0 && int(g.tokens+tokenDust) <= w.Ahead:
 		w.Reason, w.Rate = queue.RateLimit, g.rate
-		if item.Of.DrainTo > 0 && g.rate != limits.PerSecond {
-			w.Reason = queue.Draining
+		if item.Of.CatchUpTo > 0 && g.rate != limits.PerSecond {
+			w.Reason = queue.CatchingUp
 		}
 		missing := float64(w.Ahead+1) - g.tokens
 		w.Next = tx.Now.Add(time.Duration(missing / g.rate * float64(time.Second)))

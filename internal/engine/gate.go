@@ -42,8 +42,8 @@ func newGate(
 		g.probing, g.left = true, min(g.left, max(0, probes-inFlight))
 	}
 	rate, burst := l.PerSecond, l.Burst
-	if info.DrainTo > 0 && b.DrainPerSecond > 0 && (rate <= 0 || b.DrainPerSecond < rate) {
-		rate, burst = b.DrainPerSecond, 0
+	if info.CatchUpTo > 0 && b.CatchUpPerSecond > 0 && (rate <= 0 || b.CatchUpPerSecond < rate) {
+		rate, burst = b.CatchUpPerSecond, 0
 	}
 	if rate > 0 {
 		g.fill(rate, burst, state)
@@ -127,8 +127,8 @@ func (c *claim) openGate(ctx context.Context, state sqlstore.GateState, inFlight
 	if info.Held(c.tx.Now) {
 		return nil
 	}
-	if info.DrainTo > 0 {
-		if err := drained(ctx, c.tx, info); err != nil {
+	if info.CatchUpTo > 0 {
+		if err := caughtUp(ctx, c.tx, info); err != nil {
 			return err
 		}
 	}
@@ -156,14 +156,14 @@ func (c *claim) readBreakers(ctx context.Context, locked map[int64]string) error
 	return err
 }
 
-// drained forgets that a breaker held items once none of them is left.
-func drained(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
-	left, err := tx.Draining(ctx, info.No, info.DrainTo)
+// caughtUp forgets that a breaker held items once none of them is left.
+func caughtUp(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
+	left, err := tx.CatchingUp(ctx, info.No, info.CatchUpTo)
 	if err != nil || left {
 		return err
 	}
-	err = tx.Drained(ctx, info.No, info.DrainTo)
-	info.DrainTo = 0
+	err = tx.CaughtUp(ctx, info.No, info.CatchUpTo)
+	info.CatchUpTo = 0
 	return err
 }
 

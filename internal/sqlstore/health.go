@@ -21,7 +21,7 @@ type Health struct {
 	BreakerAt    time.Time // when Breaker last changed
 	ProbeAt      time.Time // when an open breaker lets probes through; zero: not by itself
 	Probed       int       // successes in a row since the breaker became half-open
-	DrainTo      int64     // ready items up to this number were held; 0: none were
+	CatchUpTo    int64     // ready items up to this number were held; 0: none were
 }
 
 // Probing reports whether attempts may be made to find out whether the destination has recovered.
@@ -151,7 +151,7 @@ func (tx *Tx) observe(ctx context.Context, no int64, outcomes []*Outcome) (chang
 				err = tx.setDisabled(ctx, o.Organization, o.Destination, "")
 			}
 			if err == nil {
-				err = tx.drain(ctx, h, b)
+				err = tx.catchUp(ctx, h, b)
 			}
 		}
 		if err != nil {
@@ -175,11 +175,11 @@ func plural(n int, what string) string {
 	return fmt.Sprint(n, " ", what, "s")
 }
 
-// drain has the items that wait now released at a bounded rate.
-func (tx *Tx) drain(ctx context.Context, h *Health, b retry.Breaker) (err error) {
-	h.DrainTo = 0
-	if b.DrainPerSecond > 0 {
-		h.DrainTo, err = tx.s.Mark(ctx, tx)
+// catchUp has the items that wait now released at a bounded rate.
+func (tx *Tx) catchUp(ctx context.Context, h *Health, b retry.Breaker) (err error) {
+	h.CatchUpTo = 0
+	if b.CatchUpPerSecond > 0 {
+		h.CatchUpTo, err = tx.s.Mark(ctx, tx)
 	}
 	return err
 }
@@ -193,12 +193,12 @@ func (tx *Tx) lockHealth(
 	for {
 		err = tx.Query(ctx, func(rows *sql.Rows) error {
 			h = &Health{}
-			var drainTo sql.NullInt64
+			var catchUpTo sql.NullInt64
 			err := rows.Scan(&h.Failures, &h.Breaker, &h.Probed, Time{&h.FailingSince}, Time{&h.LastFailure}, Time{&h.BreakerAt},
-				Time{&h.ProbeAt}, &drainTo, &disabled)
-			h.DrainTo = drainTo.Int64
+				Time{&h.ProbeAt}, &catchUpTo, &disabled)
+			h.CatchUpTo = catchUpTo.Int64
 			return err
-		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.drain_to,
+		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.catch_up_to,
 			d.disabled from delivery_health h join delivery_destinations d on d.no = h.destination_no
 			where h.destination_no = $1 and h.organization_id = $2`+tx.Locking("h"), no, organization)
 		if err != nil || h != nil || !begin {
@@ -215,14 +215,14 @@ func (tx *Tx) lockHealth(
 }
 
 func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
-	var drainTo any
-	if h.DrainTo > 0 {
-		drainTo = h.DrainTo
+	var catchUpTo any
+	if h.CatchUpTo > 0 {
+		catchUpTo = h.CatchUpTo
 	}
 	_, err := tx.Exec(ctx, `update delivery_health set failures = $2, breaker = $3, probed = $4, failing_since = $5,
-		last_failure_at = $6, breaker_at = $7, probe_at = $8, drain_to = $9 where destination_no = $1`,
+		last_failure_at = $6, breaker_at = $7, probe_at = $8, catch_up_to = $9 where destination_no = $1`,
 		no, h.Failures, int(h.Breaker), h.Probed, tx.Time(h.FailingSince), tx.Time(h.LastFailure), tx.Time(h.BreakerAt),
-		tx.Time(h.ProbeAt), drainTo)
+		tx.Time(h.ProbeAt), catchUpTo)
 	return err
 }
 
@@ -239,7 +239,7 @@ func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.Breake
 	} else {
 		h.close(tx.Now)
 		h.Failures, h.FailingSince = 0, time.Time{}
-		if err := tx.drain(ctx, h, b); err != nil {
+		if err := tx.catchUp(ctx, h, b); err != nil {
 			return err
 		}
 	}
@@ -261,15 +261,15 @@ func (tx *Tx) HalfOpen(ctx context.Context, no int64) (bool, error) {
 	return n > 0, err
 }
 
-// Drained notes that no held items are left up to a number: a system statement.
-func (tx *Tx) Drained(ctx context.Context, no, to int64) error {
-	_, err := tx.Exec(ctx, `update delivery_health set drain_to = null where destination_no = $1 and drain_to = $2`,
+// CaughtUp notes that no held items are left up to a number: a system statement.
+func (tx *Tx) CaughtUp(ctx context.Context, no, to int64) error {
+	_, err := tx.Exec(ctx, `update delivery_health set catch_up_to = null where destination_no = $1 and catch_up_to = $2`,
 		no, to)
 	return err
 }
 
-// Draining reports whether items of a destination are ready up to a number: a system statement.
-func (tx *Tx) Draining(ctx context.Context, no, to int64) (found bool, err error) {
+// CatchingUp reports whether items of a destination are ready up to a number: a system statement.
+func (tx *Tx) CatchingUp(ctx context.Context, no, to int64) (found bool, err error) {
 	for rank := int64(0); rank <= Lowest && !found && err == nil; rank++ {
 		err = tx.Query(ctx, func(*sql.Rows) error {
 			found = true

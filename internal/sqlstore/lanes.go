@@ -10,7 +10,7 @@ import (
 
 // LaneInfo is what a claim needs to know about a destination.
 type LaneInfo struct {
-	Health                 // Failures, Breaker, ProbeAt and DrainTo
+	Health                 // Failures, Breaker, ProbeAt and CatchUpTo
 	No                     int64
 	Organization, ID, Type string
 	Version                int64
@@ -28,14 +28,14 @@ func (tx *Tx) LaneInfos(ctx context.Context, nos []int64) (map[int64]LaneInfo, e
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
 		var l LaneInfo
 		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, &l.Disabled, &l.Paused, &l.Failures, &l.Breaker,
-			Time{&l.ProbeAt}, &l.DrainTo)
+			Time{&l.ProbeAt}, &l.CatchUpTo)
 		all[l.No] = l
 		return err
 	}, `select d.no, d.organization_id, d.id, d.type, d.version, d.disabled,
 		d.paused_at is not null
 			or d.organization_id in (select organization_id from delivery_organizations where paused_at is not null)
 			or exists (select 1 from delivery_organizations where organization_id = '' and paused_at is not null),
-		coalesce(h.failures, 0), coalesce(h.breaker, 0), h.probe_at, coalesce(h.drain_to, 0)
+		coalesce(h.failures, 0), coalesce(h.breaker, 0), h.probe_at, coalesce(h.catch_up_to, 0)
 		from delivery_destinations d left join delivery_health h on h.destination_no = d.no
 		where d.no in (`+list(nos)+`)`)
 	return all, err

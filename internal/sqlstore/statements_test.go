@@ -46,13 +46,13 @@ var system = map[string]string{
 	"sqlstore.Tx.DestinationsByNo": engine,
 	"maintenance.writtenBefore":    lane,
 	"sqlstore.Tx.Ahead":            lane,
-	"sqlstore.Tx.Draining":         lane,
+	"sqlstore.Tx.CatchingUp":       lane,
 	"postgres.Dialect.GateQuery":   lane,
 	"sqlite.Dialect.GateQuery":     lane,
 	"sqlstore.Tx.TakeTokens":       lane,
 	"sqlstore.Tx.saveHealth":       lane,
 	"sqlstore.Tx.HalfOpen":         lane,
-	"sqlstore.Tx.Drained":          lane,
+	"sqlstore.Tx.CaughtUp":         lane,
 
 	// Maintenance of all organizations.
 	"maintenance.leaseChecks":          maintenance,

@@ -95,7 +95,7 @@ func TestProbesAreBoundedOverProcesses(t *testing.T) {
 		c := testkit.NewClock()
 		var services []*delivery.DeliveryService
 		for range 3 {
-			services = append(services, testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{Probes: 2, DrainPerSecond: -1})))
+			services = append(services, testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{Probes: 2, CatchUpPerSecond: -1})))
 		}
 		acme := services[0].Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true})
@@ -134,7 +134,7 @@ func TestProbesAreBoundedOverProcesses(t *testing.T) {
 
 // A destination that fails for long is disabled; what waits is held, and goes out at a bounded rate
 // once it is enabled.
-func TestDisabledForItsFailuresAndDrained(t *testing.T) {
+func TestDisabledForItsFailuresAndCatchesUp(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
 		var failing atomic.Bool
@@ -147,7 +147,7 @@ func TestDisabledForItsFailuresAndDrained(t *testing.T) {
 		}}
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}))
 		acme := svc.Org("acme")
-		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{DrainPerSecond: 10}})
+		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{CatchUpPerSecond: 10}})
 		testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(40))).Must(t)
 		began := c.Now()
 		for !testkit.Health(t, acme, d.ID).Disabled {
@@ -202,7 +202,7 @@ func TestRecovery(t *testing.T) {
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}))
 		acme := svc.Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{
-			DisableFailures: 3, DisableAfter: -1, Probes: 1, Recovery: time.Hour, DrainPerSecond: -1,
+			DisableFailures: 3, DisableAfter: -1, Probes: 1, Recovery: time.Hour, CatchUpPerSecond: -1,
 		}})
 		testkit.Try(acme.DeliverMany(t.Context(), testkit.Topics(10))).Must(t)
 		testkit.Process(t, svc)

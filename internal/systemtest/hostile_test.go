@@ -56,7 +56,7 @@ func TestHostileDestinations(t *testing.T) {
 			"no limits":          {Config: ok, Limits: destination.Limits{Timeout: math.MinInt64, Concurrency: math.MinInt, PerSecond: math.NaN(), Burst: math.MinInt}},
 			"most allowed":       {Config: ok, Limits: destination.Limits{MaxBytes: math.MaxInt64, Concurrency: math.MaxInt}},
 			"retry":              {Config: ok, Retry: retry.Policy{Retries: math.MaxInt, First: math.MaxInt64, Max: math.MinInt64, Multiplier: math.Inf(1), Jitter: math.NaN(), RetryOn: []string{"\x00"}}},
-			"breaker":            {Config: ok, Breaker: retry.Breaker{Failures: math.MinInt, Cooldown: math.MaxInt64, Probes: math.MaxInt, DisableFailures: math.MinInt, DisableAfter: math.MinInt64, Recovery: math.MaxInt64, DrainPerSecond: math.NaN()}},
+			"breaker":            {Config: ok, Breaker: retry.Breaker{Failures: math.MinInt, Cooldown: math.MaxInt64, Probes: math.MaxInt, DisableFailures: math.MinInt, DisableAfter: math.MinInt64, Recovery: math.MaxInt64, CatchUpPerSecond: math.NaN()}},
 			"icon":               {Config: ok, Icon: "https://\x00"},
 		}
 		for name, text := range texts {

@@ -432,7 +432,7 @@ func TestService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kit.Drain()
+	kit.Process()
 	kit.Advance(time.Minute)
 	status, err := acme.Status(t.Context(), receipt.ID)
 	if err != nil || len(status.Items) != 1 {

@@ -96,7 +96,7 @@ create table delivery_health (
     last_failure_at timestamptz,
     breaker_at      timestamptz,                 -- of its last change
     probe_at        timestamptz,                 -- when an open breaker lets probes through; null: never by itself
-    drain_to        bigint                       -- what is ready up to this number was held, and goes out at a bounded rate
+    catch_up_to        bigint                       -- ready items up to this number were held; they go out at a bounded rate
 ) with (fillfactor = 50);
 
 -- What attempts came to, by destination and minute: added up in each process, and written now and then. The attempts are

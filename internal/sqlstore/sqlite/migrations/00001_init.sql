@@ -99,7 +99,7 @@ create table delivery_health (
     last_failure_at integer,
     breaker_at      integer,                     -- of its last change
     probe_at        integer,                     -- when an open breaker lets probes through; null: never by itself
-    drain_to        integer                      -- what is ready up to this number was held, and goes out at a bounded rate
+    catch_up_to        integer                      -- ready items up to this number were held; they go out at a bounded rate
 );
 
 -- What attempts came to, by destination and minute: added up in each process, and written now and then. The attempts are
