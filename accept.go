@@ -428,9 +428,9 @@ func missing(batch []acceptance, at []int, results []sqlstore.Enqueued) error {
 			switch {
 			case id != "":
 				errs = append(errs, &notFoundError{path: a.path, kind: "destination", id: id})
-			case len(result.Items) > a.row.Most:
+			case len(result.Items) > a.row.MaxDestinations:
 				errs = append(errs, destination.NewValidationError("request", destination.Invalid(a.path+"destinations",
-					"it goes to %d destinations, at most %d are allowed", len(result.Items), a.row.Most)))
+					"it goes to %d destinations, at most %d are allowed", len(result.Items), a.row.MaxDestinations)))
 			default:
 				errs = append(errs, ErrNoDestinations)
 			}

@@ -93,7 +93,7 @@ func (d *DeadLetters) foreign(ctx context.Context, action access.Action, id stri
 	if id == "" {
 		return nil
 	}
-	var row *sqlstore.Destination
+	var row *sqlstore.DestinationRow
 	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		row, err = tx.Destination(ctx, d.o.name, id)
 		return err
@@ -148,11 +148,11 @@ func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Pa
 
 // listing is a page of dead letters with what is shown of their deliveries.
 type listing struct {
-	letters      []sqlstore.DeadLetter
+	letters      []sqlstore.DeadLetterRow
 	next         string // the cursor of the next page
-	deliveries   map[string]sqlstore.Delivery
-	attempts     []sqlstore.Attempt
-	destinations []*sqlstore.Destination
+	deliveries   map[string]sqlstore.DeliveryRow
+	attempts     []sqlstore.AttemptRow
+	destinations []*sqlstore.DestinationRow
 }
 
 func (d *DeadLetters) listing(
@@ -185,12 +185,12 @@ func (d *DeadLetters) listing(
 }
 
 // past is the history of each letter up to its end, by its key without a fence.
-func (l *listing) past() map[sqlstore.Key][]sqlstore.Attempt {
+func (l *listing) past() map[sqlstore.Key][]sqlstore.AttemptRow {
 	fences := map[sqlstore.Key]int{}
 	for _, letter := range l.letters {
 		fences[unfenced(letter.Key)] = letter.Fence
 	}
-	past := map[sqlstore.Key][]sqlstore.Attempt{}
+	past := map[sqlstore.Key][]sqlstore.AttemptRow{}
 	for _, a := range l.attempts {
 		key := unfenced(a.Key)
 		if fence, wanted := fences[key]; wanted && a.Fence <= fence {
@@ -268,8 +268,8 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 // sets filter.Until if that is not set.
 func (d *DeadLetters) retryPage(
 	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage, dry bool,
-) (letters []sqlstore.DeadLetter, revived int, err error) {
-	var revive []sqlstore.DeadLetter
+) (letters []sqlstore.DeadLetterRow, revived int, err error) {
+	var revive []sqlstore.DeadLetterRow
 	choose := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if filter.Until.IsZero() {
 			filter.Until = tx.Now
@@ -334,7 +334,7 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 // filter.Until if that is not set.
 func (d *DeadLetters) purgePage(
 	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage,
-) (letters []sqlstore.DeadLetter, purged int, err error) {
+) (letters []sqlstore.DeadLetterRow, purged int, err error) {
 	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if filter.Until.IsZero() {
 			filter.Until = tx.Now

@@ -36,12 +36,12 @@ func (d *Destinations) Validate(
 }
 
 // specify checks a spec. config is nil if the spec is not valid.
-func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination, config any, err error) {
+func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.DestinationRow, config any, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, nil, err
 	}
-	row = &sqlstore.Destination{ConfigVersion: 1}
+	row = &sqlstore.DestinationRow{ConfigVersion: 1}
 	row.Organization, row.ID = d.o.name, id.String()
 	row.Label, row.Description, row.Icon, row.Instructions = spec.Label, spec.Description, spec.Icon, spec.Instructions
 	row.Tags, row.Default, row.Disabled = spec.Tags, spec.Default, spec.Disabled
@@ -82,7 +82,7 @@ func (d *Destinations) patched(
 	ctx context.Context,
 	id string,
 	p destination.Patch,
-) (row *sqlstore.Destination, config any, err error) {
+) (row *sqlstore.DestinationRow, config any, err error) {
 	if row, err = d.get(ctx, id, access.WriteDestinations); err != nil {
 		return nil, nil, err
 	}
@@ -100,7 +100,7 @@ func (d *Destinations) patched(
 }
 
 // warnings lists settings that are valid but probably unintended.
-func (d *Destinations) warnings(row *sqlstore.Destination, config any) (all []*destination.FieldError) {
+func (d *Destinations) warnings(row *sqlstore.DestinationRow, config any) (all []*destination.FieldError) {
 	warn := func(path, code, format string, args ...any) {
 		all = append(all, &destination.FieldError{Path: path, Code: code, Message: fmt.Sprintf(format, args...)})
 	}

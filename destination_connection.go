@@ -56,7 +56,7 @@ func (d *Destinations) TestPatch(ctx context.Context, id string, p destination.P
 // test has the handler of row's type test a connection. id is "" for a destination that is not
 // saved.
 func (d *Destinations) test(
-	ctx context.Context, row *sqlstore.Destination, config any, id string,
+	ctx context.Context, row *sqlstore.DestinationRow, config any, id string,
 ) (*destination.TestReport, error) {
 	t, err := d.o.s.configs.Type(row.Type)
 	if err != nil {

@@ -28,7 +28,7 @@ func (d *Destinations) Disable(ctx context.Context, id, reason string) (*destina
 		return nil, destination.NewValidationError("disabling", destination.Invalid("reason", "%s", problem))
 	}
 	return d.update(ctx, id, access.OperateDestination, destination.Patch{Disabled: destination.Set(true)},
-		func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
+		func(ctx context.Context, row *sqlstore.DestinationRow, p destination.Patch) error {
 			err := d.apply(ctx, row, p)
 			row.DisabledReason = reason
 			return err

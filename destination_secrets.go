@@ -58,7 +58,7 @@ func (d *Destinations) RotateSecret(
 	now := d.o.s.settings.Now().UTC()
 	var secret destination.Secret
 	updated, err := d.update(ctx, id, access.WriteDestinations, destination.Patch{},
-		func(ctx context.Context, row *sqlstore.Destination, _ destination.Patch) error {
+		func(ctx context.Context, row *sqlstore.DestinationRow, _ destination.Patch) error {
 			t := d.o.s.settings.Types[row.Type]
 			if t == nil || t.Signer == nil {
 				return fmt.Errorf(

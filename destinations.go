@@ -43,7 +43,7 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 
 func (d *Destinations) insert(
 	ctx context.Context,
-	row *sqlstore.Destination,
+	row *sqlstore.DestinationRow,
 	config any,
 ) (*destination.Destination, error) {
 	if err := d.o.s.configs.Seal(ctx, row, config); err != nil {
@@ -64,7 +64,7 @@ func (d *Destinations) insert(
 }
 
 // changed publishes what was done to a destination.
-func (d *Destinations) changed(row *sqlstore.Destination, kind event.Kind, reason string) {
+func (d *Destinations) changed(row *sqlstore.DestinationRow, kind event.Kind, reason string) {
 	d.o.s.bus.Publish(
 		event.Event{Kind: kind, Organization: d.o.name, Destination: row.ID, Version: row.Version, Reason: reason},
 	)
@@ -117,7 +117,7 @@ func (d *Destinations) get(
 	ctx context.Context,
 	id string,
 	action access.Action,
-) (row *sqlstore.Destination, err error) {
+) (row *sqlstore.DestinationRow, err error) {
 	if err := d.o.authorize(ctx, action); err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (d *Destinations) List(
 		filter.Disabled = destination.Set(!*f.Enabled)
 	}
 	for { // the database knows some of the filter
-		var rows []*sqlstore.Destination
+		var rows []*sqlstore.DestinationRow
 		err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			rows, err = tx.Destinations(ctx, d.o.name, cursor, filter, pageSize+1)
 			return err
@@ -262,7 +262,7 @@ func (d *Destinations) Update(ctx context.Context, id string, p destination.Patc
 }
 
 // change is what update makes of a row.
-type change func(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error
+type change func(ctx context.Context, row *sqlstore.DestinationRow, p destination.Patch) error
 
 // update applies a change to a destination. If another change overtakes it, it is applied again.
 func (d *Destinations) update(
@@ -301,8 +301,8 @@ func (d *Destinations) update(
 // save stores a changed row, and returns it as it is stored. errOvertaken says that the stored one
 // has another version by now.
 func (d *Destinations) save(
-	ctx context.Context, row *sqlstore.Destination, toggled bool,
-) (saved *sqlstore.Destination, err error) {
+	ctx context.Context, row *sqlstore.DestinationRow, toggled bool,
+) (saved *sqlstore.DestinationRow, err error) {
 	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if toggled { // its health is locked first, in the order of an attempt that disables it
 			if err := tx.SetBreaker(ctx, row, retry.Closed, d.breaker(row)); err != nil {
@@ -321,7 +321,7 @@ func (d *Destinations) save(
 }
 
 // breaker is the destination's breaker over the service's.
-func (d *Destinations) breaker(row *sqlstore.Destination) retry.Breaker {
+func (d *Destinations) breaker(row *sqlstore.DestinationRow) retry.Breaker {
 	return row.Breaker.Or(d.o.s.settings.Policy().Breaker)
 }
 
@@ -329,7 +329,7 @@ func (d *Destinations) breaker(row *sqlstore.Destination) retry.Breaker {
 var errOvertaken = errors.New("delivery: the destination was changed in the meantime")
 
 // apply puts a patch into row.
-func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p destination.Patch) error {
+func (d *Destinations) apply(ctx context.Context, row *sqlstore.DestinationRow, p destination.Patch) error {
 	if p.IfVersion != 0 && p.IfVersion != row.Version {
 		return fmt.Errorf("%w: destination %q has version %d, not %d", ErrStale, row.ID, row.Version, p.IfVersion)
 	}
@@ -373,7 +373,7 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.Destination, p d
 // wrong with other fields.
 func (d *Destinations) reconfigure(
 	ctx context.Context,
-	row *sqlstore.Destination,
+	row *sqlstore.DestinationRow,
 	wrong error,
 	change func(stored json.RawMessage) (destination.Config, error),
 ) error {
@@ -428,7 +428,7 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 // remove deletes a destination, or with destination.DrainPending has it drained first.
 func (d *Destinations) remove(
 	ctx context.Context,
-	row *sqlstore.Destination,
+	row *sqlstore.DestinationRow,
 	pending destination.Pending,
 ) (deleted bool, err error) {
 	for more := true; more; {
@@ -445,7 +445,7 @@ func (d *Destinations) remove(
 
 // removeIn is one transaction of remove. more: items wait that it has not cancelled yet.
 func (d *Destinations) removeIn(
-	ctx context.Context, tx *sqlstore.Tx, row *sqlstore.Destination, pending destination.Pending,
+	ctx context.Context, tx *sqlstore.Tx, row *sqlstore.DestinationRow, pending destination.Pending,
 ) (deleted, more bool, err error) {
 	if pending == destination.CancelPending {
 		waiting, err := tx.CancelPending(ctx, d.o.name, "", row.No, queue.DestinationGone)

@@ -73,7 +73,7 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 	id, err := uuid.NewV7()
 	p.join(err)
 	d := &draft{path: path, payload: req.Payload, quotas: quotas, row: sqlstore.NewDelivery{
-		Delivery: sqlstore.Delivery{
+		DeliveryRow: sqlstore.DeliveryRow{
 			Organization:   o.name,
 			ID:             id.String(),
 			Deadline:       req.Deadline,
@@ -86,7 +86,7 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 			Metadata:       req.Metadata,
 			Options:        sqlstore.Options{Retry: req.Retry},
 		},
-		NotBefore: req.NotBefore, KeyExpires: keyLifetime, Most: quotas.Destinations,
+		NotBefore: req.NotBefore, KeyExpires: keyLifetime, MaxDestinations: quotas.Destinations,
 		Subscribers: req.Subscribers, Tagged: req.DestinationTags,
 	}}
 	for _, id := range ids {

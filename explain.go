@@ -60,7 +60,7 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 func (o *Org) explain(
 	ctx context.Context,
 	tx *sqlstore.Tx,
-	p *sqlstore.Item,
+	p *sqlstore.ItemRow,
 	item *Item,
 	handled map[string]bool,
 	x *queue.Explanation,
@@ -133,8 +133,8 @@ func ahead(n int) string {
 func (o *Org) explainHeld(
 	ctx context.Context,
 	tx *sqlstore.Tx,
-	p *sqlstore.Item,
-	d *sqlstore.Destination,
+	p *sqlstore.ItemRow,
+	d *sqlstore.DestinationRow,
 	x *queue.Explanation,
 ) error {
 	switch x.Reason {

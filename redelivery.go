@@ -64,7 +64,7 @@ func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err
 type redelivery struct {
 	named   []string // the destinations that are meant; none: all
 	found   []string // those that have something to retry
-	revive  []sqlstore.DeadLetter
+	revive  []sqlstore.DeadLetterRow
 	hasten  []*sqlstore.Outcome // of items that wait for a retry
 	records []sqlstore.Key      // of the history that it will make
 	errs    []error
@@ -110,7 +110,7 @@ func (r *redelivery) means(destination string) bool {
 	return len(r.named) == 0 || slices.Contains(r.named, destination)
 }
 
-func (r *redelivery) letter(l sqlstore.DeadLetter, now time.Time) {
+func (r *redelivery) letter(l sqlstore.DeadLetterRow, now time.Time) {
 	if !r.means(l.Destination) {
 		return
 	}
@@ -122,7 +122,7 @@ func (r *redelivery) letter(l sqlstore.DeadLetter, now time.Time) {
 	r.records = append(r.records, l.Returned())
 }
 
-func (r *redelivery) waiting(w sqlstore.Item) {
+func (r *redelivery) waiting(w sqlstore.ItemRow) {
 	if !r.means(w.Destination) {
 		return
 	}
@@ -138,7 +138,7 @@ func (r *redelivery) waiting(w sqlstore.Item) {
 }
 
 // waiting locks and lists the pending items of a delivery.
-func (o *Org) waiting(ctx context.Context, tx *sqlstore.Tx, id string) ([]sqlstore.Item, error) {
+func (o *Org) waiting(ctx context.Context, tx *sqlstore.Tx, id string) ([]sqlstore.ItemRow, error) {
 	rows, err := o.s.store.Pending(ctx, tx, o.name, id, 0, maxItems)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -151,15 +151,15 @@ func (o *Org) waiting(ctx context.Context, tx *sqlstore.Tx, id string) ([]sqlsto
 	if err != nil {
 		return nil, err
 	}
-	items := make([]sqlstore.Item, len(rows))
+	items := make([]sqlstore.ItemRow, len(rows))
 	for i, r := range rows {
-		items[i] = sqlstore.Item{Claimed: r, Destination: infos[nos[i]].ID}
+		items[i] = sqlstore.ItemRow{Claimed: r, Destination: infos[nos[i]].ID}
 	}
 	return items, nil
 }
 
 // refusal says why a dead letter cannot be retried, "" if it can.
-func refusal(l sqlstore.DeadLetter, now time.Time) string {
+func refusal(l sqlstore.DeadLetterRow, now time.Time) string {
 	switch {
 	case l.Deleted:
 		return "its destination was deleted"
@@ -197,7 +197,7 @@ func (o *Org) explainRest(ctx context.Context, tx *sqlstore.Tx, id string, desti
 	}
 	var errs []error
 	for _, name := range destinations {
-		if slices.ContainsFunc(pending, func(i sqlstore.Item) bool { return i.Destination == name }) {
+		if slices.ContainsFunc(pending, func(i sqlstore.ItemRow) bool { return i.Destination == name }) {
 			continue
 		}
 		at := slices.IndexFunc(ends, func(e sqlstore.End) bool { return e.Destination == name })
@@ -302,7 +302,7 @@ func (o *Org) replayed(ctx context.Context, r Replay) (a acceptance, err error) 
 func (o *Org) replayable(
 	ctx context.Context,
 	id string,
-) (old *sqlstore.Delivery, items []sqlstore.EnqueuedItem, err error) {
+) (old *sqlstore.DeliveryRow, items []sqlstore.EnqueuedItem, err error) {
 	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return nil, nil, notFound("delivery", id)

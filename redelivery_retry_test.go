@@ -436,25 +436,25 @@ func TestItemsThatHaveEndedBefore(t *testing.T) {
 // The queue is read before the history: what happens to an item in between shows.
 func TestItemsReadWhileTheyChange(t *testing.T) {
 	t.Parallel()
-	at := func(fence int, state queue.State) sqlstore.Attempt {
-		return sqlstore.Attempt{Key: sqlstore.Key{N: 1, Fence: fence}, State: state, Took: sqlstore.NotBegun}
+	at := func(fence int, state queue.State) sqlstore.AttemptRow {
+		return sqlstore.AttemptRow{Key: sqlstore.Key{N: 1, Fence: fence}, State: state, Took: sqlstore.NotBegun}
 	}
-	pending := func(fence int) []sqlstore.Item {
-		return []sqlstore.Item{{Claimed: sqlstore.Claimed{Key: sqlstore.Key{N: 1, Fence: fence}, State: queue.Processing}}}
+	pending := func(fence int) []sqlstore.ItemRow {
+		return []sqlstore.ItemRow{{Claimed: sqlstore.Claimed{Key: sqlstore.Key{N: 1, Fence: fence}, State: queue.Processing}}}
 	}
 	for name, c := range map[string]struct {
-		pending []sqlstore.Item
-		history []sqlstore.Attempt
+		pending []sqlstore.ItemRow
+		history []sqlstore.AttemptRow
 		want    queue.State
 	}{
 		"pending":                    {pending(0), nil, queue.Processing},
-		"ended since":                {pending(3), []sqlstore.Attempt{at(3, queue.Delivered)}, queue.Delivered},
-		"cancelled since":            {pending(3), []sqlstore.Attempt{at(3, queue.Scheduled), at(4, queue.Cancelled)}, queue.Cancelled},
-		"retried":                    {pending(2), []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready)}, queue.Processing},
-		"retried and ended since":    {pending(2), []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Delivered)}, queue.Delivered},
-		"retried since":              {nil, []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready)}, queue.Ready},
-		"ended twice":                {nil, []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Delivered)}, queue.Delivered},
-		"retried, and to be retried": {nil, []sqlstore.Attempt{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Scheduled)}, queue.Scheduled},
+		"ended since":                {pending(3), []sqlstore.AttemptRow{at(3, queue.Delivered)}, queue.Delivered},
+		"cancelled since":            {pending(3), []sqlstore.AttemptRow{at(3, queue.Scheduled), at(4, queue.Cancelled)}, queue.Cancelled},
+		"retried":                    {pending(2), []sqlstore.AttemptRow{at(0, queue.Dead), at(1, queue.Ready)}, queue.Processing},
+		"retried and ended since":    {pending(2), []sqlstore.AttemptRow{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Delivered)}, queue.Delivered},
+		"retried since":              {nil, []sqlstore.AttemptRow{at(0, queue.Dead), at(1, queue.Ready)}, queue.Ready},
+		"ended twice":                {nil, []sqlstore.AttemptRow{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Delivered)}, queue.Delivered},
+		"retried, and to be retried": {nil, []sqlstore.AttemptRow{at(0, queue.Dead), at(1, queue.Ready), at(2, queue.Scheduled)}, queue.Scheduled},
 	} {
 		if got := delivery.Items("d", time.Time{}, c.pending, c.history, nil); len(got) != 1 || got[0].State != c.want || len(got[0].Attempts) != len(c.history) {
 			t.Errorf("%s: %+v, want %s", name, got, c.want)

@@ -108,10 +108,10 @@ func (o *Org) Status(ctx context.Context, id string) (_ *Status, err error) {
 
 // history is everything that is stored of a delivery.
 type history struct {
-	delivery     *sqlstore.Delivery // nil: there is none
-	pending      []sqlstore.Item
-	attempts     []sqlstore.Attempt
-	destinations []*sqlstore.Destination
+	delivery     *sqlstore.DeliveryRow // nil: there is none
+	pending      []sqlstore.ItemRow
+	attempts     []sqlstore.AttemptRow
+	destinations []*sqlstore.DestinationRow
 	written      []sqlstore.Written
 	now          time.Time
 }
@@ -173,9 +173,9 @@ func removal(written []sqlstore.Written, item string) *Removal {
 func items(
 	delivery string,
 	now time.Time,
-	pending []sqlstore.Item,
-	attempts []sqlstore.Attempt,
-	destinations []*sqlstore.Destination,
+	pending []sqlstore.ItemRow,
+	attempts []sqlstore.AttemptRow,
+	destinations []*sqlstore.DestinationRow,
 ) []Item {
 	byNumber := map[int]*Item{}
 	fences := map[int]int{} // of pending items
@@ -207,7 +207,7 @@ func items(
 }
 
 // wait notes that an item is pending.
-func (i *Item) wait(p *sqlstore.Item, now time.Time) {
+func (i *Item) wait(p *sqlstore.ItemRow, now time.Time) {
 	i.Destination, i.State, i.Progress = p.Destination, p.State, p.Progress
 	switch {
 	case p.State == queue.Processing:
@@ -224,7 +224,7 @@ func (i *Item) wait(p *sqlstore.Item, now time.Time) {
 }
 
 // record adds an attempt; waits and fence are of the item, if it is pending.
-func (i *Item) record(a sqlstore.Attempt, waits bool, fence int) {
+func (i *Item) record(a sqlstore.AttemptRow, waits bool, fence int) {
 	i.Destination = a.Destination
 	i.Attempts = append(i.Attempts, attempt(a))
 	switch {
@@ -237,7 +237,7 @@ func (i *Item) record(a sqlstore.Attempt, waits bool, fence int) {
 	}
 }
 
-func (i *Item) name(destinations []*sqlstore.Destination) {
+func (i *Item) name(destinations []*sqlstore.DestinationRow) {
 	for _, d := range destinations {
 		if d.ID == i.Destination {
 			i.Label, i.Type = d.Label, d.Type
@@ -256,7 +256,7 @@ func held(of *sqlstore.LaneInfo) queue.Reason {
 	return queue.BreakerOpen
 }
 
-func attempt(a sqlstore.Attempt) Attempt {
+func attempt(a sqlstore.AttemptRow) Attempt {
 	v := Attempt{
 		Number: a.Number, State: a.State, Reason: a.Reason, EndedAt: a.EndedAt, NextAttempt: a.NextAt,
 		Reference: a.Reference, Exchange: a.Detail.Exchange, Parts: a.Detail.Parts, Notes: a.Detail.Notes,

@@ -5,7 +5,7 @@
 // there are any. What a handler works with is parsed from the last.
 //
 // The sealed form is bound to its organization, its destination and its ConfigVersion: see
-// [sqlstore.Destination] for the rule of the two versions, which [Configs.Replace] applies.
+// [sqlstore.DestinationRow] for the rule of the two versions, which [Configs.Replace] applies.
 package configs
 
 import (
@@ -101,7 +101,7 @@ func normalize(typ string, config destination.Config) (json.RawMessage, error) {
 }
 
 // Raw returns the stored config of a destination with its secrets in clear.
-func (c *Configs) Raw(ctx context.Context, d *sqlstore.Destination) (json.RawMessage, error) {
+func (c *Configs) Raw(ctx context.Context, d *sqlstore.DestinationRow) (json.RawMessage, error) {
 	if d.Sealed == nil {
 		return d.Config, nil
 	}
@@ -112,7 +112,7 @@ func (c *Configs) Raw(ctx context.Context, d *sqlstore.Destination) (json.RawMes
 }
 
 // Open returns the stored config of a destination as its handler's type.
-func (c *Configs) Open(ctx context.Context, t *settings.Type, d *sqlstore.Destination) (any, error) {
+func (c *Configs) Open(ctx context.Context, t *settings.Type, d *sqlstore.DestinationRow) (any, error) {
 	raw, err := c.Raw(ctx, d)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (c *Configs) Open(ctx context.Context, t *settings.Type, d *sqlstore.Destin
 
 // Seal puts the stored forms of a parsed config into d: the redacted one and, if it has secrets,
 // the sealed one. Without keys that is ErrNoKeys.
-func (c *Configs) Seal(ctx context.Context, d *sqlstore.Destination, parsed any) error {
+func (c *Configs) Seal(ctx context.Context, d *sqlstore.DestinationRow, parsed any) error {
 	revealed, err := destination.Reveal(parsed)
 	if err != nil {
 		return err
@@ -144,17 +144,17 @@ func (c *Configs) Seal(ctx context.Context, d *sqlstore.Destination, parsed any)
 }
 
 // Replace is Seal for the next version of a stored destination.
-func (c *Configs) Replace(ctx context.Context, d *sqlstore.Destination, parsed any) error {
+func (c *Configs) Replace(ctx context.Context, d *sqlstore.DestinationRow, parsed any) error {
 	d.ConfigVersion = d.NextVersion()
 	return c.Seal(ctx, d, parsed)
 }
 
 // Rewrap seals a stored config with the primary key, and reports whether another key had sealed it.
-func (c *Configs) Rewrap(ctx context.Context, d *sqlstore.Destination) (sealed []byte, changed bool, err error) {
+func (c *Configs) Rewrap(ctx context.Context, d *sqlstore.DestinationRow) (sealed []byte, changed bool, err error) {
 	return c.fixed.Keys.Rewrap(ctx, d.Sealed, binding(d))
 }
 
 // binding is what the sealed config of a destination is bound to.
-func binding(d *sqlstore.Destination) seal.AD {
+func binding(d *sqlstore.DestinationRow) seal.AD {
 	return seal.AD{Organization: d.Organization, Subject: d.ID, Version: d.ConfigVersion}
 }

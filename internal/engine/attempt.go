@@ -235,14 +235,14 @@ func (a *attempt) request(ctx context.Context, content *payload.Content) *handle
 	item := sqlstore.ItemID(j.Delivery, j.N)
 	return &handler.Request{
 		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
-		Organization: j.Organization, Destination: &j.destination.Destination.Destination, Config: j.destination.config,
+		Organization: j.Organization, Destination: &j.destination.DestinationRow.Destination, Config: j.destination.config,
 		Payload: content, Topic: d.Topic, Test: d.Options.Test, Metadata: d.Metadata, Params: a.option.Params,
 		CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
 		Transfer: newTransfer(ctx, a.e, j),
 	}
 }
 
-func undecodable(d *sqlstore.Delivery) error {
+func undecodable(d *sqlstore.DeliveryRow) error {
 	if d == nil {
 		return errors.New("its delivery is gone")
 	}
@@ -250,7 +250,7 @@ func undecodable(d *sqlstore.Delivery) error {
 }
 
 // content returns the payload of a delivery for a handler to read.
-func (e *Engine) content(ctx context.Context, d *sqlstore.Delivery) (*payload.Content, error) {
+func (e *Engine) content(ctx context.Context, d *sqlstore.DeliveryRow) (*payload.Content, error) {
 	p := d.Payload
 	switch {
 	case p.Source != "":

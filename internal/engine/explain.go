@@ -24,7 +24,7 @@ const MaxAhead = 10_000
 // Why returns why an item that is ready and not held waits. handled are the types that any process
 // attempts. It looks at what a claim looks at, without a lock.
 func (e *Engine) Why(
-	ctx context.Context, tx *sqlstore.Tx, item *sqlstore.Item, d *sqlstore.Destination, handled map[string]bool,
+	ctx context.Context, tx *sqlstore.Tx, item *sqlstore.ItemRow, d *sqlstore.DestinationRow, handled map[string]bool,
 ) (w Why, err error) {
 	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MaxAhead); err != nil {
 		return w, err

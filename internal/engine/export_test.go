@@ -138,7 +138,7 @@ type Unobserved struct {
 // NewUnobserved returns one.
 func NewUnobserved() *Unobserved {
 	e := &Engine{Settings: settings.NewBuilder().Build()}
-	j := &job{Claimed: sqlstore.Claimed{Content: &sqlstore.Delivery{}}}
+	j := &job{Claimed: sqlstore.Claimed{Content: &sqlstore.DeliveryRow{}}}
 	return &Unobserved{newAttempt(e, j), []*sqlstore.Outcome{&j.outcome}}
 }
 

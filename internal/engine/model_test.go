@@ -121,7 +121,7 @@ type model struct {
 }
 
 type modelDestination struct {
-	*sqlstore.Destination
+	*sqlstore.DestinationRow
 	paused bool
 }
 
@@ -158,14 +158,14 @@ func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
 			}
 		}
 		for i, limits := range []destination.Limits{{}, {}, {Concurrency: 2}, {Ordered: true}} {
-			d := &sqlstore.Destination{Destination: destination.Destination{
+			d := &sqlstore.DestinationRow{Destination: destination.Destination{
 				Organization: m.organizations[i%2], ID: newID(t), Type: "fake", Label: fmt.Sprint(i),
 				Config: json.RawMessage(`{}`), Limits: limits,
 			}}
 			if err := tx.InsertDestination(m.ctx, d); err != nil {
 				return err
 			}
-			m.destinations = append(m.destinations, &modelDestination{Destination: d})
+			m.destinations = append(m.destinations, &modelDestination{DestinationRow: d})
 		}
 		return nil
 	})
@@ -259,10 +259,10 @@ func (m *model) enqueue(t *rapid.T) {
 	organization := draw(t, "organization", m.organizations)
 	var batch []sqlstore.NewDelivery
 	for range rapid.IntRange(1, 3).Draw(t, "deliveries") {
-		d := sqlstore.NewDelivery{Delivery: sqlstore.Delivery{
+		d := sqlstore.NewDelivery{DeliveryRow: sqlstore.DeliveryRow{
 			Organization: organization, ID: newID(t), Priority: rapid.IntRange(-1, 1).Draw(t, "priority"),
 			Payload: sqlstore.Payload{Info: payload.Info{Size: 2, SHA256: fmt.Sprintf("%064x", 1)}, Inline: []byte("{}")},
-		}, Most: 50}
+		}, MaxDestinations: 50}
 		d.CreatedAt = m.now
 		if rapid.IntRange(0, 4).Draw(t, "later") == 0 {
 			by := []time.Duration{-time.Second, 0, time.Second, time.Minute}
@@ -661,7 +661,7 @@ func (m *model) pause(t *rapid.T) {
 // retry puts an organization's dead letters back.
 func (m *model) retry(t *rapid.T) {
 	organization := draw(t, "organization", m.organizations)
-	var letters []sqlstore.DeadLetter
+	var letters []sqlstore.DeadLetterRow
 	m.write(func(tx *sqlstore.Tx) (err error) {
 		page := sqlstore.DeadPage{Limit: 1000, Lock: true}
 		if letters, err = tx.DeadLetters(m.ctx, organization, sqlstore.DeadFilter{}, page); err != nil {

@@ -12,7 +12,7 @@ import (
 
 // target is a destination that is ready for use: its config is opened and parsed, once per version.
 type target struct {
-	*sqlstore.Destination
+	*sqlstore.DestinationRow
 	typ    *settings.Type
 	config any
 }
@@ -88,7 +88,7 @@ func (t *targets) rest(no, version int64, until time.Time) {
 // load makes destinations ready: it reads them, then opens and parses their configs. One that
 // cannot be made ready is logged and rests.
 func (e *Engine) load(ctx context.Context, nos []int64) error {
-	var rows []*sqlstore.Destination
+	var rows []*sqlstore.DestinationRow
 	err := e.Store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		rows, err = tx.DestinationsByNo(ctx, nos)
 		return err
@@ -127,7 +127,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 }
 
 // cancelAll cancels what waits for a destination.
-func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.Destination) error {
+func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.DestinationRow) error {
 	for n := 1; n > 0; {
 		err := e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			n, err = tx.CancelPending(ctx, d.Organization, "", d.No, queue.DestinationGone)

@@ -95,7 +95,7 @@ func (k *checks) check(ctx context.Context, r *Run, c checkable) {
 		log.WarnContext(ctx, "delivery: a scheduled connection test could not be made; it is tried again", "error", err)
 	}
 	err = r.store.Commit(context.WithoutCancel(ctx), sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return finishCheck(ctx, tx, c.Destination, report, tx.Now.Add(next))
+		return finishCheck(ctx, tx, c.DestinationRow, report, tx.Now.Add(next))
 	}, Committed: sqlstore.Again})
 	if err != nil {
 		log.WarnContext(ctx, "delivery: the finding of a connection test could not be stored; it is tested again", "error", err)
@@ -114,7 +114,7 @@ func (k *checks) test(
 ) (report *destination.TestReport, next time.Duration, err error) {
 	policy := k.settings.Policy()
 	every, failing, inUse := policy.Checks.Every, policy.Checks.Failing, policy.Checks.InUse
-	var usage sqlstore.Usage
+	var usage sqlstore.UsageRow
 	err = r.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		usage, err = tx.Usage(ctx, c.Organization, c.No)
 		return err
@@ -138,7 +138,7 @@ func (k *checks) test(
 		return nil, next, nil
 	}
 	t := k.settings.Types[c.Type]
-	config, err := k.configs.Open(ctx, t, c.Destination)
+	config, err := k.configs.Open(ctx, t, c.DestinationRow)
 	if err == nil {
 		report, err = t.Test(ctx, min(policy.Timeout(c.Limits), maxCheck),
 			&handler.TestRequest{Organization: c.Organization, DestinationID: c.ID, Config: config})

@@ -29,7 +29,7 @@ func LastCheck(
 
 // checkable is a destination whose connection test is due, with the report of the last one.
 type checkable struct {
-	*sqlstore.Destination
+	*sqlstore.DestinationRow
 	Last   *destination.TestReport // nil if there was none
 	LastAt time.Time
 }
@@ -59,7 +59,7 @@ func leaseChecks(
 		if n == 0 {
 			continue
 		}
-		c := checkable{Destination: d}
+		c := checkable{DestinationRow: d}
 		last, _, err := LastCheck(ctx, tx, d.Organization, d.No)
 		if err != nil {
 			return nil, err
@@ -91,7 +91,7 @@ func scheduleChecks(ctx context.Context, tx *sqlstore.Tx, types []string, due ti
 
 // finishCheck stores the report of a test, nil if none was made, and when the next test is due.
 func finishCheck(
-	ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destination, report *destination.TestReport, due time.Time,
+	ctx context.Context, tx *sqlstore.Tx, d *sqlstore.DestinationRow, report *destination.TestReport, due time.Time,
 ) error {
 	if report == nil {
 		_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,

@@ -12,7 +12,7 @@ import (
 func deleteDrained(bus *events.Bus) Chore {
 	return Chore{Name: "draining", Every: every / 2, Do: func(ctx context.Context, r *Run) error {
 		after := int64(0)
-		var gone []*sqlstore.Destination
+		var gone []*sqlstore.DestinationRow
 		err := r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			rows, err := drainingDestinations(ctx, tx, after, pageSize)
 			if err != nil {
@@ -41,7 +41,7 @@ func deleteDrained(bus *events.Bus) Chore {
 	}}
 }
 
-func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destination) (bool, error) {
+func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.DestinationRow) (bool, error) {
 	waits, err := tx.Waits(ctx, d.Organization, d.No)
 	if err != nil || waits {
 		return false, err
@@ -53,7 +53,7 @@ func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destinati
 // for them, by number after the given one: a system statement.
 func drainingDestinations(
 	ctx context.Context, tx *sqlstore.Tx, after int64, limit int,
-) ([]*sqlstore.Destination, error) {
+) ([]*sqlstore.DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.no > $1 and d.draining_at is not null and d.deleted_at is null
 		order by d.no limit $2`, after, limit)
 }

@@ -215,11 +215,11 @@ func (r *Run) Batches(ctx context.Context, step func(ctx context.Context, tx *sq
 // a page is short or ctx ends. do handles its own errors.
 func (r *Run) Pages(
 	ctx context.Context,
-	page func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error),
-	do func(ctx context.Context, d *sqlstore.Destination),
+	page func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.DestinationRow, error),
+	do func(ctx context.Context, d *sqlstore.DestinationRow),
 ) error {
 	for after, more := int64(0), true; more; {
-		var rows []*sqlstore.Destination
+		var rows []*sqlstore.DestinationRow
 		err := r.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 			rows, err = page(ctx, tx, after)
 			return err
@@ -242,11 +242,11 @@ func (r *Run) Pages(
 // EachDestination calls do for each destination of a type, of all organizations. A failure for one
 // is logged, and the others follow.
 func (r *Run) EachDestination(
-	ctx context.Context, typ string, do func(ctx context.Context, d *sqlstore.Destination) error,
+	ctx context.Context, typ string, do func(ctx context.Context, d *sqlstore.DestinationRow) error,
 ) error {
-	return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error) {
+	return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.DestinationRow, error) {
 		return destinationsOfType(ctx, tx, typ, after, pageSize)
-	}, func(ctx context.Context, d *sqlstore.Destination) {
+	}, func(ctx context.Context, d *sqlstore.DestinationRow) {
 		if err := do(ctx, d); err != nil {
 			r.logger.WarnContext(ctx, "delivery: a chore failed for a destination; it is tried again the next time",
 				"chore", r.name, "organization", d.Organization, "destination", d.ID, "error", err)
@@ -258,7 +258,7 @@ func (r *Run) EachDestination(
 // one: a system statement.
 func destinationsOfType(
 	ctx context.Context, tx *sqlstore.Tx, typ string, after int64, limit int,
-) ([]*sqlstore.Destination, error) {
+) ([]*sqlstore.DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.no > $1 and d.type = $2 and d.deleted_at is null
 		order by d.no limit $3`, after, typ, limit)
 }

@@ -22,7 +22,7 @@ const (
 // as its time goes.
 func removals(c *configs.Configs, t *settings.Type) Chore {
 	return Chore{Name: "removals of " + t.Name, Every: time.Hour, Network: true, Do: func(ctx context.Context, r *Run) error {
-		return r.EachDestination(ctx, t.Name, func(ctx context.Context, d *sqlstore.Destination) error {
+		return r.EachDestination(ctx, t.Name, func(ctx context.Context, d *sqlstore.DestinationRow) error {
 			config, err := c.Open(ctx, t, d)
 			if err != nil {
 				return err
@@ -37,7 +37,7 @@ func removals(c *configs.Configs, t *settings.Type) Chore {
 }
 
 // removeOf removes what is due of one destination. What fails is passed over until the next time.
-func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Destination, config any, keep time.Duration) error {
+func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any, keep time.Duration) error {
 	var after sqlstore.Written
 	var failed error
 	for {
@@ -65,7 +65,7 @@ func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Destina
 }
 
 // removePage removes what is due, several at once, and records what became of each.
-func removePage(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Destination, config any, due []sqlstore.Written) error {
+func removePage(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any, due []sqlstore.Written) error {
 	var group errgroup.Group
 	group.SetLimit(removalsAtOnce)
 	for i := range due {

@@ -15,9 +15,9 @@ import (
 func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
 	return Chore{Name: "keys", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
 		primary := seal.Prefix(keys.IDs()[0])
-		return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.Destination, error) {
+		return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.DestinationRow, error) {
 			return sealedByOthers(ctx, tx, after, primary, pageSize)
-		}, func(ctx context.Context, d *sqlstore.Destination) {
+		}, func(ctx context.Context, d *sqlstore.DestinationRow) {
 			if err := resealOne(ctx, r, c, d); err != nil {
 				r.logger.WarnContext(ctx, "delivery: a config could not be sealed with the primary key; it is tried again later",
 					"organization", d.Organization, "destination", d.ID, "error", err)
@@ -26,7 +26,7 @@ func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
 	}}
 }
 
-func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.Destination) error {
+func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.DestinationRow) error {
 	sealed, changed, err := c.Rewrap(ctx, d)
 	if err != nil || !changed {
 		return err
@@ -46,14 +46,14 @@ func resealOne(ctx context.Context, r *Run, c *configs.Configs, d *sqlstore.Dest
 // after the given one: a system statement.
 func sealedByOthers(
 	ctx context.Context, tx *sqlstore.Tx, after int64, prefix []byte, limit int,
-) ([]*sqlstore.Destination, error) {
+) ([]*sqlstore.DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.no > $1 and d.sealed is not null and substr(d.sealed, 1, $2) <> $3
 		and d.deleted_at is null order by d.no limit $4`, after, len(prefix), prefix, limit)
 }
 
 // replaceSealed replaces the sealed config of d if it is still the stored one, and reports whether
 // it did. It changes no version.
-func replaceSealed(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.Destination, sealed []byte) (bool, error) {
+func replaceSealed(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.DestinationRow, sealed []byte) (bool, error) {
 	n, err := tx.Exec(ctx, `update delivery_destinations set sealed = $4
 		where organization_id = $1 and id = $2 and sealed = $3`, d.Organization, d.ID, d.Sealed, sealed)
 	return n > 0, err

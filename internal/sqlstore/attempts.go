@@ -15,10 +15,10 @@ import (
 // Attempts lists the history of deliveries, item by item and in the order in which it happened.
 func (tx *Tx) Attempts(
 	ctx context.Context, organization string, deliveries ...string,
-) (attempts []Attempt, err error) {
+) (attempts []AttemptRow, err error) {
 	query, args := AttemptsQuery(organization, deliveries)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var a Attempt
+		var a AttemptRow
 		var category, status sql.NullInt64
 		var code, text string
 		var took sql.NullFloat64
@@ -38,7 +38,7 @@ func (tx *Tx) Attempts(
 		last := &attempts[len(attempts)-1]
 		return errors.Join(Decode("reference", reference, &last.Reference), Decode("detail", detail, &last.Detail))
 	}, query, args...)
-	slices.SortStableFunc(attempts, func(a, b Attempt) int {
+	slices.SortStableFunc(attempts, func(a, b AttemptRow) int {
 		return cmp.Or(cmp.Compare(a.Delivery, b.Delivery), cmp.Compare(a.N, b.N), cmp.Compare(a.Fence, b.Fence))
 	})
 	return attempts, err
@@ -53,8 +53,8 @@ func AttemptsQuery(organization string, deliveries []string) (query string, args
 		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
 }
 
-// Attempt is a record in the history of an item: an attempt, or another change of its state.
-type Attempt struct {
+// AttemptRow is a record in the history of an item: an attempt, or another change of its state.
+type AttemptRow struct {
 	Key
 	Destination string
 	Number      int // 0: there was no attempt, or it does not count
@@ -69,11 +69,11 @@ type Attempt struct {
 	Place       string // Claimed.Place, "" where it is not known
 }
 
-// NotBegun is the [Attempt.Took] of a record that is not of an attempt.
+// NotBegun is the [AttemptRow.Took] of a record that is not of an attempt.
 const NotBegun time.Duration = -1
 
 // Plain reports whether there is nothing to record but that the item was delivered.
-func (a *Attempt) Plain() bool {
+func (a *AttemptRow) Plain() bool {
 	return a.State == queue.Delivered && a.Reason == queue.None && a.Failure == nil && a.Took != NotBegun &&
 		a.Reference.ID == "" && a.Reference.URL == "" && a.Reference.Details == nil &&
 		a.Detail.Exchange == nil && a.Detail.Parts == nil && a.Detail.Notes == nil

@@ -9,9 +9,9 @@ import (
 	"github.com/deliverykit/delivery/queue"
 )
 
-// DeadLetter is an item that ended dead and has not been retried or purged since. [Native].End
+// DeadLetterRow is an item that ended dead and has not been retried or purged since. [Native].End
 // makes it one. Its fence is the one that it ended with.
-type DeadLetter struct {
+type DeadLetterRow struct {
 	Key
 	Lane        int64
 	Destination string
@@ -117,10 +117,10 @@ func DeadQuery(d Syntax, organization string, f DeadFilter, page DeadPage) (quer
 // DeadLetters lists a page of an organization's dead letters.
 func (tx *Tx) DeadLetters(
 	ctx context.Context, organization string, f DeadFilter, page DeadPage,
-) (letters []DeadLetter, err error) {
+) (letters []DeadLetterRow, err error) {
 	query, args := DeadQuery(tx.s, organization, f, page)
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var l DeadLetter
+		var l DeadLetterRow
 		err := rows.Scan(&l.Organization, &l.Delivery, &l.N, &l.Fence, &l.Lane, &l.Destination, &l.Reason, Time{&l.DiedAt},
 			Time{&l.Deadline}, &l.Deleted, &l.Lost)
 		letters = append(letters, l)
@@ -159,17 +159,17 @@ func PurgeQuery(d Syntax, organization string, f DeadFilter, after *Key, last Ke
 }
 
 // Revive makes dead letters, which the transaction has locked, ready items again, and records that
-// under the key [DeadLetter.Returned].
-func (tx *Tx) Revive(ctx context.Context, letters []DeadLetter) error {
+// under the key [DeadLetterRow.Returned].
+func (tx *Tx) Revive(ctx context.Context, letters []DeadLetterRow) error {
 	if len(letters) == 0 {
 		return nil
 	}
 	if err := tx.s.Revive(ctx, tx, tx.Now, letters); err != nil {
 		return err
 	}
-	records := make([]*Attempt, len(letters))
+	records := make([]*AttemptRow, len(letters))
 	for i, l := range letters {
-		records[i] = &Attempt{
+		records[i] = &AttemptRow{
 			Key: l.Returned(), Destination: l.Destination, State: queue.Ready, Reason: queue.Requested, Took: NotBegun,
 		}
 	}
@@ -177,7 +177,7 @@ func (tx *Tx) Revive(ctx context.Context, letters []DeadLetter) error {
 }
 
 // Returned returns the key of the record that [Tx.Revive] makes.
-func (l *DeadLetter) Returned() Key {
+func (l *DeadLetterRow) Returned() Key {
 	k := l.Key
 	k.Fence++
 	return k

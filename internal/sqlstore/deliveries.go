@@ -21,7 +21,7 @@ const ContentColumns = `d.created_at, d.deadline, d.topic, d.priority, d.idempot
 // targets of a scan once: to make them for each row costs more than to read it.
 type DeliveryScanner struct {
 	targets                                            []any
-	d                                                  Delivery
+	d                                                  DeliveryRow
 	contentType                                        sql.NullString
 	priority, size                                     sql.NullInt64
 	topic, key, correlation, trace, name, id, src, ref sql.NullString
@@ -39,7 +39,7 @@ func NewDeliveryScanner(leading ...any) *DeliveryScanner {
 
 // Scan reads a row, and returns nil if the columns of the delivery are null. An error of decoding
 // is in Faulty: one such row must not stop the others.
-func (s *DeliveryScanner) Scan(rows *sql.Rows) (*Delivery, error) {
+func (s *DeliveryScanner) Scan(rows *sql.Rows) (*DeliveryRow, error) {
 	s.d.Payload.Inline = nil
 	if err := rows.Scan(s.targets...); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error
 }
 
 // Delivery reads a delivery. It returns nil if the organization has none of that id.
-func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *Delivery, err error) {
+func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *DeliveryRow, err error) {
 	var replayOf string
 	var fallback sql.NullBool
 	scanner := NewDeliveryScanner(Text{&replayOf}, &fallback)
@@ -118,11 +118,11 @@ func (tx *Tx) LinkReplay(ctx context.Context, organization, id, replayOf string)
 }
 
 // Summaries reads deliveries by id, without their options, tags, metadata and content.
-func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]Delivery, error) {
-	all := make(map[string]Delivery, len(ids))
+func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) (map[string]DeliveryRow, error) {
+	all := make(map[string]DeliveryRow, len(ids))
 	query, args := SummariesQuery(organization, ids)
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
-		d := Delivery{Organization: organization}
+		d := DeliveryRow{Organization: organization}
 		var sha []byte
 		err := rows.Scan(&d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority, Text{&d.CorrelationID},
 			Text{&d.Payload.Name}, &d.Payload.ContentType, &d.Payload.Size, &sha)

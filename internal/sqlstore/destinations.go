@@ -10,19 +10,19 @@ import (
 	"github.com/deliverykit/delivery/destination"
 )
 
-// Destination is a stored destination with what its owner does not see.
+// DestinationRow is a stored destination with what its owner does not see.
 //
 // It has two versions. Version grows by one with every change that its owner or the service makes:
 // not with a pause, and not when the config is sealed again with another key. ConfigVersion is the
 // Version that the last change of the config led to, and Sealed can be opened with that number
 // alone: it is part of what the ciphertext is bound to. So three steps change a config:
 //
-//  1. Set ConfigVersion to [Destination.NextVersion], which the change leads to.
+//  1. Set ConfigVersion to [DestinationRow.NextVersion], which the change leads to.
 //  2. Seal the new config, which binds it to ConfigVersion.
 //  3. [Tx.SaveDestination] fails if Version is no longer the stored one. It writes Config and
 //     Sealed only if ConfigVersion is not the stored one: otherwise they may have been sealed again
 //     meanwhile, and stay.
-type Destination struct {
+type DestinationRow struct {
 	destination.Destination
 	No            int64  // the low half of its lanes
 	ConfigVersion int64  // what Sealed is bound to
@@ -31,7 +31,7 @@ type Destination struct {
 }
 
 // NextVersion returns the version that the next change leads to.
-func (d *Destination) NextVersion() int64 { return d.Version + 1 }
+func (d *DestinationRow) NextVersion() int64 { return d.Version + 1 }
 
 const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.updated_at, d.deleted_at is not null,
 	d.id, d.is_default, d.disabled, d.disabled_by_service, d.organization_id, d.type, d.label, d.description,
@@ -41,10 +41,10 @@ const destinationColumns = `d.no, d.version, d.config_version, d.created_at, d.u
 
 const destinationTables = ` from delivery_destinations d left join delivery_health h on h.destination_no = d.no `
 
-func scanDestination(rows *sql.Rows) (*Destination, error) {
-	var d Destination
+func scanDestination(rows *sql.Rows) (*DestinationRow, error) {
+	var d DestinationRow
 	var tags, subscription, topics, limits, policy, breaker []byte
-	var h Health
+	var h HealthRow
 	err := rows.Scan(&d.No, &d.Version, &d.ConfigVersion, Time{&d.CreatedAt}, Time{&d.UpdatedAt}, &d.Deleted, &d.ID,
 		&d.Default, &d.Disabled, &d.DisabledByService, &d.Organization, &d.Type, &d.Label, &d.Description, &d.Icon,
 		&d.Instructions, &d.DisabledReason, &tags, &subscription, &topics, &d.Fallback, Time{&d.DrainingAt},
@@ -63,7 +63,7 @@ func scanDestination(rows *sql.Rows) (*Destination, error) {
 // selects: its conditions from "where" on, its order and its limit.
 func (tx *Tx) SelectDestinations(
 	ctx context.Context, where string, args ...any,
-) (all []*Destination, err error) {
+) (all []*DestinationRow, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		d, err := scanDestination(rows)
 		all = append(all, d)
@@ -73,7 +73,7 @@ func (tx *Tx) SelectDestinations(
 }
 
 // InsertDestination stores a new destination, and sets its number, its versions and its times.
-func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
+func (tx *Tx) InsertDestination(ctx context.Context, d *DestinationRow) error {
 	err := tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&d.No) }, `insert into delivery_destinations
 		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions,
 		tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
@@ -93,7 +93,7 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *Destination) error {
 // version. It returns nil if d.Version is not the stored version any more, or the destination is
 // deleted. It leaves d alone, so that a transaction can run again with it. The type says when the
 // config is written.
-func (tx *Tx) SaveDestination(ctx context.Context, d *Destination) (*Destination, error) {
+func (tx *Tx) SaveDestination(ctx context.Context, d *DestinationRow) (*DestinationRow, error) {
 	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
 		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12,
 		tags = $13, config = case when config_version = $4 then config else $14 end,
@@ -142,7 +142,7 @@ func (tx *Tx) DeleteDestination(ctx context.Context, organization, id string) er
 
 // Destination reads a destination, even a deleted one. It returns nil if the organization has none
 // of that id.
-func (tx *Tx) Destination(ctx context.Context, organization, id string) (*Destination, error) {
+func (tx *Tx) Destination(ctx context.Context, organization, id string) (*DestinationRow, error) {
 	all, err := tx.SelectDestinations(ctx, `where d.organization_id = $1 and d.id = $2`, organization, id)
 	if err != nil || len(all) == 0 {
 		return nil, err
@@ -151,14 +151,14 @@ func (tx *Tx) Destination(ctx context.Context, organization, id string) (*Destin
 }
 
 // DestinationsByID reads destinations, even deleted ones.
-func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []string) ([]*Destination, error) {
+func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []string) ([]*DestinationRow, error) {
 	in, args := Among(organization, ids)
 	return tx.SelectDestinations(ctx, `where d.organization_id = $1 and d.id `+in, args...)
 }
 
 // DestinationsOf reads the destinations that a delivery's items and history name, even deleted
 // ones.
-func (tx *Tx) DestinationsOf(ctx context.Context, organization, delivery string) ([]*Destination, error) {
+func (tx *Tx) DestinationsOf(ctx context.Context, organization, delivery string) ([]*DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.organization_id = $1 and (
 		d.id in (select a.destination_id from delivery_attempts a where a.organization_id = $1 and a.delivery_id = $2)
 		or d.no in (select q.lane & 4294967295 from delivery_queue q where q.organization_id = $1 and q.delivery_id = $2))`,
@@ -174,7 +174,7 @@ type DestinationFilter struct {
 // Destinations lists destinations after the given id, in the order of their creation.
 func (tx *Tx) Destinations(
 	ctx context.Context, organization, after string, f DestinationFilter, limit int,
-) ([]*Destination, error) {
+) ([]*DestinationRow, error) {
 	if after == "" {
 		after = "00000000-0000-0000-0000-000000000000"
 	}
@@ -197,6 +197,6 @@ func (tx *Tx) Destinations(
 }
 
 // DestinationsByNo reads destinations by number, even deleted ones: a system statement.
-func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*Destination, error) {
+func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.no in (`+list(nos)+`)`)
 }

@@ -39,12 +39,12 @@ func open(t *testing.T) *sqlstore.Store {
 func TestSaveDestinationLeavesItsArgumentAlone(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	d := &sqlstore.Destination{Destination: destination.Destination{
+	d := &sqlstore.DestinationRow{Destination: destination.Destination{
 		Organization: "acme", ID: "00000000-0000-7000-8000-000000000001", Type: "x", Label: "old", Config: []byte(`{"a":1}`),
 	}}
 	commit(t, s, func(ctx context.Context, tx *sqlstore.Tx) error { return tx.InsertDestination(ctx, d) })
 	d.Label = "new"
-	var saved *sqlstore.Destination
+	var saved *sqlstore.DestinationRow
 	runs := 0
 	commit(t, s, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if saved, err = tx.SaveDestination(ctx, d); err == nil && runs == 0 {
@@ -73,7 +73,7 @@ func TestSaveDestinationLeavesItsArgumentAlone(t *testing.T) {
 func TestSaveDestinationWritesAChangedConfig(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	d := &sqlstore.Destination{Sealed: []byte("old"), Destination: destination.Destination{
+	d := &sqlstore.DestinationRow{Sealed: []byte("old"), Destination: destination.Destination{
 		Organization: "acme", ID: "00000000-0000-7000-8000-000000000001", Type: "x", Config: []byte(`{"a":1}`),
 	}}
 	save := func() {
@@ -107,7 +107,7 @@ func commit(t *testing.T, s *sqlstore.Store, do func(ctx context.Context, tx *sq
 	}
 }
 
-func read(t *testing.T, s *sqlstore.Store, id string) (d *sqlstore.Destination) {
+func read(t *testing.T, s *sqlstore.Store, id string) (d *sqlstore.DestinationRow) {
 	t.Helper()
 	err := s.Read(t.Context(), func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		d, err = tx.Destination(ctx, "acme", id)

@@ -61,9 +61,9 @@ func stored(t *testing.T, s *sqlstore.Store) string {
 }
 
 // enqueue makes a destination and a delivery with an item of it, and returns both.
-func enqueue(t *testing.T, s *sqlstore.Store) (*sqlstore.Destination, sqlstore.Key) {
+func enqueue(t *testing.T, s *sqlstore.Store) (*sqlstore.DestinationRow, sqlstore.Key) {
 	t.Helper()
-	d := &sqlstore.Destination{Destination: destination.Destination{
+	d := &sqlstore.DestinationRow{Destination: destination.Destination{
 		Organization: "acme", ID: effectDestination, Type: "x", Config: []byte(`{}`),
 	}}
 	var items []sqlstore.Claimed
@@ -72,15 +72,15 @@ func enqueue(t *testing.T, s *sqlstore.Store) (*sqlstore.Destination, sqlstore.K
 			return err
 		}
 		if _, err := s.Enqueue(ctx, tx, "acme", tx.Now, []sqlstore.NewDelivery{{
-			Delivery: sqlstore.Delivery{
+			DeliveryRow: sqlstore.DeliveryRow{
 				Organization: "acme", ID: effectDelivery, CreatedAt: tx.Now,
 				Payload: sqlstore.Payload{
 					Info:   payload.Info{ContentType: "text/plain", Size: 2, SHA256: fmt.Sprintf("%064x", 1)},
 					Inline: []byte("hi"),
 				},
 			},
-			Items: []sqlstore.NewItem{{Destination: d.ID}},
-			Most:  1,
+			Items:           []sqlstore.NewItem{{Destination: d.ID}},
+			MaxDestinations: 1,
 		}}); err != nil {
 			return err
 		}

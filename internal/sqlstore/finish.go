@@ -11,7 +11,7 @@ import (
 // Outcome is what a worker, a sweep or a call decides about an item: a record for its history, and
 // either its end, if its state is one, or its return to the queue.
 type Outcome struct {
-	Attempt
+	AttemptRow
 	No      int64         // the number of the destination
 	Delay   time.Duration // until the next attempt, if it returns to the queue
 	Charge  bool          // the attempt counts
@@ -43,7 +43,7 @@ type Finished struct {
 	Applied  []bool // by outcome: the fence matched
 	// Ended are the last records of the items that ended. An item that returned to the queue and
 	// was to be cancelled has one too, while its outcome is the return.
-	Ended   []*Attempt
+	Ended   []*AttemptRow
 	Changes []HealthChange // what the effect on health found; later effects see it
 }
 
@@ -58,7 +58,7 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (Finished, error)
 		o.EndedAt = tx.Now
 		if o.State.Ended() {
 			o.NextAt = time.Time{}
-			ends.add(&o.Attempt, i)
+			ends.add(&o.AttemptRow, i)
 		} else {
 			returns = append(returns, i)
 		}
@@ -69,7 +69,7 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (Finished, error)
 		}
 	}
 	if len(ends.attempts) > 0 {
-		f.Ended = make([]*Attempt, 0, len(ends.attempts))
+		f.Ended = make([]*AttemptRow, 0, len(ends.attempts))
 		if err := tx.s.End(ctx, tx, tx.Now, ends.attempts, ends.apply); err != nil {
 			return Finished{}, err
 		}
@@ -84,12 +84,12 @@ func (tx *Tx) Finish(ctx context.Context, outcomes []*Outcome) (Finished, error)
 
 // endings are the ends of items, and of which outcome each is.
 type endings struct {
-	attempts []*Attempt
+	attempts []*AttemptRow
 	outcomes []int
 	f        *Finished
 }
 
-func (e *endings) add(a *Attempt, outcome int) {
+func (e *endings) add(a *AttemptRow, outcome int) {
 	e.attempts, e.outcomes = append(e.attempts, a), append(e.outcomes, outcome)
 }
 
@@ -117,7 +117,7 @@ func (tx *Tx) reschedule(ctx context.Context, outcomes []*Outcome, returns []int
 	if err != nil {
 		return err
 	}
-	var records []*Attempt
+	var records []*AttemptRow
 	for _, c := range done {
 		i := at[c.Key]
 		o := outcomes[i]
@@ -127,7 +127,7 @@ func (tx *Tx) reschedule(ctx context.Context, outcomes []*Outcome, returns []int
 			ends.add(cancelled(o, c.Cancel), i)
 		}
 		if !o.Silent() {
-			records = append(records, &o.Attempt)
+			records = append(records, &o.AttemptRow)
 		}
 	}
 	if len(records) == 0 {
@@ -138,10 +138,10 @@ func (tx *Tx) reschedule(ctx context.Context, outcomes []*Outcome, returns []int
 
 // cancelled returns the end of an item that has just returned to the queue although it is to be
 // cancelled.
-func cancelled(o *Outcome, reason queue.Reason) *Attempt {
+func cancelled(o *Outcome, reason queue.Reason) *AttemptRow {
 	k := o.Key
 	k.Fence++
-	return &Attempt{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
+	return &AttemptRow{Key: k, Destination: o.Destination, State: queue.Cancelled, Reason: reason, Took: NotBegun}
 }
 
 const maxCancelled = 1000

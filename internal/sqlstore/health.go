@@ -12,8 +12,8 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Health is the state of a destination that fails or has failed.
-type Health struct {
+// HealthRow is the state of a destination that fails or has failed.
+type HealthRow struct {
 	Failures     int // in a row
 	FailingSince time.Time
 	LastFailure  time.Time
@@ -25,7 +25,7 @@ type Health struct {
 }
 
 // Probing reports whether attempts may be made to find out whether the destination has recovered.
-func (h *Health) Probing(now time.Time) bool {
+func (h *HealthRow) Probing(now time.Time) bool {
 	return h.Breaker != retry.Closed && !h.ProbeAt.IsZero() && !h.ProbeAt.After(now)
 }
 
@@ -41,7 +41,7 @@ const (
 )
 
 // Observe counts the end of an attempt at a destination.
-func (h *Health) Observe(fault bool, b retry.Breaker, disabled bool, now time.Time) Verdict {
+func (h *HealthRow) Observe(fault bool, b retry.Breaker, disabled bool, now time.Time) Verdict {
 	probing := h.Probing(now)
 	if !fault {
 		h.Failures, h.FailingSince = 0, time.Time{}
@@ -76,11 +76,11 @@ func (h *Health) Observe(fault bool, b retry.Breaker, disabled bool, now time.Ti
 	return NoChange
 }
 
-func (h *Health) open(now time.Time, pause time.Duration) {
+func (h *HealthRow) open(now time.Time, pause time.Duration) {
 	h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Open, now, now.Add(pause), 0
 }
 
-func (h *Health) close(now time.Time) {
+func (h *HealthRow) close(now time.Time) {
 	h.Breaker, h.BreakerAt, h.ProbeAt, h.Probed = retry.Closed, now, time.Time{}, 0
 }
 
@@ -163,7 +163,7 @@ func (tx *Tx) observe(ctx context.Context, no int64, outcomes []*Outcome) (chang
 }
 
 // givenUp says why the service disables a destination.
-func givenUp(h *Health, now time.Time) string {
+func givenUp(h *HealthRow, now time.Time) string {
 	return "disabled by the service after " + plural(h.Failures, "failure") + " in a row, within " +
 		now.Sub(h.FailingSince).Round(time.Second).String()
 }
@@ -176,7 +176,7 @@ func plural(n int, what string) string {
 }
 
 // catchUp has the items that wait now released at a bounded rate.
-func (tx *Tx) catchUp(ctx context.Context, h *Health, b retry.Breaker) (err error) {
+func (tx *Tx) catchUp(ctx context.Context, h *HealthRow, b retry.Breaker) (err error) {
 	h.CatchUpTo = 0
 	if b.CatchUpPerSecond > 0 {
 		h.CatchUpTo, err = tx.s.Mark(ctx, tx)
@@ -189,10 +189,10 @@ func (tx *Tx) catchUp(ctx context.Context, h *Health, b retry.Breaker) (err erro
 // destination is gone.
 func (tx *Tx) lockHealth(
 	ctx context.Context, organization string, no int64, begin bool,
-) (h *Health, disabled bool, err error) {
+) (h *HealthRow, disabled bool, err error) {
 	for {
 		err = tx.Query(ctx, func(rows *sql.Rows) error {
-			h = &Health{}
+			h = &HealthRow{}
 			var catchUpTo sql.NullInt64
 			err := rows.Scan(&h.Failures, &h.Breaker, &h.Probed, Time{&h.FailingSince}, Time{&h.LastFailure}, Time{&h.BreakerAt},
 				Time{&h.ProbeAt}, &catchUpTo, &disabled)
@@ -214,7 +214,7 @@ func (tx *Tx) lockHealth(
 	}
 }
 
-func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
+func (tx *Tx) saveHealth(ctx context.Context, no int64, h *HealthRow) error {
 	var catchUpTo any
 	if h.CatchUpTo > 0 {
 		catchUpTo = h.CatchUpTo
@@ -229,7 +229,7 @@ func (tx *Tx) saveHealth(ctx context.Context, no int64, h *Health) error {
 // SetBreaker opens a destination's breaker until a call closes it, or closes it. Closing also
 // resets the failure count; enabling and disabling by hand do both. b sets the rate at which held
 // items are then released. It puts the new state into d.
-func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.BreakerState, b retry.Breaker) error {
+func (tx *Tx) SetBreaker(ctx context.Context, d *DestinationRow, state retry.BreakerState, b retry.Breaker) error {
 	h, _, err := tx.lockHealth(ctx, d.Organization, d.No, true)
 	if err != nil || h == nil {
 		return err
@@ -248,7 +248,7 @@ func (tx *Tx) SetBreaker(ctx context.Context, d *Destination, state retry.Breake
 }
 
 // show puts the part of h that the owner sees into d.
-func (d *Destination) show(h *Health) {
+func (d *DestinationRow) show(h *HealthRow) {
 	d.Health.ConsecutiveFailures, d.Health.FailingSince, d.Health.LastFailure = h.Failures, h.FailingSince, h.LastFailure
 	d.Health.Status = destination.StatusOf(h.Failures, h.Breaker)
 	d.Health.Breaker, d.Health.BreakerSince, d.Health.ProbeAt = h.Breaker, h.BreakerAt, h.ProbeAt

@@ -20,7 +20,7 @@ func TestObserve(t *testing.T) {
 			Recovery: rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "recovery"), Off: rapid.Bool().Draw(t, "off"),
 		}
 		now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-		var h sqlstore.Health
+		var h sqlstore.HealthRow
 		disabled := false
 		row, wins := 0, 0 // failures in a row; successes of probes in a row
 		var since time.Time

@@ -5,8 +5,8 @@ import (
 	"database/sql"
 )
 
-// Item is a pending item of a delivery with its destination.
-type Item struct {
+// ItemRow is a pending item of a delivery with its destination.
+type ItemRow struct {
 	Claimed
 	Destination string
 	Progress    int64    // bytes that the other side has, as last noted
@@ -14,9 +14,9 @@ type Item struct {
 }
 
 // Items lists the pending items of a delivery.
-func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items []Item, err error) {
+func (tx *Tx) Items(ctx context.Context, organization, delivery string) (items []ItemRow, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var i Item
+		var i ItemRow
 		err := rows.Scan(&i.Organization, &i.Delivery, &i.N, &i.Fence, &i.Lane, &i.Seq, &i.State, &i.Attempt, &i.Lost,
 			&i.Cancel, Time{&i.RunAt}, Time{&i.Deadline}, &i.Destination, &i.Progress)
 		items = append(items, i)

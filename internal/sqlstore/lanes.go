@@ -10,7 +10,7 @@ import (
 
 // LaneInfo is what a claim needs to know about a destination.
 type LaneInfo struct {
-	Health                 // Failures, Breaker, ProbeAt and CatchUpTo
+	HealthRow              // Failures, Breaker, ProbeAt and CatchUpTo
 	No                     int64
 	Organization, ID, Type string
 	Version                int64

@@ -154,15 +154,15 @@ func (tx *Tx) Sum(ctx context.Context, organization string, no int64, since time
 	return m, err
 }
 
-// Usage is what a destination has been used for in all its time.
-type Usage struct {
+// UsageRow is what a destination has been used for in all its time.
+type UsageRow struct {
 	Delivered, Dead, Attempts, Failed int64
 	LastAt                            time.Time // the minute of the last attempt
 }
 
 // Usage adds up the statistics of a destination that are left, and the sum that [Tx.ExpireMinutes]
 // kept.
-func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u Usage, err error) {
+func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u UsageRow, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		return rows.Scan(&u.Delivered, &u.Dead, &u.Attempts, &u.Failed, Time{&u.LastAt})
 	}, `select coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(attempts), 0), coalesce(sum(failed), 0),
@@ -178,7 +178,7 @@ func (tx *Tx) Usage(ctx context.Context, organization string, no int64) (u Usage
 // destinations: a system statement.
 func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n int64, err error) {
 	type used struct {
-		Usage
+		UsageRow
 		organization string
 	}
 	by := map[int64]*used{}
@@ -186,7 +186,7 @@ func (tx *Tx) ExpireMinutes(ctx context.Context, before time.Time, limit int) (n
 		var of string
 		var no int64
 		var at time.Time
-		var u Usage
+		var u UsageRow
 		if err := rows.Scan(&of, &no, Time{&at}, &u.Delivered, &u.Dead, &u.Attempts, &u.Failed); err != nil {
 			return err
 		}

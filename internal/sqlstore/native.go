@@ -40,15 +40,15 @@ type Native interface {
 
 	// End removes the items whose fence matches from the queue, appends their final attempts, and
 	// makes those that end dead dead letters. It calls applied with the index of each of them.
-	End(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt, applied func(i int)) error
+	End(ctx context.Context, tx Execer, now time.Time, attempts []*AttemptRow, applied func(i int)) error
 	// Reschedule puts the items whose fence matches back into the queue, and returns them with the
 	// fence that was asked for. It increments the stored fence, so that each lease has its own.
 	Reschedule(ctx context.Context, tx Execer, changes []Change) ([]Changed, error)
 	// Append adds attempts to the history of items that stay in the queue.
-	Append(ctx context.Context, tx Execer, now time.Time, attempts []*Attempt) error
+	Append(ctx context.Context, tx Execer, now time.Time, attempts []*AttemptRow) error
 	// Revive makes dead letters, which the transaction has locked, ready items again. The new
 	// fence is the old one plus two; the number between belongs to the record of the return.
-	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetter) error
+	Revive(ctx context.Context, tx Execer, now time.Time, letters []DeadLetterRow) error
 
 	// Due makes scheduled items ready whose time is after the first time and not after the second,
 	// and returns how many.

@@ -36,8 +36,8 @@ type Key struct {
 	Fence        int
 }
 
-// Delivery is a stored delivery.
-type Delivery struct {
+// DeliveryRow is a stored delivery.
+type DeliveryRow struct {
 	Organization, ID string
 	CreatedAt        time.Time
 	Deadline         time.Time
@@ -81,14 +81,14 @@ type Payload struct {
 // destinations with one of the tags in Tagged. Without any of these it goes to the organization's
 // defaults. Options apply to Items alone.
 type NewDelivery struct {
-	Delivery
-	Subscribers bool
-	Tagged      []string
-	NotBefore   time.Time
-	Fingerprint []byte
-	KeyExpires  time.Duration
-	Items       []NewItem
-	Most        int // how many destinations it may have
+	DeliveryRow
+	Subscribers     bool
+	Tagged          []string
+	NotBefore       time.Time
+	Fingerprint     []byte
+	KeyExpires      time.Duration
+	Items           []NewItem
+	MaxDestinations int // how many destinations it may have
 }
 
 // Defaults reports whether the delivery goes to the organization's defaults.
@@ -140,7 +140,7 @@ const (
 type Claimed struct {
 	Key
 	Lane, Seq int64
-	Content   *Delivery // what is delivered; nil: it is gone
+	Content   *DeliveryRow // what is delivered; nil: it is gone
 	State     queue.State
 	Attempt   int          // attempts so far that count
 	Lost      int          // leases lost
@@ -202,7 +202,7 @@ func NoteMissing(batch []NewDelivery, results []Enqueued, found []map[string]boo
 				r.Missing = append(r.Missing, item.Destination)
 			}
 		}
-		if len(r.Items) == 0 && len(d.Items) == 0 || len(r.Items) > d.Most {
+		if len(r.Items) == 0 && len(d.Items) == 0 || len(r.Items) > d.MaxDestinations {
 			r.Missing = append(r.Missing, "")
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // Revive implements [sqlstore.Native].
 func (d Dialect) Revive(
-	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter,
+	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetterRow,
 ) error {
 	var lane, deadline array
 	for _, l := range letters {

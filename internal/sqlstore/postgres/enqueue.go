@@ -90,7 +90,7 @@ func insert(
 // possible reports whether each delivery has destinations, and not too many.
 func possible(batch []sqlstore.NewDelivery) bool {
 	return !slices.ContainsFunc(batch, func(d sqlstore.NewDelivery) bool {
-		return len(d.Items) == 0 || len(d.Items) > d.Most
+		return len(d.Items) == 0 || len(d.Items) > d.MaxDestinations
 	})
 }
 

@@ -89,13 +89,13 @@ type Enqueue struct {
 func Enqueues() []Enqueue {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	plain := sqlstore.NewDelivery{
-		Delivery: sqlstore.Delivery{
+		DeliveryRow: sqlstore.DeliveryRow{
 			ID: strings.Trim(id, "'"),
 			Payload: sqlstore.Payload{
 				Inline: []byte{1}, Info: payload.Info{ContentType: "text/plain", SHA256: strings.Repeat("ab", 32)},
 			},
 		},
-		Items: []sqlstore.NewItem{{Destination: strings.Trim(id, "'")}}, Most: 50,
+		Items: []sqlstore.NewItem{{Destination: strings.Trim(id, "'")}}, MaxDestinations: 50,
 	}
 	with := func(change func(d *sqlstore.NewDelivery)) sqlstore.NewDelivery {
 		d := plain
@@ -111,7 +111,7 @@ func Enqueues() []Enqueue {
 	referenced := with(func(d *sqlstore.NewDelivery) {
 		d.Payload = sqlstore.Payload{Info: payload.Info{ContentType: "text/plain"}, Source: "s", Ref: "r"}
 	})
-	impossible := with(func(d *sqlstore.NewDelivery) { d.Most = 0 })
+	impossible := with(func(d *sqlstore.NewDelivery) { d.MaxDestinations = 0 })
 	full := with(func(d *sqlstore.NewDelivery) {
 		d.IdempotencyKey, d.Fingerprint, d.Deadline, d.Fallback = "k", []byte{1}, at, true
 		d.Topic, d.CorrelationID, d.TraceParent, d.Priority = "t", "c", "p", 1

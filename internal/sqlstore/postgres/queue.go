@@ -103,9 +103,9 @@ func keyArrays(n int, key func(i int) sqlstore.Key) []any {
 // End implements [sqlstore.Native]. It looks for rows where the claim left them first, and then by
 // key for those that are not there.
 func (d Dialect) End(
-	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int),
+	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.AttemptRow, applied func(i int),
 ) error {
-	if !slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return a.Place != "" }) {
+	if !slices.ContainsFunc(attempts, func(a *sqlstore.AttemptRow) bool { return a.Place != "" }) {
 		return d.end(ctx, tx, now, attempts, false, applied)
 	}
 	found := make([]bool, len(attempts))
@@ -116,7 +116,7 @@ func (d Dialect) End(
 	if err != nil {
 		return err
 	}
-	var left []*sqlstore.Attempt
+	var left []*sqlstore.AttemptRow
 	var leftAt []int
 	for i := range attempts {
 		if !found[i] {
@@ -132,9 +132,9 @@ func (d Dialect) End(
 // end is End by key or, with placed, by place.
 func (d Dialect) end(
 	ctx context.Context, tx sqlstore.Execer, now time.Time,
-	attempts []*sqlstore.Attempt, placed bool, applied func(i int),
+	attempts []*sqlstore.AttemptRow, placed bool, applied func(i int),
 ) error {
-	plain := !slices.ContainsFunc(attempts, func(a *sqlstore.Attempt) bool { return !a.Plain() })
+	plain := !slices.ContainsFunc(attempts, func(a *sqlstore.AttemptRow) bool { return !a.Plain() })
 	var query string
 	switch {
 	case plain && placed:
@@ -172,7 +172,7 @@ func (d Dialect) end(
 }
 
 // attemptArrays returns the keys, destinations, numbers and durations of attempts as parameters.
-func attemptArrays(attempts []*sqlstore.Attempt) []any {
+func attemptArrays(attempts []*sqlstore.AttemptRow) []any {
 	n := len(attempts)
 	destination, number, took := newArray(n, 37), newArray(n, 2), newArray(n, 12)
 	for i := range attempts {
@@ -190,7 +190,7 @@ func attemptArrays(attempts []*sqlstore.Attempt) []any {
 }
 
 // detailArrays returns the other columns of attempts as parameters.
-func detailArrays(attempts []*sqlstore.Attempt) []any {
+func detailArrays(attempts []*sqlstore.AttemptRow) []any {
 	var state, reason, category, status, code, text, reference, detail array
 	for i := range attempts {
 		a := attempts[i]
@@ -218,7 +218,7 @@ func detailArrays(attempts []*sqlstore.Attempt) []any {
 }
 
 // Append implements [sqlstore.Native].
-func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.AttemptRow) error {
 	var next array
 	for i := range attempts {
 		next.time(attempts[i].NextAt)

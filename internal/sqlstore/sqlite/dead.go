@@ -9,7 +9,7 @@ import (
 
 // Revive implements [sqlstore.Native].
 func (d Dialect) Revive(
-	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetter,
+	ctx context.Context, tx sqlstore.Execer, now time.Time, letters []sqlstore.DeadLetterRow,
 ) error {
 	seq, err := next(ctx, tx, len(letters))
 	if err != nil {

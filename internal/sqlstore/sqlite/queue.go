@@ -82,7 +82,7 @@ const matching = ` where organization_id = ?1 and delivery_id = ?2 and n = ?3 an
 
 // End implements [sqlstore.Native].
 func (d Dialect) End(
-	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt, applied func(i int),
+	ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.AttemptRow, applied func(i int),
 ) error {
 	for i, a := range attempts {
 		if a.State == queue.Dead {
@@ -136,7 +136,7 @@ func (d Dialect) Reschedule(
 }
 
 // Append implements [sqlstore.Native].
-func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.Attempt) error {
+func (d Dialect) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, attempts []*sqlstore.AttemptRow) error {
 	for _, a := range attempts {
 		var category, status, code, text, took any
 		if f := a.Failure; f != nil {
