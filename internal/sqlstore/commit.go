@@ -55,25 +55,6 @@ func (s *Store) Read(ctx context.Context, fn func(ctx context.Context, tx *Tx) e
 	return s.run(ctx, Reading, Commit{Do: fn})
 }
 
-// Write is [Store.Commit] of fn and settled.
-func (s *Store) Write(
-	ctx context.Context, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error),
-) error {
-	return s.Commit(ctx, Commit{Do: fn, Committed: settled})
-}
-
-// Combine is [Store.CommitShared] of fn and settled.
-func (s *Store) Combine(
-	ctx context.Context, fn func(context.Context, *Tx) error, settled func(context.Context, *Tx) (bool, error),
-) error {
-	return s.CommitShared(ctx, Commit{Do: fn, Committed: settled})
-}
-
-// Lease is [Store.CommitRelaxed].
-func (s *Store) Lease(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	return s.CommitRelaxed(ctx, fn)
-}
-
 const (
 	maxRetries = 10
 	firstPause = 2 * time.Millisecond
