@@ -53,8 +53,8 @@ func (k *checks) schedule() Chore {
 		if interval < 0 { // changed since
 			return nil
 		}
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
-			return true, scheduleChecks(ctx, tx, k.types, tx.Now.Add(interval), batchSize)
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
+			return Batch{Done: true}, scheduleChecks(ctx, tx, k.types, tx.Now.Add(interval), batchSize)
 		})
 	}}
 }
@@ -62,29 +62,34 @@ func (k *checks) schedule() Chore {
 // tests makes the tests that are due. Each destination is leased to one process, so all processes
 // take part.
 func (k *checks) tests() Chore {
-	return Chore{Name: "connection tests", Network: true, Wanted: k.wanted, Do: func(ctx context.Context, r *Run) error {
-		for taken := 0; taken < maxChecks && ctx.Err() == nil; {
-			var due []checkable
-			err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-				due, err = leaseChecks(ctx, tx, k.types, tx.Now.Add(checkLease), checkBatch)
-				return err
-			}})
-			if err != nil || len(due) == 0 {
-				return err
+	return Chore{
+		Name:    "connection tests",
+		Network: true,
+		Wanted:  k.wanted,
+		Do: func(ctx context.Context, r *Run) error {
+			for taken := 0; taken < maxChecks && ctx.Err() == nil; {
+				var due []checkable
+				err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
+					due, err = leaseChecks(ctx, tx, k.types, tx.Now.Add(checkLease), checkBatch)
+					return err
+				}})
+				if err != nil || len(due) == 0 {
+					return err
+				}
+				taken += len(due)
+				var group errgroup.Group
+				group.SetLimit(checksAtOnce)
+				for _, c := range due {
+					group.Go(func() error {
+						k.check(ctx, r, c)
+						return nil
+					})
+				}
+				_ = group.Wait() // each logs its own error
 			}
-			taken += len(due)
-			var group errgroup.Group
-			group.SetLimit(checksAtOnce)
-			for _, c := range due {
-				group.Go(func() error {
-					k.check(ctx, r, c)
-					return nil
-				})
-			}
-			_ = group.Wait() // each logs its own error
-		}
-		return nil
-	}}
+			return nil
+		},
+	}
 }
 
 // check tests a destination if a test says anything, and stores the finding.
@@ -94,11 +99,17 @@ func (k *checks) check(ctx context.Context, r *Run, c checkable) {
 	if err != nil {
 		log.WarnContext(ctx, "delivery: a scheduled connection test could not be made; it is tried again", "error", err)
 	}
-	err = r.store.Commit(context.WithoutCancel(ctx), sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return finishCheck(ctx, tx, c.DestinationRow, report, tx.Now.Add(next))
-	}, Committed: sqlstore.Again})
+	err = r.store.Commit(
+		context.WithoutCancel(ctx),
+		sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
+			return finishCheck(ctx, tx, c.DestinationRow, report, tx.Now.Add(next))
+		}, Committed: sqlstore.Again},
+	)
 	if err != nil {
-		log.WarnContext(ctx, "delivery: the finding of a connection test could not be stored; it is tested again", "error", err)
+		log.WarnContext(
+			ctx, "delivery: the finding of a connection test could not be stored; it is tested again", "error",
+			err,
+		)
 		return
 	}
 	if report != nil {

@@ -94,8 +94,13 @@ func finishCheck(
 	ctx context.Context, tx *sqlstore.Tx, d *sqlstore.DestinationRow, report *destination.TestReport, due time.Time,
 ) error {
 	if report == nil {
-		_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,
-			d.No, d.Organization, tx.Time(due))
+		_, err := tx.Exec(
+			ctx,
+			`update delivery_checks set due_at = $3 where destination_no = $1 and organization_id = $2`,
+			d.No,
+			d.Organization,
+			tx.Time(due),
+		)
 		return err
 	}
 	_, err := tx.Exec(ctx, `update delivery_checks set due_at = $3, checked_at = $4, ok = $5, report = $6

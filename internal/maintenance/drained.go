@@ -12,32 +12,28 @@ import (
 func deleteDrained(bus *events.Bus) Chore {
 	return Chore{Name: "draining", Every: every / 2, Do: func(ctx context.Context, r *Run) error {
 		after := int64(0)
-		var gone []*sqlstore.DestinationRow
-		err := r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
 			rows, err := drainingDestinations(ctx, tx, after, pageSize)
-			if err != nil {
-				return false, err
-			}
-			for _, d := range rows {
-				after = d.No
-				deleted, err := deleteIfDrained(ctx, tx, d)
-				if err != nil {
-					return false, err
-				}
-				if deleted {
-					gone = append(gone, d)
+			var gone []*sqlstore.DestinationRow
+			for i := 0; i < len(rows) && err == nil; i++ {
+				var deleted bool
+				if deleted, err = deleteIfDrained(ctx, tx, rows[i]); deleted {
+					gone = append(gone, rows[i])
 				}
 			}
-			return len(rows) < pageSize, nil
+			return Batch{len(rows) < pageSize, func() {
+				if len(rows) > 0 {
+					after = rows[len(rows)-1].No
+				}
+				r.Count(&r.Report.DestinationsDrained, len(gone))
+				for _, d := range gone {
+					bus.Publish(event.Event{
+						Kind: event.DestinationDeleted, Organization: d.Organization, Destination: d.ID,
+						Reason: "nothing waits for it any more",
+					})
+				}
+			}}, err
 		})
-		r.Count(&r.Report.DestinationsDrained, len(gone))
-		for _, d := range gone {
-			bus.Publish(event.Event{
-				Kind: event.DestinationDeleted, Organization: d.Organization, Destination: d.ID,
-				Reason: "nothing waits for it any more",
-			})
-		}
-		return err
 	}}
 }
 

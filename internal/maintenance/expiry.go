@@ -18,10 +18,9 @@ const (
 // expireKeys removes idempotency keys whose time has passed.
 func expireKeys() Chore {
 	return Chore{Name: "idempotency", Every: 10 * time.Minute, Do: func(ctx context.Context, r *Run) error {
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
 			n, err := deleteKeys(ctx, tx, batchSize)
-			r.Count(&r.Report.KeysExpired, int(n))
-			return n < batchSize, err
+			return Batch{n < batchSize, func() { r.Count(&r.Report.KeysExpired, int(n)) }}, err
 		})
 	}}
 }
@@ -38,9 +37,9 @@ func deleteKeys(ctx context.Context, tx *sqlstore.Tx, limit int) (int64, error) 
 func expireStatistics(s *settings.Settings) Chore {
 	return Chore{Name: "statistics", Every: time.Hour, Do: func(ctx context.Context, r *Run) error {
 		keep := s.Policy().Retention.Statistics
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
 			n, err := tx.ExpireMinutes(ctx, tx.Now.Add(-keep), batchSize)
-			return n < batchSize, errors.Join(err, tx.ForgetWorkers(ctx, tx.Now.Add(-workersSeen)))
+			return Batch{Done: n < batchSize}, errors.Join(err, tx.ForgetWorkers(ctx, tx.Now.Add(-workersSeen)))
 		})
 	}}
 }
@@ -48,10 +47,9 @@ func expireStatistics(s *settings.Settings) Chore {
 // expireSecurityEvents removes security events after 180 days.
 func expireSecurityEvents() Chore {
 	return Chore{Name: "security events", Every: time.Hour, Do: func(ctx context.Context, r *Run) error {
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
 			n, err := audit.Expire(ctx, tx, tx.Now.Add(-securityLifetime), batchSize)
-			r.Count(&r.Report.SecurityEventsExpired, int(n))
-			return n < batchSize, err
+			return Batch{n < batchSize, func() { r.Count(&r.Report.SecurityEventsExpired, int(n)) }}, err
 		})
 	}}
 }

@@ -197,18 +197,32 @@ func (r *Run) Count(field *int, n int) {
 	*field += n
 }
 
-// Batches runs step, each time in a transaction of its own, until it reports that it is done.
-func (r *Run) Batches(ctx context.Context, step func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error)) error {
-	for done := false; !done; {
+// Batch is the result of one transaction of a chore.
+type Batch struct {
+	Done bool   // nothing is left to do
+	Then func() // called once the transaction has committed; nil: nothing
+}
+
+// Batches runs step, each time in a transaction of its own, until it is done. A step can run again
+// if its transaction did not take effect, so what it leaves to the next one, and what it counts, it
+// sets in Batch.Then.
+func (r *Run) Batches(ctx context.Context, step func(ctx context.Context, tx *sqlstore.Tx) (Batch, error)) error {
+	for {
+		var b Batch
 		err := r.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			done, err = step(ctx, tx)
+			b, err = step(ctx, tx)
 			return err
 		}, Committed: sqlstore.Again})
 		if err != nil {
 			return err
 		}
+		if b.Then != nil {
+			b.Then()
+		}
+		if b.Done {
+			return nil
+		}
 	}
-	return nil
 }
 
 // Pages calls do with what page returns, again and again from after the row that it saw last, until

@@ -212,16 +212,19 @@ func TestStartRunsNetworkChoresApart(t *testing.T) {
 	wait()
 }
 
-// Batches goes on until a step says that it is done, and stops at an error; Count is safe for many.
+// Batches goes on until a step says that it is done, and stops at an error. A step that the
+// database has run again counts once. Count is safe for many goroutines.
 func TestBatchesAndCounts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	steps := 0
+	steps, runs := 0, 0
 	broken := errors.New("broken")
 	r := w.runner(maintenance.Chore{Name: "batches", Every: time.Hour, Do: func(ctx context.Context, r *maintenance.Run) error {
-		if err := r.Batches(ctx, func(context.Context, *sqlstore.Tx) (bool, error) {
-			steps++
-			return steps == 3, nil
+		if err := r.Batches(ctx, func(context.Context, *sqlstore.Tx) (maintenance.Batch, error) {
+			if runs++; runs == 2 {
+				return maintenance.Batch{Done: true, Then: func() { t.Error("a run without effect counts") }}, sqlstore.ErrConcurrent
+			}
+			return maintenance.Batch{Done: steps == 2, Then: func() { steps++ }}, nil
 		}); err != nil {
 			return err
 		}
@@ -230,13 +233,15 @@ func TestBatchesAndCounts(t *testing.T) {
 			wg.Go(func() { r.Count(&r.Report.Removals, 2) })
 		}
 		wg.Wait()
-		err := r.Batches(ctx, func(context.Context, *sqlstore.Tx) (bool, error) { return false, broken })
+		err := r.Batches(ctx, func(context.Context, *sqlstore.Tx) (maintenance.Batch, error) {
+			return maintenance.Batch{}, broken
+		})
 		if !errors.Is(err, broken) {
 			t.Errorf("an error of a step gave %v", err)
 		}
 		return nil
 	}})
-	if report := due(t, r); steps != 3 || report.Removals != 20 {
-		t.Errorf("%d steps, %d removals", steps, report.Removals)
+	if report := due(t, r); steps != 3 || runs != 4 || report.Removals != 20 {
+		t.Errorf("%d steps in %d runs, %d removals", steps, runs, report.Removals)
 	}
 }

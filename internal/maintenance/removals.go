@@ -21,23 +21,35 @@ const (
 // removals has a handler remove what it wrote at destinations whose retention of it is over, as far
 // as its time goes.
 func removals(c *configs.Configs, t *settings.Type) Chore {
-	return Chore{Name: "removals of " + t.Name, Every: time.Hour, Network: true, Do: func(ctx context.Context, r *Run) error {
-		return r.EachDestination(ctx, t.Name, func(ctx context.Context, d *sqlstore.DestinationRow) error {
-			config, err := c.Open(ctx, t, d)
-			if err != nil {
-				return err
-			}
-			keep := t.Remover.Retention(config)
-			if keep <= 0 {
-				return nil
-			}
-			return removeOf(ctx, r, t, d, config, keep)
-		})
-	}}
+	return Chore{
+		Name:    "removals of " + t.Name,
+		Every:   time.Hour,
+		Network: true,
+		Do: func(ctx context.Context, r *Run) error {
+			return r.EachDestination(ctx, t.Name, func(ctx context.Context, d *sqlstore.DestinationRow) error {
+				config, err := c.Open(ctx, t, d)
+				if err != nil {
+					return err
+				}
+				keep := t.Remover.Retention(config)
+				if keep <= 0 {
+					return nil
+				}
+				return removeOf(ctx, r, t, d, config, keep)
+			})
+		},
+	}
 }
 
 // removeOf removes what is due of one destination. What fails is passed over until the next time.
-func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any, keep time.Duration) error {
+func removeOf(
+	ctx context.Context,
+	r *Run,
+	t *settings.Type,
+	d *sqlstore.DestinationRow,
+	config any,
+	keep time.Duration,
+) error {
 	var after sqlstore.Written
 	var failed error
 	for {
@@ -65,7 +77,14 @@ func removeOf(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.Destina
 }
 
 // removePage removes what is due, several at once, and records what became of each.
-func removePage(ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any, due []sqlstore.Written) error {
+func removePage(
+	ctx context.Context,
+	r *Run,
+	t *settings.Type,
+	d *sqlstore.DestinationRow,
+	config any,
+	due []sqlstore.Written,
+) error {
 	var group errgroup.Group
 	group.SetLimit(removalsAtOnce)
 	for i := range due {

@@ -15,14 +15,21 @@ import (
 func reseal(c *configs.Configs, keys *seal.Keyring) Chore {
 	return Chore{Name: "keys", Every: 10 * time.Minute, Network: true, Do: func(ctx context.Context, r *Run) error {
 		primary := seal.Prefix(keys.IDs()[0])
-		return r.Pages(ctx, func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.DestinationRow, error) {
-			return sealedByOthers(ctx, tx, after, primary, pageSize)
-		}, func(ctx context.Context, d *sqlstore.DestinationRow) {
-			if err := resealOne(ctx, r, c, d); err != nil {
-				r.logger.WarnContext(ctx, "delivery: a config could not be sealed with the primary key; it is tried again later",
-					"organization", d.Organization, "destination", d.ID, "error", err)
-			}
-		})
+		return r.Pages(
+			ctx,
+			func(ctx context.Context, tx *sqlstore.Tx, after int64) ([]*sqlstore.DestinationRow, error) {
+				return sealedByOthers(ctx, tx, after, primary, pageSize)
+			},
+			func(ctx context.Context, d *sqlstore.DestinationRow) {
+				if err := resealOne(ctx, r, c, d); err != nil {
+					r.logger.WarnContext(
+						ctx,
+						"delivery: a config could not be sealed with the primary key; it is tried again later",
+						"organization", d.Organization, "destination", d.ID, "error", err,
+					)
+				}
+			},
+		)
 	}}
 }
 

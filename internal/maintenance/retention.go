@@ -22,21 +22,20 @@ func expireDeliveries(s *settings.Settings) Chore {
 		if keep.Deliveries == 0 { // changed since
 			return nil
 		}
-		organization, after := "", ""
-		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (done bool, err error) {
+		organization, after := "", "" // of the last batch
+		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (b Batch, err error) {
+			of := organization
 			if after == "" {
-				if organization, err = nextOrganization(ctx, tx, organization); err != nil || organization == "" {
-					return true, err
+				if of, err = nextOrganization(ctx, tx, organization); err != nil || of == "" {
+					return Batch{Done: true}, err
 				}
 			}
 			before, deadBefore := tx.Now.Add(-keep.Deliveries), tx.Now.Add(-keep.DeadLetters)
-			n, next, err := retain(ctx, tx, organization, after, before, deadBefore, batchSize)
-			if err != nil {
-				return false, err
-			}
-			after = next
-			r.Count(&r.Report.DeliveriesExpired, n)
-			return false, nil
+			n, next, err := retain(ctx, tx, of, after, before, deadBefore, batchSize)
+			return Batch{Then: func() {
+				organization, after = of, next
+				r.Count(&r.Report.DeliveriesExpired, n)
+			}}, err
 		})
 	}}
 }
@@ -52,8 +51,12 @@ func firstID(at time.Time) string {
 // nextOrganization returns the first organization after the given name that has deliveries, "" if
 // there is none: a system statement.
 func nextOrganization(ctx context.Context, tx *sqlstore.Tx, after string) (name string, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&name) },
-		`select organization_id from delivery_deliveries where organization_id > $1 order by organization_id limit 1`, after)
+	err = tx.Query(
+		ctx,
+		func(rows *sql.Rows) error { return rows.Scan(&name) },
+		`select organization_id from delivery_deliveries where organization_id > $1 order by organization_id limit 1`,
+		after,
+	)
 	return name, err
 }
 
@@ -83,7 +86,8 @@ func retain(
 		return 0, "", err
 	}
 	ended, err := ids(ctx, tx, `select d.id from delivery_deliveries d where d.organization_id = $1 and d.id `+in+`
-		and not exists (select 1 from delivery_queue q where q.organization_id = d.organization_id and q.delivery_id = d.id)
+		and not exists (select 1 from delivery_queue q
+			where q.organization_id = d.organization_id and q.delivery_id = d.id)
 		and not exists (select 1 from delivery_dead_letters l
 			where l.organization_id = d.organization_id and l.delivery_id = d.id)`, args...)
 	if err != nil || len(ended) == 0 {

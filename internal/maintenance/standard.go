@@ -23,14 +23,8 @@ type Standard struct {
 func (s Standard) Chores() []Chore {
 	k := newChecks(s.Settings, s.Configs, s.Bus)
 	all := []Chore{
-		expireKeys(),
-		expireStatistics(s.Settings),
-		expireDeliveries(s.Settings),
-		flushSecurityEvents(s.Audit),
-		expireSecurityEvents(),
-		deleteDrained(s.Bus),
-		k.schedule(),
-		k.tests(),
+		expireKeys(), expireStatistics(s.Settings), expireDeliveries(s.Settings), flushSecurityEvents(s.Audit),
+		expireSecurityEvents(), deleteDrained(s.Bus), k.schedule(), k.tests(),
 		collectPayloads(s.Spool, s.Settings.Payloads),
 	}
 	if s.Settings.Payloads != nil {
