@@ -48,7 +48,7 @@ const (
 	Deliver            Action = "deliveries.create"    // accept requests and payloads, replay
 	OperateDeliveries  Action = "deliveries.operate"   // retry, cancel, purge
 	ReadDestinations   Action = "destinations.read"    // with secrets redacted
-	OperateDestination Action = "destinations.operate" // test, sample, enable, disable, pause, open and close the breaker
+	OperateDestination Action = "destinations.operate" // test, sample, enable, disable, pause, set the breaker
 	WriteDestinations  Action = "destinations.write"   // create, update, delete, rotate secrets
 	ReadSecrets        Action = "destinations.secrets" // signing secrets in clear
 	OperateQueue       Action = "queue.operate"        // pause and resume all of the organization's

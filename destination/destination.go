@@ -1,6 +1,7 @@
-// Package destination holds the words of where things are delivered to: what a caller specifies, what is stored and
-// shown, and how faulty input is reported. The verbs hang on delivery.Org, because they need the store, the keys and the
-// handlers. It knows package retry and no other sibling.
+// Package destination describes where things are delivered to: what a caller specifies, what is
+// stored and shown, and how faulty input is reported. The verbs are methods of
+// delivery.Destinations, because they need the store, the keys and the handlers. The package
+// imports package retry and no other of this module.
 package destination
 
 import (
@@ -13,14 +14,15 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Config is the typed configuration of a destination: webhook.Config, or a host's own struct. Its JSON form is what is
-// stored; fields of type Secret are sealed.
+// Config is the typed configuration of a destination: webhook.Config, or a host's own struct. It is
+// stored as JSON; fields of type [Secret] are sealed.
 type Config interface {
 	DestinationType() string // the name its handler is registered under
 }
 
-// As gives a config from elsewhere, or for a handler registered under another name, its type: JSON as []byte, string or
-// json.RawMessage, or any value that encodes to JSON.
+// As returns config as a Config of a type. config is JSON ([]byte, string or json.RawMessage) or
+// any value that encodes to JSON. It is for configs from a form or a file, and for handlers that
+// are registered under another name.
 func As(typ string, config any) Config { return as{typ, config} }
 
 type as struct {
@@ -30,7 +32,7 @@ type as struct {
 
 func (a as) DestinationType() string { return a.typ }
 
-// Raw returns config's JSON with secrets in clear, placeholders included.
+// Raw returns the JSON of a config with its secrets in clear and its placeholders.
 func Raw(config Config) (json.RawMessage, error) {
 	a, ok := config.(as)
 	if !ok {
@@ -56,19 +58,21 @@ func validJSON(b []byte) (json.RawMessage, error) {
 
 // Spec is what a destination is created from. Label and Config are required.
 type Spec struct {
-	Label        string // for people, not unique: up to 200 bytes
+	Label        string // for people; need not be unique; up to 200 bytes
 	Description  string
 	Icon         string // URL of a picture
 	Instructions string // set-up instructions, for people
 	Config       Config
 	Tags         []string
-	Subscription Subscription // which requests with Subscribers set go here
-	Default      bool         // among the organization's defaults, which requests that name no destination go to
-	// DefaultTopics makes it a default for requests whose topic fits one of these patterns, see MatchTopic. Of such requests
-	// the defaults for all topics get none. Without patterns it is a default for all topics.
+	Subscription Subscription // the requests with Subscribers set that go here
+	Default      bool         // requests that name no destination go here
+	// DefaultTopics makes it a default for requests whose topic matches one of these patterns, see
+	// [MatchTopic]. Such a request does not also go to the catch-all defaults. Without patterns it
+	// is a default for all topics.
 	DefaultTopics []string
-	// Fallback, of a default, is its place among those that step in when all primary ones are disabled or have a breaker that
-	// is not closed: the lowest that is usable gets what they would have got. 0 is a primary one.
+	// Fallback orders the defaults that step in. If all primary defaults (Fallback 0) are disabled
+	// or have a breaker that is not closed, the usable default with the lowest number gets their
+	// requests.
 	Fallback int
 	Disabled bool // items are held until it is enabled
 	Limits   Limits
@@ -102,7 +106,8 @@ func (s *Spec) UnmarshalJSON(b []byte) error {
 	}
 	*s = Spec{
 		Label: j.Label, Description: j.Description, Icon: j.Icon, Instructions: j.Instructions,
-		Config: As(j.Type, j.Config), Tags: j.Tags, Default: j.Default, Disabled: j.Disabled, Limits: j.Limits, Retry: j.Retry,
+		Config: As(j.Type, j.Config), Tags: j.Tags, Default: j.Default, Disabled: j.Disabled,
+		Limits: j.Limits, Retry: j.Retry,
 		Breaker: j.Breaker, Subscription: j.Subscription, DefaultTopics: j.Topics, Fallback: j.Fallback,
 	}
 	return nil
@@ -125,26 +130,27 @@ type Patch struct {
 	Limits        *Limits
 	Retry         *retry.Policy
 	Breaker       *retry.Breaker
-	IfVersion     int64 // not zero: delivery.ErrStale if the destination has another version by now
+	IfVersion     int64 // if not zero and not the current version, the update is delivery.ErrStale
 }
 
 // Set returns a pointer to v, for the fields of Patch.
 func Set[T any](v T) *T { return &v }
 
-// Limits bound what one destination gets, over all processes together. A zero field is inherited from the service; a
-// negative number means unlimited.
+// Limits bound what one destination gets, over all processes together. A zero field is inherited
+// from the service. A negative number means unlimited.
 type Limits struct {
-	Timeout     Duration `json:"timeout,omitempty"`     // of one attempt: 30 s
-	MaxBytes    int64    `json:"max_bytes,omitempty"`   // of a payload; a larger one is dead at once: unlimited
-	Concurrency int      `json:"concurrency,omitempty"` // attempts at once: unlimited
-	PerSecond   float64  `json:"per_second,omitempty"`  // attempts begun, by a token bucket: unlimited
-	Burst       int      `json:"burst,omitempty"`       // size of that bucket: what PerSecond gives in a second, at least 1
-	// Ordered makes attempts one at a time in the order in which items became ready, those of a higher priority first. A
-	// failed item keeps its place: while it waits for its retry, all behind it wait too, until it is delivered or dead.
+	Timeout     Duration `json:"timeout,omitempty"`     // of one attempt. Default: 30 s
+	MaxBytes    int64    `json:"max_bytes,omitempty"`   // of a payload; a larger one is dead. Default: unlimited
+	Concurrency int      `json:"concurrency,omitempty"` // attempts at once. Default: unlimited
+	PerSecond   float64  `json:"per_second,omitempty"`  // attempts begun, by a token bucket. Default: unlimited
+	Burst       int      `json:"burst,omitempty"`       // size of that bucket. Default: PerSecond, at least 1
+	// Ordered makes attempts one at a time, in the order in which items became ready, higher
+	// priorities first. A failed item keeps its place: until it is delivered or dead, all items
+	// behind it wait.
 	Ordered bool `json:"ordered,omitempty"`
 }
 
-// Or fills the zero fields of l from base.
+// Or returns l with its zero fields taken from base.
 func (l Limits) Or(base Limits) Limits {
 	if l.Timeout == 0 {
 		l.Timeout = base.Timeout
@@ -162,10 +168,11 @@ func (l Limits) Or(base Limits) Limits {
 	return l
 }
 
-// Gated reports whether claims for the destination need a look at what all processes have in flight.
+// Gated reports whether claims for the destination need a look at what all processes have in
+// flight.
 func (l Limits) Gated() bool { return l.Concurrency > 0 || l.PerSecond > 0 || l.Ordered }
 
-// Validate reports every field that has no meaning, joined.
+// Validate reports every bad field, joined.
 func (l Limits) Validate() error {
 	var errs []error
 	if l.Timeout < 0 || l.Timeout > Hours(24) {
@@ -183,7 +190,8 @@ func (l Limits) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Destination is a stored destination as its owner sees it. Config is its JSON with secrets redacted.
+// Destination is a stored destination as its owner sees it. Config is its JSON with secrets
+// redacted.
 type Destination struct {
 	ID             string          `json:"id"`
 	Organization   string          `json:"organization"`
@@ -199,47 +207,48 @@ type Destination struct {
 	DefaultTopics  []string        `json:"default_topics,omitempty"`
 	Fallback       int             `json:"fallback,omitempty"`
 	Disabled       bool            `json:"disabled"`
-	DisabledReason string          `json:"disabled_reason,omitempty"` // in plain words, if one was given
-	// DisabledByService says that nobody disabled it by hand, but failures did, or the other side's word that it is gone.
+	DisabledReason string          `json:"disabled_reason,omitempty"` // for people; "" if none was given
+	// DisabledByService says that failures disabled it, or the other side by saying that it is
+	// gone, and no person.
 	DisabledByService bool          `json:"disabled_by_service,omitempty"`
 	Limits            Limits        `json:"limits,omitzero"`
 	Retry             retry.Policy  `json:"retry,omitzero"`
 	Breaker           retry.Breaker `json:"breaker,omitzero"`
-	PausedAt          time.Time     `json:"paused_at,omitzero"`   // since when it is paused by hand, if it is
-	DrainingAt        time.Time     `json:"draining_at,omitzero"` // since when it takes nothing new, and is deleted once nothing waits
-	Version           int64         `json:"version"`              // grows with each change of the destination, not with what happens to it
+	PausedAt          time.Time     `json:"paused_at,omitzero"`   // when it was paused by hand; zero if it is not
+	DrainingAt        time.Time     `json:"draining_at,omitzero"` // when its deletion began, if it did
+	Version           int64         `json:"version"`              // grows with each change by a call
 	CreatedAt         time.Time     `json:"created_at"`
 	UpdatedAt         time.Time     `json:"updated_at"`
 	Health            Health        `json:"health"`
 }
 
-// Pending says what becomes of the items that wait for a destination which is to be deleted.
+// Pending says what happens to the items that wait for a destination when it is deleted.
 type Pending int
 
-// What becomes of pending items.
+// The ways to treat pending items.
 const (
-	RefusePending Pending = iota // delivery.ErrInUse if there are any
+	RefusePending Pending = iota // the deletion is delivery.ErrInUse if there are any
 	CancelPending                // they end cancelled
-	DrainPending                 // they are delivered first: until then it is listed, and takes nothing new
+	DrainPending                 // they are delivered first; until then it is listed and takes no new items
 )
 
-// Rotation replaces the signing secret of a destination. The zero Rotation has a secret generated, and both are used for a
-// day.
+// Rotation replaces the signing secret of a destination. The zero Rotation generates one, and uses
+// the old and the new one for a day.
 type Rotation struct {
-	Secret  Secret   // one that the receiver brings; generated if it is not set
-	Overlap Duration // how long the secrets so far are used beside it: 24 h; negative: not at all
+	Secret  Secret   // the new secret. Default: a generated one
+	Overlap Duration // how long the previous secrets are still used; negative: not at all. Default: 24 h
 }
 
 // TypeInfo describes a registered type, for forms and lists.
 type TypeInfo struct {
 	Type        string          `json:"type"`
-	Family      string          `json:"family,omitempty"` // "storage", "email": what its siblings share
+	Family      string          `json:"family,omitempty"` // a group of similar types: "storage", "email"
 	Title       string          `json:"title,omitempty"`
 	Description string          `json:"description,omitempty"`
 	Schema      json.RawMessage `json:"schema,omitempty"` // JSON Schema of the config
 }
 
-// Duration is a time.Duration that is text such as "36h" in JSON.
+// Duration is a time.Duration that encodes to JSON as text such as "36h".
 type Duration time.Duration
 
 // Hours returns n hours.
@@ -257,7 +266,8 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return errors.New(`is not a duration; expected for example "36h" or "1m30s"`) // without the text, as every error of decoding
+		// Like every error of decoding, it does not quote the text.
+		return errors.New(`is not a duration; expected for example "36h" or "1m30s"`)
 	}
 	*d = Duration(v)
 	return nil

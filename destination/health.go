@@ -6,7 +6,7 @@ import (
 	"github.com/deliverykit/delivery/retry"
 )
 
-// Health is what the last attempts say of a destination.
+// Health says what the last attempts say about a destination.
 type Health struct {
 	Status              HealthStatus `json:"status"`
 	ConsecutiveFailures int          `json:"consecutive_failures"` // zero after each success
@@ -15,10 +15,10 @@ type Health struct {
 
 	Breaker      retry.BreakerState `json:"breaker"`
 	BreakerSince time.Time          `json:"breaker_since,omitzero"` // of its last change
-	ProbeAt      time.Time          `json:"probe_at,omitzero"`      // when it is next half-open; zero where no time is set
+	ProbeAt      time.Time          `json:"probe_at,omitzero"`      // when it is next half-open; zero if no time is set
 }
 
-// HealthStatus sums Health up.
+// HealthStatus is Health in one word.
 type HealthStatus string
 
 // The statuses.
@@ -44,8 +44,8 @@ func StatusOf(failures int, breaker retry.BreakerState) HealthStatus {
 	return Healthy
 }
 
-// HealthReport says how a destination did over a time. Attempts are counted by the minute, and those of the last second may
-// be missing.
+// HealthReport says how a destination did over a window. Attempts are counted by the minute. Those
+// of the last second may be missing.
 type HealthReport struct {
 	Health
 	Since       time.Time `json:"since"`               // the beginning of the window
@@ -53,10 +53,10 @@ type HealthReport struct {
 	Dead        int64     `json:"dead"`                // items
 	Attempts    int64     `json:"attempts"`            // those that were made
 	Failed      int64     `json:"failed"`              // attempts
-	SuccessRate float64   `json:"success_rate"`        // of attempts, from 0 to 1; 1 where there was none
+	SuccessRate float64   `json:"success_rate"`        // of attempts, from 0 to 1; 1 if there were none
 	Pending     bool      `json:"pending"`             // items wait for it now
-	Total       Usage     `json:"total"`               // since it was created, whatever the window
-	LastUsed    time.Time `json:"last_used,omitzero"`  // the minute of the last attempt, however long ago; zero if there was none
+	Total       Usage     `json:"total"`               // since it was created, for any window
+	LastUsed    time.Time `json:"last_used,omitzero"`  // the minute of the last attempt; zero if there was none
 	Latency     Latency   `json:"latency,omitzero"`    // of attempts
 	Check       *Check    `json:"check,omitempty"`     // the last scheduled connection test, if there was one
 	NextCheck   time.Time `json:"next_check,omitzero"` // when it is due next
@@ -70,8 +70,9 @@ type Usage struct {
 	Failed    int64 `json:"failed"`    // attempts
 }
 
-// Latency is how long attempts took. The percentiles are the upper bounds of the buckets in which attempts are counted (5,
-// 10, 25, 50, 100, 250, 500 ms, 1, 2.5, 5, 10, 30, 60 s), and of those that took longer, 60 s.
+// Latency is how long attempts took. Percentiles are upper bounds of the buckets that count
+// attempts: 5, 10, 25, 50, 100, 250, 500 ms, 1, 2.5, 5, 10, 30, 60 s. Longer attempts count as 60
+// s.
 type Latency struct {
 	Mean Duration `json:"mean"`
 	P50  Duration `json:"p50"`

@@ -2,7 +2,7 @@ package destination
 
 import "time"
 
-// TestReport is what a connection test found, step by step.
+// TestReport is the result of a connection test, step by step.
 type TestReport struct {
 	OK       bool       `json:"ok"`
 	Steps    []TestStep `json:"steps"`
@@ -19,7 +19,7 @@ type TestStep struct {
 	Latency Duration `json:"latency"`
 }
 
-// Warning is a drift: something that is about to change or to expire.
+// Warning says that something is about to change or to expire.
 type Warning struct {
 	Code    string    `json:"code"` // "certificate_expires", "client_certificate_expires"
 	Message string    `json:"message"`

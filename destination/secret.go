@@ -10,12 +10,13 @@ import (
 	"strings"
 )
 
-// Redacted is what a Secret shows in place of its value.
+// Redacted is the placeholder that a Secret shows in place of its value.
 const Redacted = "[redacted]"
 
-// Secret holds a credential. Every way of printing, logging or encoding it shows Redacted; Reveal is the one way to the
-// value. The zero Secret is "not set" and encodes as null, so that a reader can tell a missing credential from a hidden
-// one. Dumpers that follow pointers with package unsafe still see the value.
+// Secret holds a credential. Printing, logging and encoding it shows [Redacted]; [Secret.Reveal] is
+// the only way to the value. The zero Secret is "not set" and encodes as null, so that a reader can
+// tell a missing credential from a hidden one. Dumpers that follow pointers with package unsafe
+// still see the value.
 type Secret struct {
 	v *secretValue
 }
@@ -25,7 +26,7 @@ type secretValue struct {
 	clear bool    // set only on the private copies that Reveal encodes
 }
 
-// NewSecret returns a Secret of that value; of an empty one, the zero Secret.
+// NewSecret returns a Secret with a value, the zero Secret for "".
 func NewSecret(value string) Secret {
 	if value == "" {
 		return Secret{}
@@ -44,8 +45,8 @@ func (s Secret) Reveal() string {
 // IsSet reports whether there is a value.
 func (s Secret) IsSet() bool { return s.v != nil }
 
-// IsRedacted reports whether the value is the placeholder itself, as it comes back from a form or an API client that
-// was shown the redacted config.
+// IsRedacted reports whether the value is the placeholder itself. A form or an API client that was
+// shown the redacted config sends it back.
 func (s Secret) IsRedacted() bool { return s.Reveal() == Redacted }
 
 // Equal reports whether both hold the same value.
@@ -84,7 +85,8 @@ func (s *Secret) UnmarshalJSON(b []byte) error {
 	var text string
 	var wrong *json.UnmarshalTypeError
 	if err := json.Unmarshal(b, &text); errors.As(err, &wrong) {
-		return &json.UnmarshalTypeError{Value: wrong.Value, Type: reflect.TypeFor[string]()} // encoding/json adds the path
+		// encoding/json adds the path.
+		return &json.UnmarshalTypeError{Value: wrong.Value, Type: reflect.TypeFor[string]()}
 	} else if err != nil {
 		return errors.New("a secret is a JSON string") // without what was there instead: it may be the secret
 	}
@@ -92,9 +94,9 @@ func (s *Secret) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Reveal encodes config as JSON with its secrets in clear: the one way to store or compare it. It fails where a secret
-// would still come out redacted (the placeholder itself, or a Secret that a MarshalJSON of the config hides) and where a
-// json.RawMessage in it is no JSON.
+// Reveal encodes config as JSON with its secrets in clear, to store or compare it. It fails if a
+// secret would still come out redacted (it is the placeholder, or a MarshalJSON of the config hides
+// it) and if a json.RawMessage in it is not JSON.
 func Reveal(config any) (json.RawMessage, error) {
 	raw, err := RevealPartial(config)
 	if err != nil {
@@ -106,7 +108,8 @@ func Reveal(config any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// RevealPartial is Reveal for an update: placeholders pass, to be filled from what is stored.
+// RevealPartial is Reveal for an update: placeholders pass, and are filled from the stored config
+// later.
 func RevealPartial(config any) (json.RawMessage, error) {
 	raw, err := json.Marshal(config) // refuses what has no end, which the copy below would follow
 	if v := reflect.ValueOf(config); err == nil && v.IsValid() {
@@ -118,7 +121,8 @@ func RevealPartial(config any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// revealed returns a copy of v whose secrets encode in clear. What it shares with v it does not change.
+// revealed returns a copy of v whose secrets encode in clear. What it shares with v it does not
+// change.
 func revealed(v reflect.Value) reflect.Value {
 	t := v.Type()
 	if t == reflect.TypeFor[Secret]() {
@@ -142,16 +146,7 @@ func revealed(v reflect.Value) reflect.Value {
 		}
 		return c
 	case reflect.Struct:
-		c := reflect.New(t).Elem()
-		c.Set(v)
-		for i := range t.NumField() {
-			if f := c.Field(i); f.CanSet() {
-				f.Set(revealed(v.Field(i)))
-			} else if t.Field(i).Anonymous && f.Kind() == reflect.Struct {
-				revealPromoted(f, v.Field(i))
-			}
-		}
-		return c
+		return revealedStruct(v)
 	case reflect.Slice:
 		if v.IsNil() || t.Elem().Kind() == reflect.Uint8 {
 			return v
@@ -180,8 +175,22 @@ func revealed(v reflect.Value) reflect.Value {
 	return v
 }
 
-// revealPromoted reaches the exported fields of an embedded struct whose own type is unexported: encoding/json promotes
-// them, and reflection may set them though not the struct as a whole.
+func revealedStruct(v reflect.Value) reflect.Value {
+	t := v.Type()
+	c := reflect.New(t).Elem()
+	c.Set(v)
+	for i := range t.NumField() {
+		if f := c.Field(i); f.CanSet() {
+			f.Set(revealed(v.Field(i)))
+		} else if t.Field(i).Anonymous && f.Kind() == reflect.Struct {
+			revealPromoted(f, v.Field(i))
+		}
+	}
+	return c
+}
+
+// revealPromoted reaches the exported fields of an embedded struct whose own type is unexported:
+// encoding/json promotes them, and reflection may set them though not the struct as a whole.
 func revealPromoted(c, v reflect.Value) {
 	for i := range c.NumField() {
 		if f := c.Field(i); f.CanSet() {
@@ -190,8 +199,9 @@ func revealPromoted(c, v reflect.Value) {
 	}
 }
 
-// FillRedacted returns update with each placeholder replaced by what stored has at the same place. A placeholder that
-// has no counterpart there, or stands in a list whose length has changed, is an error naming its path.
+// FillRedacted returns update with each placeholder replaced by the value that stored has in the
+// same place. It is an error, which names the path, if stored has none there, or if the placeholder
+// is in a list whose length has changed.
 func FillRedacted(update, stored json.RawMessage) (json.RawMessage, error) {
 	var u, s any
 	if err := unmarshalNumber(update, &u); err != nil {
@@ -216,7 +226,7 @@ func fill(path string, u, s any) (any, error) {
 		if s, ok := s.(string); ok && s != "" {
 			return s, nil
 		}
-		return nil, Invalid(path, "is the placeholder %q, and there is no stored secret at this place; give the value", Redacted)
+		return nil, Invalid(path, "is the placeholder %q, but no secret is stored here; give the value", Redacted)
 	case map[string]any:
 		stored, _ := s.(map[string]any)
 		var errs []error

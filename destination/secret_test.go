@@ -135,7 +135,8 @@ func TestSecretBasics(t *testing.T) {
 	}
 }
 
-// Reveal shows every secret that encoding/json reaches, changes nothing, and what it gives reads back as the same.
+// Reveal shows every secret that encoding/json reaches, changes nothing, and what it gives reads
+// back as the same.
 func TestRevealRoundTrip(t *testing.T) {
 	t.Parallel()
 	c := secretConfig()

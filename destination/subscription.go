@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Subscription says which requests with Subscribers set go to a destination: those that fit all fields that are set. The
-// zero Subscription is none.
+// Subscription selects the requests with Subscribers set that go to a destination: those that match
+// every field that is set. The zero Subscription selects none.
 type Subscription struct {
 	Topics   []string          `json:"topics,omitempty"`   // one of these patterns fits; see MatchTopic
 	Tags     []string          `json:"tags,omitempty"`     // the request has one of these
@@ -21,7 +21,7 @@ func (s Subscription) IsZero() bool {
 	return len(s.Topics) == 0 && len(s.Tags) == 0 && len(s.Metadata) == 0
 }
 
-// Matches reports whether a request of that topic, tags and metadata is subscribed to.
+// Matches reports whether the subscription selects a request with this topic, tags and metadata.
 func (s Subscription) Matches(topic string, tags []string, metadata map[string]string) bool {
 	if s.IsZero() {
 		return false
@@ -40,47 +40,52 @@ func (s Subscription) Matches(topic string, tags []string, metadata map[string]s
 	return true
 }
 
-// Validate reports every faulty field, joined.
+// Validate reports every bad field, joined.
 func (s Subscription) Validate() error {
-	const mostTags, mostMetadata = 32, 16
+	const maxTags, maxMetadata = 32, 16
 	errs := []error{ValidateTopics("topics", s.Topics)}
-	if len(s.Tags) > mostTags {
-		errs = append(errs, Invalid("tags", "has %d tags, at most %d are allowed", len(s.Tags), mostTags))
+	if len(s.Tags) > maxTags {
+		errs = append(errs, Invalid("tags", "has %d tags, at limit %d are allowed", len(s.Tags), maxTags))
 	}
 	for i, tag := range s.Tags {
 		errs = append(errs, Require(fmt.Sprintf("tags[%d]", i), tag))
 	}
-	if len(s.Metadata) > mostMetadata {
-		errs = append(errs, Invalid("metadata", "has %d entries, at most %d are allowed", len(s.Metadata), mostMetadata))
+	if len(s.Metadata) > maxMetadata {
+		errs = append(
+			errs,
+			Invalid("metadata", "has %d entries, at limit %d are allowed", len(s.Metadata), maxMetadata),
+		)
 	}
 	return errors.Join(errs...)
 }
 
 var pattern = regexp.MustCompile(`^[A-Za-z0-9_.:/@*-]{1,200}$`)
 
-// ValidateTopics reports every element that is no pattern of topics.
+// ValidateTopics reports every element that is not a pattern of topics.
 func ValidateTopics(path string, patterns []string) error {
-	const most = 64
-	if len(patterns) > most {
-		return Invalid(path, "has %d patterns, at most %d are allowed", len(patterns), most)
+	const limit = 64
+	if len(patterns) > limit {
+		return Invalid(path, "has %d patterns, at limit %d are allowed", len(patterns), limit)
 	}
 	var errs []error
 	for i, p := range patterns {
 		if !pattern.MatchString(p) {
 			errs = append(errs, Invalid(fmt.Sprintf("%s[%d]", path, i),
-				`is no pattern such as "report.finished", "report.*" or "*": up to 200 letters, digits and . _ : / @ - and *`))
+				`is not a pattern; expected for example "report.finished", "report.*" or "*": `+
+					`up to 200 letters, digits and . _ : / @ - and *`))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// MatchTopics reports whether one of the patterns fits.
+// MatchTopics reports whether one of the patterns matches a topic.
 func MatchTopics(patterns []string, topic string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return MatchTopic(p, topic) })
 }
 
-// MatchTopic reports whether a topic fits a pattern, in which each * stands for any characters, also none and dots:
-// "report.*" fits "report.finished" and "report.daily.failed", "*" fits all and the empty topic too.
+// MatchTopic reports whether a topic matches a pattern. Each * in the pattern stands for any
+// characters, also for none and for dots: "report.*" matches "report.finished" and
+// "report.daily.failed", "*" matches every topic, also "".
 func MatchTopic(pattern, topic string) bool {
 	parts := strings.Split(pattern, "*")
 	if len(parts) == 1 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// FieldError is one faulty field: where, a code to switch on and a plain message for people.
+// FieldError is one faulty field: its path, a code for programs and a message for people.
 type FieldError struct {
 	Path    string `json:"path"` // "config.headers[0].name"; "" for the whole
 	Code    string `json:"code"` // "required", "invalid", "unknown", "conflict"
@@ -57,8 +57,8 @@ func Invalid(path, format string, args ...any) error {
 	return &FieldError{Path: path, Code: "invalid", Message: fmt.Sprintf(format, args...)}
 }
 
-// NewValidationError flattens joined and nested errors into the fields of one ValidationError; an error that names no
-// field becomes a field without path. It returns nil for nil.
+// NewValidationError flattens joined and nested errors into the fields of one ValidationError. An
+// error that names no field becomes a field without a path. It returns nil for nil.
 func NewValidationError(subject string, err error) error {
 	if err == nil {
 		return nil

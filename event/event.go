@@ -25,7 +25,7 @@ const (
 	CheckFailed         Kind = "check.failed"    // a scheduled connection test fails for the first time
 	CheckRecovered      Kind = "check.recovered" // it passes again
 	DestinationDrift    Kind = "check.drift"     // a connection test has a new warning
-	ItemProgress        Kind = "item.progress"   // of attempts longer than a second, at most one a second each
+	ItemProgress        Kind = "item.progress"   // of long attempts, at most one a second each
 	SecurityNoted       Kind = "security"        // see Org.SecurityEvents
 )
 
@@ -51,5 +51,6 @@ type Filter struct {
 
 // Match reports whether f selects e.
 func (f Filter) Match(e Event) bool {
-	return (len(f.Kinds) == 0 || slices.Contains(f.Kinds, e.Kind)) && (f.Destination == "" || e.Destination == f.Destination)
+	return (len(f.Kinds) == 0 || slices.Contains(f.Kinds, e.Kind)) &&
+		(f.Destination == "" || e.Destination == f.Destination)
 }

@@ -17,7 +17,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// wrapper is what a host puts around a handler: it keeps Unwrap and adds something to Deliver alone.
+// wrapper is what a host puts around a handler: it keeps Unwrap and adds something to Deliver
+// alone.
 type wrapper struct {
 	handler.Handler
 	attempts *int

@@ -82,7 +82,8 @@ func TestParser(t *testing.T) {
 	}
 }
 
-// Whatever comes, decoding does not panic and quotes no value: the canary stands in every string of the seeds.
+// Whatever comes, decoding does not panic and quotes no value: the canary stands in every string of
+// the seeds.
 func FuzzDecode(f *testing.F) {
 	const canary = "canary-27"
 	for _, seed := range []string{`{"name":"canary-27"}`, `{"rows":"canary-27"}`, `{"every":"canary-27"}`, `{"auth":{"password":{"a":"canary-27"}}}`,

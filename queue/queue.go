@@ -89,8 +89,8 @@ type Stats struct {
 
 	Oldest    time.Time // when the oldest ready item became ready; zero if none is ready
 	PerSecond float64   // items that ended, over the last five minutes
-	// TimeToEmpty is how long the ready items take at that rate: zero if there are none, negative if no
-	// item ended.
+	// TimeToEmpty is how long the ready items take at that rate: zero if there are none, negative
+	// if no item ended.
 	TimeToEmpty time.Duration
 	// Snapshot is the age of the oldest transaction that keeps PostgreSQL from removing dead rows,
 	// as far as the role may see it. It is zero on SQLite.

@@ -69,7 +69,10 @@ func (b Breaker) Validate() error {
 	check(b.Probes < 0 || b.Probes > 1000, "probes %d is not between 1 and 1000", b.Probes)
 	check(b.Recovery != 0 && b.Recovery < time.Second, "recovery %s is less than a second", b.Recovery)
 	check(!(b.CatchUpPerSecond <= 1e6), "catch_up_per_second %v is above 1000000", b.CatchUpPerSecond)
-	check(b.CatchUpPerSecond > 0 && b.CatchUpPerSecond < 1e-4, "catch_up_per_second %v is below 0.0001", b.CatchUpPerSecond)
+	check(
+		b.CatchUpPerSecond > 0 && b.CatchUpPerSecond < 1e-4, "catch_up_per_second %v is below 0.0001",
+		b.CatchUpPerSecond,
+	)
 	return errors.Join(errs...)
 }
 

@@ -31,7 +31,8 @@ func record(ctx context.Context, db *sqlx.DB, svc *delivery.DeliveryService, org
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do
-	if _, err = tx.NamedExecContext(ctx, `insert into audit (id, actor, action) values (:id, :actor, :action)`, e); err != nil {
+	insert := `insert into audit (id, actor, action) values (:id, :actor, :action)`
+	if _, err = tx.NamedExecContext(ctx, insert, e); err != nil {
 		return err
 	}
 	_, err = svc.Org(org).DeliverTx(ctx, tx, delivery.Request{ // to the organization's default destinations

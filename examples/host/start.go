@@ -35,7 +35,8 @@ func run(urls []string) error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	if _, err := db.ExecContext(ctx, `create table if not exists audit (id text primary key, actor text, action text)`); err != nil {
+	create := `create table if not exists audit (id text primary key, actor text, action text)`
+	if _, err := db.ExecContext(ctx, create); err != nil {
 		return err
 	}
 	svc, err := newService(db, os.Getenv("DELIVERY_KEY"))

@@ -45,7 +45,8 @@ func deliverTo(db *sql.DB) handler.Handler {
 		if err != nil {
 			return nil, err // above 1 MiB it is permanent, else it is tried again
 		}
-		insert := `insert into ` + inbox.Table + ` (id, topic, body) values ($1, $2, $3) on conflict do nothing` //nolint:gosec // Validate
+		insert := `insert into ` + inbox.Table + //nolint:gosec // Validate has checked it
+			` (id, topic, body) values ($1, $2, $3) on conflict do nothing`
 		_, err = db.ExecContext(ctx, insert, req.MessageID, req.Topic, string(body))
 		return &handler.Result{Reference: handler.Reference{ID: inbox.Table + "/" + req.MessageID}}, err
 	})

@@ -111,7 +111,10 @@ func run() error {
 	report := map[string]any{"quarter": "2026-Q3", "revenue": map[string]int{"EUR": 1_204_310, "USD": 980_775}}
 	var deliveries []*delivery.Status
 	for _, request := range []delivery.Request{
-		{Topic: "report.finished", Payload: payload.JSON(report).As("report.json", ""), IdempotencyKey: "report-2026-Q3"},
+		{
+			Topic: "report.finished", Payload: payload.JSON(report).As("report.json", ""),
+			IdempotencyKey: "report-2026-Q3",
+		},
 		{Topic: "export.finished", Payload: payload.File(file)},
 	} {
 		receipt, err := acme.Deliver(ctx, request)
@@ -122,7 +125,8 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("accepted  %s, %s, %d bytes for %d destinations\n", receipt.ID, status.Payload.Name, status.Payload.Size, len(receipt.Items))
+		fmt.Printf("accepted  %s, %s, %d bytes for %d destinations\n",
+			receipt.ID, status.Payload.Name, status.Payload.Size, len(receipt.Items))
 		deliveries = append(deliveries, status)
 	}
 	fmt.Print("\nThe loop runs until all has ended, which takes some seconds.\n\n")

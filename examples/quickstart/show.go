@@ -70,7 +70,7 @@ func show(deliveries []*delivery.Status, receiver *receiver) error {
 	_ = w.Flush()
 	fmt.Printf("\ndead letters\n%s", dead.String())
 	if len(errs) == 0 {
-		fmt.Println("\nThe receiver has verified every signature itself, and refused each request with one bit of it changed.")
+		fmt.Println("\nThe receiver verified every signature, and refused each request with one bit of it changed.")
 	}
 	return errors.Join(errs...)
 }

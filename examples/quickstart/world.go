@@ -36,7 +36,8 @@ func open(ctx context.Context, dir string) (db *sql.DB, closeDB func(), err erro
 	schema := "delivery_quickstart_" + strings.ToLower(rand.Text()[:8])
 	u, err := url.Parse(server)
 	if err != nil || !strings.HasPrefix(u.Scheme, "postgres") {
-		return nil, nil, errors.New("DATABASE_URL is not of the form postgres://user:password@host/database") // without quoting it
+		// It is not quoted, because it may hold a password.
+		return nil, nil, errors.New("DATABASE_URL is not of the form postgres://user:password@host/database")
 	}
 	query := u.Query()
 	query.Set("search_path", schema)

@@ -196,7 +196,8 @@ func TestSoundHandler(t *testing.T) {
 	}
 }
 
-// Each flaw must fail the suite, and its message must say what is wrong. The suite runs in a process of its own for that.
+// Each flaw must fail the suite, and its message must say what is wrong. The suite runs in a
+// process of its own for that.
 func TestFlawsAreFound(t *testing.T) {
 	t.Parallel()
 	for flaw, message := range map[string]string{

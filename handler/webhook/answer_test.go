@@ -159,7 +159,8 @@ func TestEchoedSecretAtTheCap(t *testing.T) {
 	}
 }
 
-// What is redacted makes the text shorter, so that a half at the end of what was read moves below the cap.
+// What is redacted makes the text shorter, so that a half at the end of what was read moves below
+// the cap.
 func TestEchoedSecretMany(t *testing.T) {
 	t.Parallel()
 	const token = "tok-0123456789-abcdefghij"
@@ -246,8 +247,8 @@ func through(t *testing.T, transport roundTrip, open payload.OpenFunc) (*handler
 	return h.Deliver(t.Context(), req)
 }
 
-// A transport may close the body after it has returned. The attempt must not end before: what the payload is read from
-// ends with it.
+// A transport may close the body after it has returned. The attempt must not end before: what the
+// payload is read from ends with it.
 func TestNothingReadsThePayloadAfterTheAttempt(t *testing.T) {
 	t.Parallel()
 	closed := make(chan struct{})

@@ -130,7 +130,8 @@ func configAt(url string) webhook.Config {
 func peerAt(url string) handlertest.Peer {
 	return handlertest.Peer{
 		Config: configAt(url + "/hook"),
-		// That of the query is part of the URL, which the owner is shown; errors and records are searched for it elsewhere.
+		// That of the query is part of the URL, which the owner is shown; errors and records are
+		// searched for it elsewhere.
 		Secrets: []string{newSecret, oldSecret, "second/canary+92", "password \"canary\" 93"},
 	}
 }

@@ -160,7 +160,8 @@ func TestAuth(t *testing.T) {
 	}
 }
 
-// A body without length is sent in chunks; signing has found the length, so that a signed one is not.
+// A body without length is sent in chunks; signing has found the length, so that a signed one is
+// not.
 func TestUnknownSize(t *testing.T) {
 	t.Parallel()
 	for name, unsigned := range map[string]bool{"signed": false, "unsigned": true} {
@@ -222,8 +223,8 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 	}
 }
 
-// A kept connection that the server closes on the next request costs no attempt, whatever the idempotency header is
-// called.
+// A kept connection that the server closes on the next request costs no attempt, whatever the
+// idempotency header is called.
 func TestStaleConnection(t *testing.T) {
 	t.Parallel()
 	for name, header := range map[string]string{"default": "", "renamed": "X-Message-Id"} {

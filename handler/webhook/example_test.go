@@ -14,7 +14,8 @@ import (
 	"github.com/deliverykit/delivery/handler/webhook"
 )
 
-// A receiver verifies each request before it looks at it. While a secret is being replaced, it accepts both.
+// A receiver verifies each request before it looks at it. While a secret is being replaced, it
+// accepts both.
 func ExampleVerifyRequest() {
 	current, previous := "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_pDIwVqKyHqZSeS3rmMzPXrPfZm9TRvvJcLhLDIoq2hU="
 	hook := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -80,8 +81,8 @@ func ExampleConfig() {
 	// method: is not POST, PUT or PATCH
 }
 
-// With a key pair, the receiver can verify requests and cannot make any. A rotation leads there from a shared secret: for a
-// day, requests carry a signature of each kind.
+// With a key pair, the receiver can verify requests and cannot make any. A rotation leads there
+// from a shared secret: for a day, requests carry a signature of each kind.
 func ExampleHandler_Rotate() {
 	h := webhook.New()
 	config := webhook.Config{

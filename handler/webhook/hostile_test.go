@@ -47,7 +47,8 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Whatever the other side, or its token endpoint, answers: an attempt and a test end in time, and keep little of it.
+// Whatever the other side, or its token endpoint, answers: an attempt and a test end in time, and
+// keep little of it.
 func TestHostileReceivers(t *testing.T) {
 	t.Parallel()
 	const within = 3 * time.Second

@@ -28,7 +28,8 @@ const (
 	clientSecret = "client+secret/canary %94&"
 )
 
-// issuer is a token endpoint that keeps to RFC 6749, section 4.4, and a receiver that takes its tokens alone.
+// issuer is a token endpoint that keeps to RFC 6749, section 4.4, and a receiver that takes its
+// tokens alone.
 type issuer struct {
 	*httptest.Server
 	body  bool          // wants the client's credentials there, not in the header

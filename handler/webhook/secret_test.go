@@ -406,7 +406,8 @@ func TestPlaceholdersOfPreviousSecretsAreFilled(t *testing.T) {
 	}
 }
 
-// The signature of v1a is Ed25519 over "id.timestamp.body" (RFC 8032), which crypto/ed25519 verifies.
+// The signature of v1a is Ed25519 over "id.timestamp.body" (RFC 8032), which crypto/ed25519
+// verifies.
 func TestAsymmetricSignature(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t, nil)
@@ -507,7 +508,8 @@ func TestTooLargeForAsymmetric(t *testing.T) {
 	}
 }
 
-// Secrets and signatures are foreign input: nothing panics, no secret is quoted, and only the signature passes.
+// Secrets and signatures are foreign input: nothing panics, no secret is quoted, and only the
+// signature passes.
 func FuzzSecrets(f *testing.F) {
 	f.Add(newSecret, "v1,AAAA")
 	f.Add("whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", "v1a,AAAA v1,AAAA")

@@ -156,8 +156,8 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
-// Up to TLS 1.2, a server says in the handshake what it thinks of the client's certificate. Afterwards that can be lost with
-// the connection.
+// Up to TLS 1.2, a server says in the handshake what it thinks of the client's certificate.
+// Afterwards that can be lost with the connection.
 func TestClientCertificateIsRefused(t *testing.T) {
 	t.Parallel()
 	_, c := mutual(t, func(server *tls.Config) { server.MaxVersion = tls.VersionTLS12 })

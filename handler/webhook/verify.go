@@ -51,8 +51,8 @@ func Clock(now func() time.Time) VerifyOption { return func(v *verification) { v
 // MaxBody is how many bytes VerifyRequest reads: 10 MiB.
 func MaxBody(n int64) VerifyOption { return func(v *verification) { v.maxBody = n } }
 
-// Verify reports whether a request was signed with one of the secrets, is unmodified, and is recent.
-// Several secrets are accepted while one replaces another. A secret is that of an HMAC
+// Verify reports whether a request was signed with one of the secrets, is unmodified, and is
+// recent. Several secrets are accepted while one replaces another. A secret is that of an HMAC
 // ("whsec_...") or a public key ("whpk_..."), and verifies signatures of its own version, v1 or
 // v1a; all others are passed over. body is what was received, byte for byte, not decoded and
 // encoded again. Signatures are compared in constant time.

@@ -78,8 +78,10 @@ func (r *Recorder) Note(ctx context.Context, e Event, later bool) {
 	if !r.fresh(e, now) {
 		return
 	}
-	r.logger.WarnContext(ctx, "delivery: security event", "kind", e.Kind, "organization", e.Organization, "actor", e.Actor,
-		"action", e.Action, "from", e.From, "subject", e.Subject, "id", e.SubjectID)
+	r.logger.WarnContext(
+		ctx, "delivery: security event", "kind", e.Kind, "organization", e.Organization, "actor", e.Actor,
+		"action", e.Action, "from", e.From, "subject", e.Subject, "id", e.SubjectID,
+	)
 	r.bus.Publish(event.Event{Kind: event.SecurityNoted, Organization: e.Organization, Reason: e.Kind})
 	id, err := uuid.NewV7()
 	if err != nil {

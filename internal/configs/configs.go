@@ -40,7 +40,9 @@ func (c *Configs) Type(name string) (*settings.Type, error) {
 		return t, nil
 	}
 	return nil, &destination.FieldError{Path: "type", Code: "unknown", Message: fmt.Sprintf(
-		"there is no handler for %.100q; register one with delivery.WithHandler (there are: %q)", name, c.fixed.TypeNames())}
+		"there is no handler for %.100q; register one with delivery.WithHandler (there are: %q)", name,
+		c.fixed.TypeNames(),
+	)}
 }
 
 // Parse has the handler of a type check and complete a config, and returns what is to be stored.

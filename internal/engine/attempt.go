@@ -194,7 +194,9 @@ func (a *attempt) deliver(ctx context.Context) (result *handler.Result, err erro
 	limits := a.j.destination.Limits.Or(a.j.policy.Limits)
 	if size := a.j.Content.Payload.Size; limits.MaxBytes > 0 && size > limits.MaxBytes {
 		return nil, handler.Fail(handler.Validation, fmt.Errorf(
-			"%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, size, limits.MaxBytes))
+			"%w: the payload has %d bytes, the destination takes at most %d", payload.ErrTooLarge, size,
+			limits.MaxBytes,
+		))
 	}
 	timeout := time.Duration(limits.Timeout)
 	if !a.j.Deadline.IsZero() {
@@ -216,8 +218,10 @@ func (a *attempt) deliver(ctx context.Context) (result *handler.Result, err erro
 		if p := recover(); p != nil { // it is nil, and stops nothing, after runtime.Goexit
 			problem = fmt.Errorf("the handler panicked: %v", p)
 		}
-		a.e.Logger.ErrorContext(ctx, "delivery: an attempt ended badly", "error", problem, "organization", a.j.Organization,
-			"item", req.ItemID, "type", a.j.destination.Type, "stack", string(debug.Stack()))
+		a.e.Logger.ErrorContext(
+			ctx, "delivery: an attempt ended badly", "error", problem, "organization", a.j.Organization, "item",
+			req.ItemID, "type", a.j.destination.Type, "stack", string(debug.Stack()),
+		)
 		result, err = nil, problem
 	}()
 	result, err = a.j.destination.typ.Handler.Deliver(ctx, req)
@@ -234,11 +238,22 @@ func (a *attempt) request(ctx context.Context, content *payload.Content) *handle
 	j, d := a.j, a.j.Content
 	item := sqlstore.ItemID(j.Delivery, j.N)
 	return &handler.Request{
-		MessageID: item, DeliveryID: j.Delivery, ItemID: item, Attempt: j.Attempt + 1,
-		Organization: j.Organization, Destination: &j.destination.DestinationRow.Destination, Config: j.destination.config,
-		Payload: content, Topic: d.Topic, Test: d.Options.Test, Metadata: d.Metadata, Params: a.option.Params,
-		CreatedAt: d.CreatedAt, Deadline: j.Deadline, TraceParent: d.TraceParent,
-		Transfer: newTransfer(ctx, a.e, j),
+		MessageID:    item,
+		DeliveryID:   j.Delivery,
+		ItemID:       item,
+		Attempt:      j.Attempt + 1,
+		Organization: j.Organization,
+		Destination:  &j.destination.DestinationRow.Destination,
+		Config:       j.destination.config,
+		Payload:      content,
+		Topic:        d.Topic,
+		Test:         d.Options.Test,
+		Metadata:     d.Metadata,
+		Params:       a.option.Params,
+		CreatedAt:    d.CreatedAt,
+		Deadline:     j.Deadline,
+		TraceParent:  d.TraceParent,
+		Transfer:     newTransfer(ctx, a.e, j),
 	}
 }
 
@@ -264,7 +279,10 @@ func (e *Engine) content(ctx context.Context, d *sqlstore.DeliveryRow) (*payload
 			err = handler.Permanent(err)
 		}
 		if err == nil && c == nil {
-			err = handler.Fail(handler.Internal, fmt.Errorf("the payload source %q returned no content and no error", p.Source))
+			err = handler.Fail(
+				handler.Internal,
+				fmt.Errorf("the payload source %q returned no content and no error", p.Source),
+			)
 		}
 		return c, err
 	case p.ID != "":

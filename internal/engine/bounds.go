@@ -19,8 +19,8 @@ type bounds struct {
 	policy *settings.Policy
 
 	// waits returns how many items of a destination wait for a worker, and whether none of them was
-	// started of late. waiting keeps the first answer: a lower rank must not find room that a higher
-	// one had not.
+	// started of late. waiting keeps the first answer: a lower rank must not find room that a
+	// higher one had not.
 	waits   func(no int64) (n int, stalled bool)
 	waiting map[int64]int
 

@@ -78,7 +78,10 @@ func (e *Engine) report(changes []sqlstore.HealthChange) {
 				"failures", c.Failures, "until", c.Until)
 			publish(c, event.BreakerOpened, fmt.Sprintf("%d failures in a row", c.Failures))
 		case sqlstore.GivenUp:
-			log.Warn("delivery: a destination is disabled; its items are held until it is enabled", "reason", c.Disabled)
+			log.Warn(
+				"delivery: a destination is disabled; its items are held until it is enabled", "reason",
+				c.Disabled,
+			)
 			publish(c, event.DestinationDisabled, c.Disabled)
 		case sqlstore.Recovered:
 			log.Info("delivery: the breaker of a destination closes", "enabled", c.Enabled)

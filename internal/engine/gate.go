@@ -132,7 +132,9 @@ func (c *claim) openGate(ctx context.Context, state sqlstore.GateState, inFlight
 			return err
 		}
 	}
-	b.gates[state.No] = newGate(b.limits(info), info.target.Breaker.Or(b.policy.Breaker), &info.LaneInfo, state, inFlight)
+	b.gates[state.No] = newGate(
+		b.limits(info), info.target.Breaker.Or(b.policy.Breaker), &info.LaneInfo, state, inFlight,
+	)
 	return nil
 }
 

@@ -23,23 +23,24 @@ import (
 // panic. What it is given is its own.
 type Observer interface {
 	// Accepted is called after a transaction has accepted deliveries of an organization, on the
-	// goroutine of a caller. Concurrent calls of Deliver share a transaction, and one goroutine makes
-	// the call for all of them; ctx is that goroutine's.
+	// goroutine of a caller. Concurrent calls of Deliver share a transaction, and one goroutine
+	// makes the call for all of them; ctx is that goroutine's.
 	Accepted(ctx context.Context, a Acceptance)
 
-	// Claimed is called after each claim, also one that found nothing, on the goroutine that claims.
+	// Claimed is called after each claim, also one that found nothing, on the goroutine that
+	// claims.
 	Claimed(ctx context.Context, c Claim)
 
 	// Attempt is called before an attempt opens the payload and calls the handler, on a worker's
-	// goroutine. The handler is given the context that Attempt returns, which must come from ctx. end,
-	// if not nil, is called once on the same goroutine: when the outcome is known and before it is
-	// recorded, also if the handler panics or ends its goroutine. The crashes that package
-	// deliverytest plays have no end. An item that goes back or ends without a call of its handler is
-	// not an attempt.
+	// goroutine. The handler is given the context that Attempt returns, which must come from ctx.
+	// end, if not nil, is called once on the same goroutine: when the outcome is known and before
+	// it is recorded, also if the handler panics or ends its goroutine. The crashes that package
+	// deliverytest plays have no end. An item that goes back or ends without a call of its handler
+	// is not an attempt.
 	Attempt(ctx context.Context, a Attempt) (_ context.Context, end func(Outcome))
 
-	// Finished is called after a transaction has recorded outcomes, on the goroutine that writes them:
-	// those of attempts, and those of items whose deadline passed or whose lease was lost.
+	// Finished is called after a transaction has recorded outcomes, on the goroutine that writes
+	// them: those of attempts, and those of items whose deadline passed or whose lease was lost.
 	Finished(ctx context.Context, b Batch)
 
 	// Chore is called before a chore of the maintenance runs in this process, on the goroutine that

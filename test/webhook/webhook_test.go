@@ -104,7 +104,8 @@ func send(t *testing.T, content payload.Payload, secrets ...string) message {
 	return got[0]
 }
 
-// messages are what was sent, genuine, and with one byte flipped in each place that the signature protects.
+// messages are what was sent, genuine, and with one byte flipped in each place that the signature
+// protects.
 func messages(t *testing.T) []message {
 	t.Helper()
 	var all []message

@@ -100,8 +100,9 @@ func TestClosedKeepsNothing(t *testing.T) {
 	gone.want(t, "one")
 }
 
-// Of several who come for one value, one builds it: the others share its result, wait no longer than their own ctx, and
-// build it themselves where the first was cancelled or has panicked. Another destination does not wait for it.
+// Of several who come for one value, one builds it: the others share its result, wait no longer
+// than their own ctx, and build it themselves where the first was cancelled or has panicked.
+// Another destination does not wait for it.
 func TestOneConstruction(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -171,7 +172,8 @@ func TestForgottenUnderConstruction(t *testing.T) {
 	gone.want(t, "one")
 }
 
-// Whatever many goroutines do, no value is dropped in use, and each is dropped exactly once. Run it with -race.
+// Whatever many goroutines do, no value is dropped in use, and each is dropped exactly once. Run it
+// with -race.
 func TestManyGoroutines(t *testing.T) {
 	t.Parallel()
 	type value struct{ users, drops atomic.Int32 }

@@ -181,20 +181,23 @@ func write(ctx context.Context, f *os.File, up *storage.Upload, room *reservatio
 	if sum = up.SHA256; h != nil {
 		sum = hex.EncodeToString(h.Sum(nil))
 	}
+	return size, sum, check(f, up, size)
+}
+
+// check compares how much was written with what was accepted and what the file has.
+func check(f *os.File, up *storage.Upload, size int64) error {
 	if up.Size >= 0 && size != up.Size {
-		return size, "", handler.Fail(handler.Internal, fmt.Errorf("local: %q: %w", up.Name, payload.ErrCorrupt))
+		return handler.Fail(handler.Internal, fmt.Errorf("local: %q: %w", up.Name, payload.ErrCorrupt))
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return size, "", failed("look at "+quote(up.Name), err)
+		return failed("look at "+quote(up.Name), err)
 	}
 	if info.Size() != size {
-		return size, "", handler.Fail(
-			handler.Internal,
-			fmt.Errorf("local: %q: %d bytes were written, and the file has %d", up.Name, size, info.Size()),
-		)
+		return handler.Fail(handler.Internal,
+			fmt.Errorf("local: %q: %d bytes were written, and the file has %d", up.Name, size, info.Size()))
 	}
-	return size, sum, nil
+	return nil
 }
 
 // publish gives the temporary file its name.

@@ -14,7 +14,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage/local"
 )
 
-// The suite makes its handlers before it knows of a peer, so all peers share a directory, each with a folder of its own.
+// The suite makes its handlers before it knows of a peer, so all peers share a directory, each with
+// a folder of its own.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

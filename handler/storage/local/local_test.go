@@ -275,7 +275,8 @@ func TestStaleTemporaryFiles(t *testing.T) {
 	}
 }
 
-// A handler whose clock is ahead of the file system's does not take for stale what another attempt is writing.
+// A handler whose clock is ahead of the file system's does not take for stale what another attempt
+// is writing.
 func TestClockAhead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

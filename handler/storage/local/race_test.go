@@ -12,8 +12,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// While files are written, somebody keeps replacing their folder by a link that leads out, and by one to a sibling. Not
-// one file may get out. With DELIVERY_SOAK=1 this is tried 100,000 times.
+// While files are written, somebody keeps replacing their folder by a link that leads out, and by
+// one to a sibling. Not one file may get out. With DELIVERY_SOAK=1 this is tried 100,000 times.
 func TestLinkRace(t *testing.T) {
 	t.Parallel()
 	tries := 2_000

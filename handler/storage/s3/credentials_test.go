@@ -246,7 +246,8 @@ func TestDefaultChain(t *testing.T) { //nolint:paralleltest // see above
 		t.Errorf("%v", err)
 	}
 
-	// Without any, the chain asks the instance's metadata service, which the guard does not let it reach.
+	// Without any, the chain asks the instance's metadata service, which the guard does not let it
+	// reach.
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 	h = s3.New(s3.WithDefaultCredentials())

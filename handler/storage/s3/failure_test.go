@@ -52,8 +52,8 @@ func configAt(endpoint string) s3.Config {
 	}
 }
 
-// Each failure has its category, a message that helps, and the right retry; on the first attempt, which stores, and on
-// the second, which looks first and so meets a HEAD that has no body.
+// Each failure has its category, a message that helps, and the right retry; on the first attempt,
+// which stores, and on the second, which looks first and so meets a HEAD that has no body.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

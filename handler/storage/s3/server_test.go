@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// bucketServer is as much of S3 as a small object needs, and refuses one method. The real protocol is tested in test/.
+// bucketServer is as much of S3 as a small object needs, and refuses one method. The real protocol
+// is tested in test/.
 type bucketServer struct {
 	mu       sync.Mutex
 	objects  map[string][]byte

@@ -13,8 +13,9 @@ import (
 	"path/filepath"
 )
 
-// Install puts what the lock file in dir names, checked against its hashes, into the user's cache, once, together with the
-// other files of dir that are named. It returns the folder that then holds node_modules.
+// Install puts what the lock file in dir names, checked against its hashes, into the user's cache,
+// once, together with the other files of dir that are named. It returns the folder that then holds
+// node_modules.
 func Install(ctx context.Context, name, dir string, others ...string) (string, error) {
 	for _, tool := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(tool); err != nil {

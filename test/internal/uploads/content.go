@@ -116,7 +116,8 @@ func (f File) Checkpoint(_ context.Context, v json.RawMessage) error {
 	return os.WriteFile(string(f), v, 0o600)
 }
 
-// Memory is a field of this process's memory, in KiB, such as VmRSS and VmHWM; 0 where /proc does not tell.
+// Memory is a field of this process's memory, in KiB, such as VmRSS and VmHWM; 0 where /proc does
+// not tell.
 func Memory(field string) int {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {

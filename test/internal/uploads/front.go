@@ -1,5 +1,5 @@
-// Package uploads is what the tests of storage drivers share: a proxy before a server that counts and fails, content of any
-// size, checkpoints, and other sides that never answer.
+// Package uploads is what the tests of storage drivers share: a proxy before a server that counts
+// and fails, content of any size, checkpoints, and other sides that never answer.
 package uploads
 
 import (

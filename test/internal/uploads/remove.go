@@ -7,8 +7,8 @@ import (
 	"github.com/deliverykit/delivery/handler/storage"
 )
 
-// CheckRemove checks that a bucket removes what a delivery stored, and nothing else. older says that it keeps versions, and so
-// removes that very one though another is there by now.
+// CheckRemove checks that a bucket removes what a delivery stored, and nothing else. older says
+// that it keeps versions, and so removes that very one though another is there by now.
 func CheckRemove(t *testing.T, b storage.Bucket, older bool) {
 	t.Helper()
 	ctx := t.Context()

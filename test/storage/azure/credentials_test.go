@@ -95,8 +95,8 @@ func TestSignature(t *testing.T) {
 	}
 }
 
-// entra is as much of Microsoft's identity service as a client's credentials need. It refuses what is not "right", and
-// checks a certificate's assertion against that certificate.
+// entra is as much of Microsoft's identity service as a client's credentials need. It refuses what
+// is not "right", and checks a certificate's assertion against that certificate.
 type entra struct {
 	*httptest.Server
 	certificate *x509.Certificate

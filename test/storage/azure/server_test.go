@@ -28,7 +28,8 @@ import (
 	"github.com/deliverykit/delivery/test/internal/uploads"
 )
 
-// The account and the key that every Azurite has: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+// The account and the key that every Azurite has:
+// https://learn.microsoft.com/azure/storage/common/storage-use-azurite
 const (
 	account    = "devstoreaccount1"
 	accountKey = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

@@ -405,7 +405,8 @@ func TestCanaryNamesThePermission(t *testing.T) {
 	}
 }
 
-// Through the real service, with its database for checkpoints: an upload breaks off and is resumed by a retry.
+// Through the real service, with its database for checkpoints: an upload breaks off and is resumed
+// by a retry.
 func TestService(t *testing.T) {
 	t.Parallel()
 	in := newContainer(t)

@@ -22,7 +22,8 @@ import (
 	"github.com/deliverykit/delivery/test/internal/uploads"
 )
 
-// iam is as much of Google's service for impersonation as is needed. It lets whoever has the token "base" act as one account.
+// iam is as much of Google's service for impersonation as is needed. It lets whoever has the token
+// "base" act as one account.
 func iam(t *testing.T) *url.URL {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -96,8 +96,8 @@ func keyFile(key *rsa.PrivateKey) string {
 }
 
 // gate stands before the fake: it wants the token, and does resumable uploads as
-// https://docs.cloud.google.com/storage/docs/performing-resumable-uploads describes them. The fake completes an upload when it is
-// asked how far it got.
+// https://docs.cloud.google.com/storage/docs/performing-resumable-uploads describes them. The fake
+// completes an upload when it is asked how far it got.
 type gate struct {
 	mu       sync.Mutex
 	sessions map[string]*received

@@ -105,7 +105,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// The connection is cut in the middle of a chunk, of which the other side keeps a part: that is not sent again.
+// The connection is cut in the middle of a chunk, of which the other side keeps a part: that is not
+// sent again.
 func TestCutChunk(t *testing.T) {
 	t.Parallel()
 	in := newBucket(t)
@@ -500,7 +501,8 @@ func TestCanaryNamesThePermission(t *testing.T) {
 	}
 }
 
-// Through the real service, with its database for checkpoints: an upload breaks off and is resumed by a retry.
+// Through the real service, with its database for checkpoints: an upload breaks off and is resumed
+// by a retry.
 func TestService(t *testing.T) {
 	t.Parallel()
 	in := newBucket(t)

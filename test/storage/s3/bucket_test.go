@@ -21,7 +21,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Over TLS bodies are not hashed for the signature, which is another way through the SDK for each operation.
+// Over TLS bodies are not hashed for the signature, which is another way through the SDK for each
+// operation.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	plain := newFront(t)

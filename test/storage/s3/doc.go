@@ -1,2 +1,3 @@
-// Package s3 runs the s3 handler against a real server of the S3 protocol, versitygw, in this process. It has tests only.
+// Package s3 runs the s3 handler against a real server of the S3 protocol, versitygw, in this
+// process. It has tests only.
 package s3

@@ -46,7 +46,8 @@ func (o order) request(h *s3.Handler) (*handler.Request, error) {
 	}, err
 }
 
-// uploadInProcess is the whole of the other process. It prints how many KiB its memory has grown by.
+// uploadInProcess is the whole of the other process. It prints how many KiB its memory has grown
+// by.
 func uploadInProcess(text string) int {
 	var o order
 	err := json.Unmarshal([]byte(text), &o)
@@ -133,8 +134,8 @@ func TestMemory(t *testing.T) {
 	verifyObject(t, o)
 }
 
-// A process is killed at 60 % of an upload; another one sends what is missing, and what was under way. With DELIVERY_SOAK=1
-// of 2 GiB.
+// A process is killed at 60 % of an upload; another one sends what is missing, and what was under
+// way. With DELIVERY_SOAK=1 of 2 GiB.
 func TestKilledProcess(t *testing.T) {
 	t.Parallel()
 	const part, parallel = 5 << 20, 4

@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run starts the gateway, which changes the working directory of the process, and stops it after the tests.
+// run starts the gateway, which changes the working directory of the process, and stops it after
+// the tests.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "versitygw-*")
 	if err != nil {

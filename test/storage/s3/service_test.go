@@ -15,7 +15,8 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Through the real service, with its database for checkpoints: an upload breaks off and is resumed by a retry.
+// Through the real service, with its database for checkpoints: an upload breaks off and is resumed
+// by a retry.
 func TestService(t *testing.T) {
 	t.Parallel()
 	bucket := newBucket(t, false)

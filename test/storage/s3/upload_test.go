@@ -337,7 +337,8 @@ func TestConflict(t *testing.T) {
 	}
 }
 
-// A payload that breaks off leaves its upload, with all that was read, to go on with; one that can never be read leaves nothing.
+// A payload that breaks off leaves its upload, with all that was read, to go on with; one that can
+// never be read leaves nothing.
 func TestBrokenPayload(t *testing.T) {
 	t.Parallel()
 	sent := uploads.Random(12 * mib)
