@@ -131,16 +131,17 @@ func TestOutcomesGather(t *testing.T) {
 	last := make([]bool, 50)
 	last[49] = true
 	for name, c := range map[string]struct {
-		ordered     []bool
-		busy        bool
-		least, most int
+		ordered        []bool
+		busy, stopping bool
+		least, most    int
 	}{
-		"nothing else is attempted": {[]bool{false}, false, 1, 1},
-		"enough":                    {plain, true, 200, 1000},
-		"in strict order":           {[]bool{true}, true, 1, 1},
-		"in strict order, at last":  {last, true, 50, 50},
+		"nothing else is attempted": {[]bool{false}, false, false, 1, 1},
+		"enough":                    {plain, true, false, 200, 1000},
+		"in strict order":           {[]bool{true}, true, false, 1, 1},
+		"in strict order, at last":  {last, true, false, 50, 50},
+		"the pass ends":             {[]bool{false}, true, true, 1, 1},
 	} {
-		if n := engine.Collect(c.ordered, c.busy); n < c.least || n > c.most {
+		if n := engine.Collect(c.ordered, c.busy, c.stopping); n < c.least || n > c.most {
 			t.Errorf("%s: %d outcomes", name, n)
 		}
 	}

@@ -68,13 +68,14 @@ func Allowance(limit, lanes, waiting int, stalled bool) int {
 }
 
 // Collect returns how many outcomes one transaction takes of jobs that are done one after another,
-// of which some are in strict order. With busy, others are attempted meanwhile. Where it waits, it
-// waits for ever.
-func Collect(ordered []bool, busy bool) int {
+// of which some are in strict order. With busy, others are attempted meanwhile; with stopping, the
+// pass ends. Where it waits, it waits for ever.
+func Collect(ordered []bool, busy, stopping bool) int {
 	p := &pipeline{jobs: newDispatcher(8), done: make(chan *job)}
 	if busy {
 		p.jobs.put(make([]job, 1))
 	}
+	p.stopping.Store(stopping)
 	jobs := make([]*job, len(ordered))
 	for i := range jobs {
 		jobs[i] = &job{ordered: ordered[i]}
