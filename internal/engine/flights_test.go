@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
@@ -117,15 +119,19 @@ func (away) Conn(context.Context) (*sql.Conn, error) { return nil, errors.New("t
 
 // counting returns an engine without a database, whose handler counts its calls.
 func counting(calls *int) *Engine {
+	return engineOn(away{}, 20*time.Millisecond, func() { *calls++ })
+}
+
+func engineOn(db sqlstore.DB, lease time.Duration, deliver func()) *Engine {
 	b := settings.NewBuilder()
-	b.Lease = 20 * time.Millisecond
+	b.Lease = lease
 	b.Logger = slog.New(slog.DiscardHandler)
 	b.Types["fake"] = settings.NewType("fake", handler.Func(
 		func(context.Context, *handler.Request, struct{}) (*handler.Result, error) {
-			*calls++
+			deliver()
 			return nil, nil
 		}))
-	return New(b.Build(), sqlstore.New(away{}, sqlite.Dialect{}, nil), events.NewBus(time.Now))
+	return New(b.Build(), sqlstore.New(db, sqlite.Dialect{}, nil), events.NewBus(time.Now))
 }
 
 // pass returns a pipeline without goroutines.
@@ -188,6 +194,85 @@ func TestUnwrittenOutcomesLoseTheirLease(t *testing.T) {
 	if !j.lease.lost {
 		t.Error("the lease will be prolonged")
 	}
+}
+
+// An attempt whose lease is lost, or whose delivery is cancelled, has no point any more.
+func TestPointlessAttemptsEnd(t *testing.T) {
+	t.Parallel()
+	p := pass(t, counting(new(int)))
+	now := time.Now()
+	kept := addLease(&p.flights, 1, now, 2)
+	lost := addLease(&p.flights, 2, now, 1)
+	kept[1].Delivery = "cancelled"
+	b := p.flights.look(now, 0)
+	b.prolonged = map[int64]bool{1: true}
+	b.flagged = []sqlstore.Changed{{Key: kept[1].Key, Cancel: queue.Requested}}
+	p.endPointless(b)
+	if kept[0].cause != nil {
+		t.Errorf("an attempt ends with %v", kept[0].cause)
+	}
+	if got, want := kept[1].cause, (cancellation{queue.Requested}); !errors.Is(got, want) {
+		t.Errorf("a cancelled attempt ends with %v", got)
+	}
+	if !errors.Is(lost[0].cause, handler.ErrLeaseLost) {
+		t.Errorf("an attempt whose lease is lost ends with %v", lost[0].cause)
+	}
+}
+
+// slow is a database that does not answer, and takes its time for that once it is armed.
+type slow struct {
+	away
+	armed   atomic.Bool
+	answers chan struct{}
+}
+
+func (s *slow) BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
+	if s.armed.CompareAndSwap(true, false) {
+		<-s.answers
+	}
+	return s.away.BeginTx(ctx, opts)
+}
+
+// A handler that ignores its context does not keep the end of a pass waiting, but outcomes that are
+// being written do.
+func TestStopLeavesStuckHandlersAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		db := &slow{answers: make(chan struct{})}
+		first, end := true, make(chan struct{})
+		p := engineOn(db, time.Hour, func() {
+			if first {
+				first = false
+				<-end
+				return
+			}
+			db.armed.Store(true)
+		}).newPipeline(t.Context())
+		waiting(p)
+		p.workers.start()
+		synctest.Wait() // the first is stuck
+		waiting(p)
+		p.workers.start()
+		synctest.Wait()
+		stopped := make(chan struct{})
+		go func() {
+			p.stop(true)
+			close(stopped)
+		}()
+		<-time.After(5 * time.Minute)
+		select {
+		case <-stopped:
+			t.Error("the pass ended before an outcome was written")
+		default:
+		}
+		close(db.answers)
+		<-stopped
+		if held := p.room.held.Load(); held != 1 {
+			t.Errorf("%d jobs are held, want the stuck one", held)
+		}
+		close(end)
+		p.finishing.Wait()
+	})
 }
 
 // The end of a pass finds a worker for jobs that wait, also where there was none.
