@@ -196,20 +196,27 @@ func TestUnwrittenOutcomesLoseTheirLease(t *testing.T) {
 	}
 }
 
-// An attempt whose lease is lost, or whose delivery is cancelled, has no point any more.
-func TestPointlessAttemptsEnd(t *testing.T) {
+// Once a beat is written, attempts that have no point any more end, and stuck ones are not under
+// their lease.
+func TestWhatABeatDoes(t *testing.T) {
 	t.Parallel()
 	p := pass(t, counting(new(int)))
 	now := time.Now()
-	kept := addLease(&p.flights, 1, now, 2)
+	kept := addLease(&p.flights, 1, now, 3)
+	p.flights.begin(kept[2], func(error) {}, now.Add(-time.Second))
+	kept[0].progress.Store(7)
 	lost := addLease(&p.flights, 2, now, 1)
 	kept[1].Delivery = "cancelled"
 	b := p.flights.look(now, 0)
 	b.prolonged = map[int64]bool{1: true}
 	b.flagged = []sqlstore.Changed{{Key: kept[1].Key, Cancel: queue.Requested}}
-	p.endPointless(b)
-	if kept[0].cause != nil {
-		t.Errorf("an attempt ends with %v", kept[0].cause)
+	p.apply(b)
+	if kept[0].cause != nil || kept[0].noted != 7 || kept[0].lease.left != 2 {
+		t.Errorf("an attempt ends with %v, %d bytes are noted, %d items are under its lease",
+			kept[0].cause, kept[0].noted, kept[0].lease.left)
+	}
+	if kept[2].lease != nil {
+		t.Error("a stuck attempt is still under its lease")
 	}
 	if got, want := kept[1].cause, (cancellation{queue.Requested}); !errors.Is(got, want) {
 		t.Errorf("a cancelled attempt ends with %v", got)

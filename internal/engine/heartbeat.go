@@ -61,7 +61,7 @@ func (f *flights) look(now time.Time, young time.Duration) *beat {
 	return b
 }
 
-// beat writes what a beat has to do, and acts on what the database says.
+// beat writes what a beat has to do, and applies what the database says.
 func (p *pipeline) beat(b *beat) {
 	if len(b.held)+len(b.stuck) == 0 {
 		return
@@ -79,11 +79,7 @@ func (p *pipeline) beat(b *beat) {
 		p.e.Logger.WarnContext(ctx, "delivery: leases could not be prolonged", "leases", len(b.leases), "error", err)
 		return
 	}
-	for j, done := range b.progress {
-		j.noted = done
-	}
-	p.flights.leave(b.stuck)
-	p.endPointless(b)
+	p.apply(b)
 }
 
 // write prolongs leases, notes progress, and moves stuck items to a lease that ends at once.
@@ -106,8 +102,13 @@ func (b *beat) write(ctx context.Context, tx *sqlstore.Tx, lease time.Duration) 
 	return tx.Abandon(ctx, newLease(), keys)
 }
 
-// endPointless ends the attempts whose lease is lost or whose delivery is to be cancelled.
-func (p *pipeline) endPointless(b *beat) {
+// apply acts on a beat that was written: stuck attempts leave their leases, and attempts whose lease
+// is lost or whose delivery is to be cancelled end.
+func (p *pipeline) apply(b *beat) {
+	for j, done := range b.progress {
+		j.noted = done
+	}
+	p.flights.leave(b.stuck)
 	reasons := map[sqlstore.Key]queue.Reason{}
 	for _, c := range b.flagged {
 		reasons[c.Key] = c.Cancel
