@@ -146,3 +146,18 @@ func TestOutcomesGather(t *testing.T) {
 		}
 	}
 }
+
+// At the end of a pass, jobs that wait behind attempts which hold all workers are handed out too.
+func TestFlushIgnoresThresholds(t *testing.T) {
+	t.Parallel()
+	for _, flush := range []bool{false, true} {
+		d := engine.NewDispatcher(8)
+		d.Put(1, 1, 10)
+		for d.Take() != nil {
+		}
+		d.Close(flush)
+		if got := d.Take() != nil; got != flush {
+			t.Errorf("with flush %t, a job is handed out: %t", flush, got)
+		}
+	}
+}

@@ -52,6 +52,9 @@ func (d Dispatcher) Take() Job {
 	return nil
 }
 
+// Close closes the dispatcher.
+func (d Dispatcher) Close(flush bool) { d.d.close(flush) }
+
 // Done gives a job back.
 func (d Dispatcher) Done(j Job) { d.d.done(j.(*job)) }
 
