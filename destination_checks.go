@@ -65,9 +65,7 @@ func (d *Destinations) specify(spec destination.Spec) (row *sqlstore.Destination
 // ValidatePatch is Validate for a destination as Update would make it. An empty patch returns the
 // warnings for the destination as it is, for example that a default is not usable now.
 func (d *Destinations) ValidatePatch(
-	ctx context.Context,
-	id string,
-	p destination.Patch,
+	ctx context.Context, id string, p destination.Patch,
 ) (warnings []*destination.FieldError, err error) {
 	row, config, err := d.patched(ctx, id, p)
 	if err != nil {
@@ -79,9 +77,7 @@ func (d *Destinations) ValidatePatch(
 // patched returns a destination and its config as Update would make them. The config is nil if the
 // type has no handler.
 func (d *Destinations) patched(
-	ctx context.Context,
-	id string,
-	p destination.Patch,
+	ctx context.Context, id string, p destination.Patch,
 ) (row *sqlstore.DestinationRow, config any, err error) {
 	if row, err = d.get(ctx, id, access.WriteDestinations); err != nil {
 		return nil, nil, err

@@ -41,9 +41,7 @@ const (
 // signing as well until the overlap ends, so that the receiver can change over at any time until
 // then. For types without signing secrets the error is errors.ErrUnsupported.
 func (d *Destinations) RotateSecret(
-	ctx context.Context,
-	id string,
-	r destination.Rotation,
+	ctx context.Context, id string, r destination.Rotation,
 ) (destination.Secret, error) {
 	overlap := time.Duration(r.Overlap)
 	if overlap == 0 {

@@ -42,9 +42,7 @@ func (d *Destinations) Create(ctx context.Context, spec destination.Spec) (*dest
 }
 
 func (d *Destinations) insert(
-	ctx context.Context,
-	row *sqlstore.DestinationRow,
-	config any,
+	ctx context.Context, row *sqlstore.DestinationRow, config any,
 ) (*destination.Destination, error) {
 	if err := d.o.s.configs.Seal(ctx, row, config); err != nil {
 		return nil, err
@@ -114,9 +112,7 @@ func (d *Destinations) Get(ctx context.Context, id string) (*destination.Destina
 }
 
 func (d *Destinations) get(
-	ctx context.Context,
-	id string,
-	action access.Action,
+	ctx context.Context, id string, action access.Action,
 ) (row *sqlstore.DestinationRow, err error) {
 	if err := d.o.authorize(ctx, action); err != nil {
 		return nil, err
@@ -183,9 +179,7 @@ func (f DestinationFilter) fits(d *destination.Destination) bool {
 // List returns the destinations that the filter selects, in the order they were created, 100 a
 // page, beginning after the cursor; "" is the start.
 func (d *Destinations) List(
-	ctx context.Context,
-	f DestinationFilter,
-	cursor string,
+	ctx context.Context, f DestinationFilter, cursor string,
 ) (Page[*destination.Destination], error) {
 	var page Page[*destination.Destination]
 	if err := d.o.authorize(ctx, access.ReadDestinations); err != nil {
@@ -372,9 +366,7 @@ func (d *Destinations) apply(ctx context.Context, row *sqlstore.DestinationRow, 
 // reconfigure replaces the config of row with what change makes of the stored one. wrong is what is
 // wrong with other fields.
 func (d *Destinations) reconfigure(
-	ctx context.Context,
-	row *sqlstore.DestinationRow,
-	wrong error,
+	ctx context.Context, row *sqlstore.DestinationRow, wrong error,
 	change func(stored json.RawMessage) (destination.Config, error),
 ) error {
 	stored, err := d.o.s.configs.Raw(ctx, row)
@@ -427,9 +419,7 @@ func (d *Destinations) Delete(ctx context.Context, id string, pending destinatio
 
 // remove deletes a destination, or with destination.DrainPending has it drained first.
 func (d *Destinations) remove(
-	ctx context.Context,
-	row *sqlstore.DestinationRow,
-	pending destination.Pending,
+	ctx context.Context, row *sqlstore.DestinationRow, pending destination.Pending,
 ) (deleted bool, err error) {
 	for more := true; more; {
 		err := d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {

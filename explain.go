@@ -58,11 +58,7 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 
 // explain says why an item is pending.
 func (o *Org) explain(
-	ctx context.Context,
-	tx *sqlstore.Tx,
-	p *sqlstore.ItemRow,
-	item *Item,
-	handled map[string]bool,
+	ctx context.Context, tx *sqlstore.Tx, p *sqlstore.ItemRow, item *Item, handled map[string]bool,
 	x *queue.Explanation,
 ) error {
 	d, err := tx.Destination(ctx, o.name, p.Destination)
@@ -131,11 +127,7 @@ func ahead(n int) string {
 
 // explainHeld puts into words why the items of a destination are held.
 func (o *Org) explainHeld(
-	ctx context.Context,
-	tx *sqlstore.Tx,
-	p *sqlstore.ItemRow,
-	d *sqlstore.DestinationRow,
-	x *queue.Explanation,
+	ctx context.Context, tx *sqlstore.Tx, p *sqlstore.ItemRow, d *sqlstore.DestinationRow, x *queue.Explanation,
 ) error {
 	switch x.Reason {
 	case queue.Paused:

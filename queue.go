@@ -109,9 +109,7 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 const lanesAtOnce = 1000
 
 func laneInfos(
-	ctx context.Context,
-	tx *sqlstore.Tx,
-	counts []sqlstore.LaneCount,
+	ctx context.Context, tx *sqlstore.Tx, counts []sqlstore.LaneCount,
 ) (map[int64]*sqlstore.LaneInfo, error) {
 	all := map[int64]*sqlstore.LaneInfo{}
 	for chunk := range slices.Chunk(counts, lanesAtOnce) {

@@ -171,10 +171,7 @@ func removal(written []sqlstore.Written, item string) *Removal {
 // hand has an earlier end in its history, which does not count: only an end under the fence that
 // the item has, or a later one, happened since.
 func items(
-	delivery string,
-	now time.Time,
-	pending []sqlstore.ItemRow,
-	attempts []sqlstore.AttemptRow,
+	delivery string, now time.Time, pending []sqlstore.ItemRow, attempts []sqlstore.AttemptRow,
 	destinations []*sqlstore.DestinationRow,
 ) []Item {
 	byNumber := map[int]*Item{}

@@ -118,10 +118,14 @@ func (a *attempt) policy() retry.Policy {
 	return a.option.Retry.Or(a.j.Content.Options.Retry).Or(a.j.destination.Retry).Or(a.j.policy.Retry)
 }
 
-// removable reports whether what the attempt wrote is to be removed some day.
+// removable reports whether what the attempt wrote is to be removed some day. Where the handler
+// fails to say, it is noted: the chore that removes asks again.
 func (a *attempt) removable() bool {
-	r := a.j.destination.typ.Remover
-	return r != nil && a.result != nil && a.result.Removable && r.Retention(a.j.destination.config) > 0
+	if a.result == nil || !a.result.Removable {
+		return false
+	}
+	keep, err := a.j.destination.typ.Retention(a.j.destination.config)
+	return keep > 0 || err != nil
 }
 
 // record returns what is kept of a handler's result. Credentials are redacted.

@@ -118,8 +118,9 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 			continue
 		}
 		for _, gone := range e.targets.put(&target{row, typ, config}) {
-			if gone.typ.Forgetter != nil {
-				gone.typ.Forgetter.Forget(gone.ID)
+			if err := gone.typ.Forget(gone.ID); err != nil {
+				e.Logger.ErrorContext(ctx, "delivery: a handler failed to forget a destination",
+					"organization", gone.Organization, "destination", gone.ID, "type", gone.Type, "error", err)
 			}
 		}
 	}

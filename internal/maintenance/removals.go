@@ -31,9 +31,9 @@ func removals(c *configs.Configs, t *settings.Type) Chore {
 				if err != nil {
 					return err
 				}
-				keep := t.Remover.Retention(config)
-				if keep <= 0 {
-					return nil
+				keep, err := t.Retention(config)
+				if err != nil || keep <= 0 {
+					return err
 				}
 				return removeOf(ctx, r, t, d, config, keep)
 			})
@@ -43,12 +43,7 @@ func removals(c *configs.Configs, t *settings.Type) Chore {
 
 // removeOf removes what is due of one destination. What fails is passed over until the next time.
 func removeOf(
-	ctx context.Context,
-	r *Run,
-	t *settings.Type,
-	d *sqlstore.DestinationRow,
-	config any,
-	keep time.Duration,
+	ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any, keep time.Duration,
 ) error {
 	var after sqlstore.Written
 	var failed error
@@ -78,11 +73,7 @@ func removeOf(
 
 // removePage removes what is due, several at once, and records what became of each.
 func removePage(
-	ctx context.Context,
-	r *Run,
-	t *settings.Type,
-	d *sqlstore.DestinationRow,
-	config any,
+	ctx context.Context, r *Run, t *settings.Type, d *sqlstore.DestinationRow, config any,
 	due []sqlstore.Written,
 ) error {
 	var group errgroup.Group

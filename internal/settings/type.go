@@ -60,9 +60,7 @@ func (t *Type) ParseConfig(raw json.RawMessage) (config any, err error) {
 // Test has the handler test a connection within timeout. A type without a test is
 // errors.ErrUnsupported.
 func (t *Type) Test(
-	ctx context.Context,
-	timeout time.Duration,
-	req *handler.TestRequest,
+	ctx context.Context, timeout time.Duration, req *handler.TestRequest,
 ) (report *destination.TestReport, err error) {
 	if t.Tester == nil {
 		return nil, fmt.Errorf("delivery: connections of type %q cannot be tested: %w", t.Name, errors.ErrUnsupported)
@@ -85,6 +83,33 @@ func (t *Type) Maintain(ctx context.Context, req *handler.MaintainRequest) (err 
 		}
 	}()
 	return t.Upkeep.Maintain(ctx, req)
+}
+
+// Forget has the handler drop what it keeps for a destination.
+func (t *Type) Forget(destination string) (err error) {
+	if t.Forgetter == nil {
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the handler panicked: %v", r)
+		}
+	}()
+	t.Forgetter.Forget(destination)
+	return nil
+}
+
+// Retention asks the handler how long a destination keeps what deliveries wrote, 0 for ever.
+func (t *Type) Retention(config any) (keep time.Duration, err error) {
+	if t.Remover == nil {
+		return 0, nil
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("asking for the retention panicked: %v", r)
+		}
+	}()
+	return t.Remover.Retention(config), nil
 }
 
 // Remove has the handler remove what a delivery wrote. handler.NotRemoved comes with an error.

@@ -148,11 +148,7 @@ func (s *Spool) Put(ctx context.Context, organization, id string, p payload.Payl
 
 // PutIn stores data in chunks within a transaction.
 func (s *Spool) PutIn(
-	ctx context.Context,
-	tx *sqlstore.Tx,
-	organization, id string,
-	info payload.Info,
-	data []byte,
+	ctx context.Context, tx *sqlstore.Tx, organization, id string, info payload.Info, data []byte,
 ) error {
 	if err := insertPayload(ctx, tx, organization, id, info, ""); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery/handler/storage/local"
 	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
+	"github.com/deliverykit/delivery/queue"
 )
 
 // keeper is a handler whose destinations keep what was written for a day, or for ever.
@@ -27,10 +28,45 @@ type keeper struct {
 }
 
 func (k *keeper) Retention(config any) time.Duration {
-	if c, _ := config.(testkit.Script); c.Name == "forever" {
+	switch c, _ := config.(testkit.Script); c.Name {
+	case "forever":
 		return 0
+	case "broken":
+		panic("boom")
 	}
 	return 24 * time.Hour
+}
+
+// A handler that panics when it is asked for the retention costs its own destination a removal, and
+// nobody an attempt or a process.
+func TestRetentionThatPanics(t *testing.T) {
+	testkit.Each(t, func(t *testing.T, db *sql.DB) {
+		c := testkit.NewClock()
+		c.Set(time.Now())
+		k := &keeper{}
+		k.Do = func(_ context.Context, r *handler.Request) (*handler.Result, error) {
+			return &handler.Result{Reference: handler.Reference{ID: r.Topic}, Removable: true}, nil
+		}
+		svc := testkit.Service(t, db, k, c.Option())
+		acme := svc.Org("acme")
+		broken := testkit.Create(t, acme, destination.Spec{Default: true, Config: testkit.Script{Name: "broken"}})
+		testkit.Create(t, acme, destination.Spec{Default: true})
+		id := testkit.Send(t, acme, delivery.Request{Topic: "a"})
+		testkit.Process(t, svc)
+		if s := testkit.Status(t, acme, id); s.State != queue.Completed {
+			t.Fatalf("%s", testkit.Show(s))
+		}
+		c.Advance(25 * time.Hour)
+		if n := testkit.Try(svc.Maintain(t.Context())).Must(t).Removals; n != 1 {
+			t.Errorf("%d objects of the other destination were removed", n)
+		}
+		repaired := destination.Patch{Config: testkit.Script{Name: "n"}}
+		testkit.Try(acme.Destinations().Update(t.Context(), broken.ID, repaired)).Must(t)
+		c.Advance(2 * time.Hour)
+		if n := testkit.Try(svc.Maintain(t.Context())).Must(t).Removals; n != 1 {
+			t.Errorf("%d objects were removed once the handler answered", n)
+		}
+	})
 }
 
 func (k *keeper) Remove(_ context.Context, r *handler.RemoveRequest) (handler.Removal, error) {
