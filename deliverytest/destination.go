@@ -26,8 +26,8 @@ type config struct {
 
 func (config) DestinationType() string { return typ }
 
-// Destination is a destination that follows a script and records what it was given. It may be used
-// from any goroutine, but for the Require methods.
+// Destination is a destination that follows a script and records what it receives. Its methods may
+// be called from any goroutine, except for the Require methods, which belong to the test's own.
 type Destination struct {
 	kit          *Kit
 	id           string
@@ -39,10 +39,10 @@ type Destination struct {
 	attempts []Attempt
 }
 
-// Attempt is what a scripted destination recorded of one attempt.
+// Attempt is the record of one attempt at a scripted destination.
 type Attempt struct {
 	At         time.Time // when it began, on the kit's clock
-	Number     int       // of its item's attempts, from 1; one that crashed leaves its number to the next
+	Number     int       // among its item's attempts, from 1; after a crash the next one has the same number
 	MessageID  string    // the same in all attempts at an item
 	DeliveryID string
 	ItemID     string
@@ -51,22 +51,21 @@ type Attempt struct {
 	Params     json.RawMessage // the request's Override.Params for this destination
 	Payload    payload.Info
 	Content    []byte
-	Step       string // of the script, as it is written there
-	Err        error  // what the step returned; nil where it took the delivery
+	Step       string // the step of the script, as it is written there
+	Err        error  // returned by the step; nil if it took the delivery
 }
 
-// What Attempt.Err is where no step has returned it.
+// The values of Attempt.Err that no step returned.
 var (
 	errUnderWay   = errors.New("deliverytest: the attempt is still under way")
 	errUnscripted = errors.New("deliverytest: the attempt is not scripted")
 	errPanicked   = errors.New("deliverytest: the step did not return: it panicked, or ended its goroutine")
 )
 
-// Destination creates a destination of an organization that follows a script, step by step in the
-// order in which attempts are made. It is one of the organization's defaults, so a request that
-// names no destination goes to it; what else is to be different, Org.Destinations().Update changes.
-// Without a script it takes everything. An attempt after the last step fails the test, unless that
-// was Always.
+// Destination creates a destination of an organization that follows a script: each attempt takes
+// the next step. It is one of the organization's defaults, so a request that names no destination
+// goes to it. Org.Destinations().Update changes other settings. Without a script it takes
+// everything. An attempt after the last step fails the test, unless that step was [Always].
 func (k *Kit) Destination(organization string, steps ...Step) *Destination {
 	k.t.Helper()
 	if len(steps) == 0 {
@@ -91,10 +90,10 @@ func (k *Kit) Destination(organization string, steps ...Step) *Destination {
 // ID is the destination's id, as in Request.Destinations.
 func (d *Destination) ID() string { return d.id }
 
-// Organization is whose destination it is.
+// Organization is the owner of the destination.
 func (d *Destination) Organization() string { return d.organization }
 
-// Attempts returns what was recorded so far, in the order in which the attempts began.
+// Attempts returns the attempts recorded until now, in the order in which they began.
 func (d *Destination) Attempts() []Attempt {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -136,18 +135,18 @@ func (s *scripts) Deliver(ctx context.Context, req *handler.Request) (*handler.R
 	c, ok := req.Config.(config)
 	d := s.get(c.Script)
 	if !ok || d == nil || d.organization != req.Organization {
-		s.kit.t.Errorf("deliverytest: destination %s of %q is of the type %q, but Kit.Destination did not make it",
+		s.kit.t.Errorf("deliverytest: destination %s of %q is of type %q, but Kit.Destination did not create it",
 			req.Destination.ID, req.Organization, typ)
 		return nil, handler.Permanent(errUnscripted)
 	}
 	return d.deliver(ctx, req)
 }
 
-// mostContent bounds what is recorded of a payload.
-const mostContent = 1 << 30
+// maxContent limits the recorded bytes of a payload.
+const maxContent = 1 << 30
 
 func (d *Destination) deliver(ctx context.Context, req *handler.Request) (result *handler.Result, err error) {
-	content, err := req.Payload.ReadAll(ctx, mostContent)
+	content, err := req.Payload.ReadAll(ctx, maxContent)
 	a := Attempt{
 		At:         d.kit.Now(),
 		Number:     req.Attempt,

@@ -1,7 +1,6 @@
-// Package deliverytest is for the tests of a host: the real service, in process and within
-// milliseconds, on a database in memory, with a clock that the test moves and destinations that
-// follow a script and record what they were given. It needs no PostgreSQL, no network and no
-// sleeping.
+// Package deliverytest runs the real service in a host's tests: in process, within milliseconds and
+// on a database in memory. The test moves the clock, and destinations follow a script and record
+// what they receive. It needs no PostgreSQL, no network and no sleeping.
 //
 //	func TestReportSurvivesAnOutage(t *testing.T) {
 //		kit := deliverytest.New(t)
@@ -15,10 +14,10 @@
 //		siem.RequireDelivered(1)
 //	}
 //
-// What is not scripted is the service itself: its queue, its retry policy, its history. So Status,
-// Cancel, idempotency keys, DeliverTx (see NewOn) and a host's own handlers beside the scripted
-// destinations all work as they do in production. A kit also works in a bubble of testing/synctest,
-// where attempts that hang in earnest cost no time either.
+// Only destinations are scripted. The queue, the retry policy and the history are those of the
+// service, so Status, Cancel, idempotency keys, DeliverTx (see [NewOn]) and a host's own handlers
+// work as they do in production. A [Kit] also works in a bubble of [testing/synctest], where even
+// attempts that really hang take no time.
 //
-// Tests import it, and nothing else does: it links modernc.org/sqlite and package testing.
+// Only tests should import the package: it links modernc.org/sqlite and package testing.
 package deliverytest

@@ -16,8 +16,8 @@ import (
 )
 
 // Kit is a DeliveryService under a test's control. Process, Advance, Destination and the Require
-// methods end a test that goes wrong, and so belong to the goroutine that runs it; everything else
-// may be called from any.
+// methods end a failing test, so they must be called from the goroutine that runs the test. All
+// other methods may be called from any goroutine.
 type Kit struct {
 	*delivery.DeliveryService
 
@@ -28,13 +28,13 @@ type Kit struct {
 	mu         sync.Mutex
 	maintained time.Time
 	passes     int
-	next       time.Time // when the last pass said that something falls due
+	next       time.Time // when something falls due, as the last pass reported it
 }
 
-// start is where a kit's clock starts.
+// start is the first time on a kit's clock.
 var start = time.Date(2026, time.January, 1, 12, 0, 0, 0, time.UTC)
 
-// clock is the time of a kit.
+// clock has the current time of a kit.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -46,7 +46,7 @@ func (c *clock) Now() time.Time {
 	return c.now
 }
 
-// forward moves the clock to a time, unless it is there already.
+// forward moves the clock to a later time; an earlier one changes nothing.
 func (c *clock) forward(to time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,21 +56,21 @@ func (c *clock) forward(to time.Time) {
 }
 
 // New returns a service on a migrated SQLite database in memory that no other Kit sees. Both are
-// closed when the test ends. Options are those of delivery.New, and may set what the kit sets
-// otherwise:
+// closed when the test ends. Options are those of [delivery.New]. They override the kit's own
+// settings, which are:
 //
-//   - a key to seal credentials with,
+//   - a key that seals credentials,
 //   - a logger to the test's output, on the kit's clock,
 //   - a network that reaches loopback addresses, for servers of package httptest,
-//   - a retry policy without jitter, so that a retry is due at a moment that a test can name; WithRetry keeps that where
-//     it sets no Jitter itself,
-//   - no circuit breaker and no disabling for failures, so that scripts of failures mean what they say; to test those, set
-//     them by WithBreaker or in a destination's Spec,
-//   - one worker, so that attempts are made one after another in the order of the queue, and a script means the same in
-//     every run.
+//   - a retry policy without jitter, so that a test can name the moment of a retry. WithRetry keeps
+//     it without jitter unless it sets Jitter itself,
+//   - no circuit breaker and no disabling for failures, so that a script of failures runs as it is
+//     written. To test these, set them by WithBreaker or in a destination's Spec,
+//   - one worker, so that attempts are made one after another in the order of the queue, and a
+//     script has the same effect in every run.
 //
-// A bad option ends the test. The database has room for one connection, which is the service's:
-// code that needs a transaction or tables of its own beside it is what NewOn is for.
+// A bad option ends the test. The database has one connection, which the service uses. Code that
+// needs a transaction or tables of its own needs [NewOn].
 func New(t testing.TB, opts ...delivery.Option) *Kit {
 	t.Helper()
 	db, err := inMemory()
@@ -85,9 +85,9 @@ func New(t testing.TB, opts ...delivery.Option) *Kit {
 	return build(t, db, opts)
 }
 
-// NewOn is New on the host's own test database, SQLite or PostgreSQL: it migrates it, and closes
-// only the service. The database should be the test's alone, because the kit's clock rules all that
-// is in it.
+// NewOn is [New] on the host's own test database, SQLite or PostgreSQL. It migrates the database
+// and closes only the service. Other tests should not use the same database, because the kit's
+// clock applies to everything in it.
 func NewOn(t testing.TB, db delivery.DB, opts ...delivery.Option) *Kit {
 	t.Helper()
 	k := build(t, db, opts)
@@ -102,7 +102,7 @@ func build(t testing.TB, db delivery.DB, opts []delivery.Option) *Kit {
 	k := &Kit{t: t, clock: clock{now: start}, maintained: start}
 	k.scripts = &scripts{kit: k}
 	for i, opt := range opts {
-		if opt == nil { // New would count the kit's own too
+		if opt == nil { // New would count the kit's own options too
 			t.Fatalf("deliverytest: option %d is nil", i+1)
 		}
 	}
@@ -120,10 +120,10 @@ func build(t testing.TB, db delivery.DB, opts []delivery.Option) *Kit {
 	return k
 }
 
-// key is no secret: it seals what tests make up.
+// key is not a secret: it seals values that tests make up.
 const key = "ZGVsaXZlcnl0ZXN0IGtleSwgZm9yIHRlc3RzIG9ubHk="
 
-// defaults comes before the host's options, and sets what they may overrule.
+// defaults is applied before the host's options, which may override it.
 func (k *Kit) defaults(s *settings.Builder) error {
 	wrapper, err := seal.Local("deliverytest", key)
 	if err != nil {
@@ -149,23 +149,22 @@ func (k *Kit) defaults(s *settings.Builder) error {
 	return nil
 }
 
-// own comes after the host's options, and sets what is the kit's alone.
+// own is applied after the host's options, and sets what only the kit may set.
 func (k *Kit) own(s *settings.Builder) error {
 	if s.Types[typ] != nil {
-		return fmt.Errorf("deliverytest: the type %q is the kit's own; register your handler under another name", typ)
+		return fmt.Errorf("deliverytest: the kit itself uses the type %q; register your handler under another name", typ)
 	}
 	s.Types[typ] = settings.NewType(typ, k.scripts)
 	return nil
 }
 
-// Now is the time on the kit's clock, in UTC. It is 2026-01-01 12:00:00 until Advance moves it: the
-// service, its handlers and its log know no other time. Timeouts of attempts are the exception,
-// they run in real time. A host's code that computes NotBefore or Deadline, or verifies a webhook's
-// signature, should be given this clock.
+// Now is the time on the kit's clock, in UTC. It is 2026-01-01 12:00:00 until Advance moves it. The
+// service, its handlers and its log use this clock; only timeouts of attempts run in real time.
+// Pass it to host code that computes NotBefore or Deadline, or verifies a webhook's signature.
 func (k *Kit) Now() time.Time { return k.clock.Now() }
 
-// Process makes all attempts that are due, until nothing is at the current time. A retry that is to
-// wait waits for Advance.
+// Process makes all attempts that are due, until nothing is due at the current time. A later retry
+// waits for [Kit.Advance].
 func (k *Kit) Process() {
 	k.t.Helper()
 	k.pass("Process")
@@ -185,23 +184,24 @@ func (k *Kit) pass(caller string) (next time.Time) {
 }
 
 const (
-	maintainEvery  = 10 * time.Minute // no chore is due more often
-	mostMaintained = 100              // in one Advance, however long
-	lookAgain      = time.Second
+	maintainEvery = 10 * time.Minute // no chore is due more often
+	maxMaintained = 100              // calls of Maintain in one Advance, however long
+	lookAgain     = time.Second
 )
 
-// Advance moves the clock on by d. All that is due now is done first, then what falls due on the way, each at its own
-// moment: retries, NotBefore, deadlines, leases of attempts that crashed. What is due at the end is done too. Maintain is
-// called on the way, every 10 minutes and, where d is longer than 1000 minutes, every hundredth part of it.
+// Advance moves the clock forward by d. First it does everything due now, then everything that
+// falls due on the way, each at its own moment: retries, NotBefore, deadlines, and the leases of
+// crashed attempts. It also does what is due at the end. On the way it calls Maintain every 10
+// minutes, or every hundredth of d if d is longer than 1000 minutes.
 //
-// A step of a script may call it, to play an attempt that takes its time.
+// A step of a script may call it, to simulate a long attempt.
 func (k *Kit) Advance(d time.Duration) {
 	k.t.Helper()
 	if d < 0 {
-		k.t.Fatalf("deliverytest: Advance(%v): the clock does not go back", d)
+		k.t.Fatalf("deliverytest: Advance(%v): the clock cannot go back", d)
 	}
 	end := k.Now().Add(d)
-	every := max(maintainEvery, d/mostMaintained)
+	every := max(maintainEvery, d/maxMaintained)
 	for {
 		maintenance := k.maintain(every)
 		next := k.pass("Advance")
@@ -213,7 +213,7 @@ func (k *Kit) Advance(d time.Duration) {
 		if maintenance.Before(stop) {
 			stop = maintenance
 		}
-		if !next.IsZero() && !next.After(now) { // overdue, and left alone by the pass: it waits for a lease to end
+		if !next.IsZero() && !next.After(now) { // overdue, and the pass left it alone: it waits for a lease to end
 			next = now.Add(lookAgain)
 		}
 		if !next.IsZero() && next.Before(stop) {
@@ -223,7 +223,7 @@ func (k *Kit) Advance(d time.Duration) {
 	}
 }
 
-// maintain calls Maintain where that is due, and returns when it is next.
+// maintain calls Maintain if that is due, and returns when it is due next.
 func (k *Kit) maintain(every time.Duration) time.Time {
 	k.t.Helper()
 	now := k.Now()

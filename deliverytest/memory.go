@@ -12,8 +12,8 @@ import (
 	"github.com/deliverykit/delivery"
 )
 
-// migrated is the image of a database that was just migrated. It is the same for every kit, and
-// costs far more to make than to copy.
+// migrated is the image of a migrated, empty database. It is the same for every kit, and copying it
+// is far cheaper than making it.
 var migrated = sync.OnceValues(func() (image []byte, err error) {
 	db, err := open()
 	if err != nil {
@@ -38,7 +38,7 @@ var migrated = sync.OnceValues(func() (image []byte, err error) {
 	return image, err
 })
 
-// inMemory returns a migrated database of its own.
+// inMemory returns a new copy of the migrated database.
 func inMemory() (*sql.DB, error) {
 	image, err := migrated()
 	if err != nil {
@@ -61,9 +61,9 @@ func inMemory() (*sql.DB, error) {
 	return db, nil
 }
 
-// open opens an empty database in memory. It is its connection, so there is one and it stays: the
-// pool closes none that is idle, and the driver keeps one in memory whose statement was
-// interrupted.
+// open opens an empty database in memory. The database lives in its only connection, which stays
+// open: the pool closes no idle connection, and the driver keeps one in memory even after its
+// statement was interrupted.
 func open() (*sql.DB, error) {
 	db, err := sql.Open("sqlite", ":memory:")
 	if err != nil {

@@ -23,8 +23,8 @@ func (d *Destination) RequireAttempts(n int) []Attempt {
 }
 
 // RequireDelivered ends the test unless the destination took exactly n deliveries, and returns the
-// attempts that delivered them: what the other side would have by now. Attempts that failed may
-// have come before.
+// attempts that delivered them: what the other side would have by now. Failed attempts do not
+// count.
 func (d *Destination) RequireDelivered(n int) []Attempt {
 	d.kit.t.Helper()
 	all := slices.DeleteFunc(d.Attempts(), func(a Attempt) bool { return a.Err != nil })
@@ -51,7 +51,7 @@ func count(n int, what string) string {
 
 const layout = "2006-01-02 15:04:05.999"
 
-// report shows what the destination recorded, and how far the kit is.
+// report shows what the destination recorded, and how far the kit has come.
 func (d *Destination) report() string {
 	var b strings.Builder
 	all := d.Attempts()
@@ -62,7 +62,7 @@ func (d *Destination) report() string {
 		_, _ = fmt.Fprintln(w, "  AT\tATTEMPT\tITEM\tTOPIC\tCONTENT\tSTEP\tOUTCOME")
 		for _, a := range all {
 			_, _ = fmt.Fprintf(w, "  %s\t%d\t%s\t%s\t%s\t%s\t%s\n", a.At.Format(layout), a.Number, a.ItemID, a.Topic,
-				excerpt(string(a.Content), mostShown), excerpt(a.Step, mostShown), a.outcome())
+				excerpt(string(a.Content), maxShown), excerpt(a.Step, maxShown), a.outcome())
 		}
 		_ = w.Flush() // a strings.Builder takes everything
 	} else {
@@ -91,41 +91,43 @@ func (a Attempt) outcome() string {
 	if !f.WillRetry() {
 		kind = "permanent"
 	}
-	return excerpt(fmt.Sprintf("%s, %s: %v", kind, f.Category, a.Err), mostSaid)
+	return excerpt(fmt.Sprintf("%s, %s: %v", kind, f.Category, a.Err), maxSaid)
 }
 
-// position says how far the kit is, and what there is to do.
+// position says how far the kit has come, and what to call next.
 func (k *Kit) position() string {
 	now := k.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case k.passes == 0:
-		return "nothing was processed so far: call Process or Advance"
+		return "nothing has been processed yet: call Process or Advance"
 	case k.next.After(now):
 		return fmt.Sprintf(
-			"it is %s; something falls due at %s: call Advance(%v)", now.Format(layout), k.next.Format(layout),
+			"the time is %s; something falls due at %s: call Advance(%v)", now.Format(layout), k.next.Format(layout),
 			k.next.Sub(now),
 		)
 	}
-	return fmt.Sprintf("it is %s; at the last Process or Advance nothing was waiting for its time", now.Format(layout))
+	return fmt.Sprintf(
+		"the time is %s; at the last Process or Advance nothing was waiting for its time", now.Format(layout),
+	)
 }
 
 const (
-	mostShown = 60  // characters of content and of a step
-	mostSaid  = 200 // of an error
+	maxShown = 60  // characters of content and of a step
+	maxSaid  = 200 // characters of an error
 )
 
-// excerpt is s on one line, and not too long.
-func excerpt(s string, most int) string {
+// excerpt returns s on one line, cut to limit characters.
+func excerpt(s string, limit int) string {
 	r := []rune(strings.ToValidUTF8(s, "\uFFFD"))
 	for i, c := range r {
 		if c < ' ' {
 			r[i] = ' '
 		}
 	}
-	if len(r) > most {
-		r = append(r[:most-1], '…')
+	if len(r) > limit {
+		r = append(r[:limit-1], '…')
 	}
 	return string(r)
 }

@@ -27,7 +27,7 @@ func TestRequireSaysWhatWasRecorded(t *testing.T) {
 	contains(t, text, "want 1 item delivered, got 0", `scripted 1 of "acme" recorded 4 attempts:`,
 		"AT", "2026-01-01 12:00:00", "2026-01-01 14:00:30", "report.finished", "line 1 line 2", "Hang()",
 		"transient, remote: 500 after a while", "transient, timeout: ", "crashed", "panicked",
-		"it is 2026-01-01 14:59:00; something falls due at 2026-01-01 15:00:30: call Advance(1m30s)")
+		"the time is 2026-01-01 14:59:00; something falls due at 2026-01-01 15:00:30: call Advance(1m30s)")
 	t.Log(text)
 }
 
@@ -62,7 +62,7 @@ func TestRequireBeforeProcess(t *testing.T) {
 		d := kit.Destination("acme")
 		deliver(t, kit.DeliveryService, "x")
 		d.RequireDelivered(1)
-	}), "recorded 0 attempts\n", "nothing was processed so far: call Process or Advance")
+	}), "recorded 0 attempts\n", "nothing has been processed yet: call Process or Advance")
 }
 
 func TestUnderWay(t *testing.T) {
@@ -104,7 +104,7 @@ func TestBadScripts(t *testing.T) {
 		"step 1 is an empty Step":                                         {{}},
 		"step 2, Do(nil): the function is nil":                            {deliverytest.OK(), deliverytest.Do(nil)},
 		"step 1, Times(-1, OK()): the number is negative":                 {deliverytest.Times(-1, deliverytest.OK())},
-		"step 1, Times(2, Always(OK())): Always has no end already":       {deliverytest.Times(2, deliverytest.Always(deliverytest.OK()))},
+		"step 1, Times(2, Always(OK())): Always already has no end":       {deliverytest.Times(2, deliverytest.Always(deliverytest.OK()))},
 		"step 2, Crash(), is never reached: step 1, Always(OK()), has no": {deliverytest.Always(deliverytest.OK()), deliverytest.Crash()},
 		"step 1, Always(Times(3, Do(nil))): the function is nil":          {deliverytest.Always(deliverytest.Times(3, deliverytest.Do(nil)))},
 	} {
@@ -123,13 +123,13 @@ func TestBadUse(t *testing.T) {
 	for want, use := range map[string]func(r *recorder){
 		"deliverytest: option 2 is nil":                              func(r *recorder) { deliverytest.New(r, delivery.WithWorkers(2), nil) },
 		"delivery: WithWorkers is given twice":                       func(r *recorder) { deliverytest.New(r, delivery.WithWorkers(2), delivery.WithWorkers(3)) },
-		`deliverytest: the type "scripted" is the kit's own`:         func(r *recorder) { deliverytest.New(r, delivery.WithHandler("scripted", nothing)) },
+		`deliverytest: the kit itself uses the type "scripted"`:      func(r *recorder) { deliverytest.New(r, delivery.WithHandler("scripted", nothing)) },
 		"deliverytest: delivery: the database is nil":                func(r *recorder) { deliverytest.NewOn(r, nil) },
-		"deliverytest: Advance(-1s): the clock does not go back":     func(r *recorder) { deliverytest.New(r).Advance(-time.Second) },
+		"deliverytest: Advance(-1s): the clock cannot go back":       func(r *recorder) { deliverytest.New(r).Advance(-time.Second) },
 		`deliverytest: creating a destination of ""`:                 func(r *recorder) { deliverytest.New(r).Destination("") },
 		"deliverytest: Process: delivery: the service is closed":     func(r *recorder) { k := deliverytest.New(r); _ = k.Close(); k.Process() },
-		"is of the type \"scripted\", but Kit.Destination did not m": func(r *recorder) { foreign(r, 7) },
-		" of \"acme\" is of the type \"scripted\", but Kit.Destinat": func(r *recorder) { foreign(r, 1) },
+		"is of type \"scripted\", but Kit.Destination did not creat": func(r *recorder) { foreign(r, 7) },
+		" of \"acme\" is of type \"scripted\", but Kit.Destination ": func(r *recorder) { foreign(r, 1) },
 	} {
 		t.Run(want, func(t *testing.T) {
 			t.Parallel()

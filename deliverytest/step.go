@@ -9,17 +9,18 @@ import (
 	"github.com/deliverykit/delivery/internal/settings"
 )
 
-// Step is what a scripted destination does in one attempt or, by Times and Always, in several.
+// Step is what a scripted destination does in one attempt or, with [Times] and [Always], in
+// several.
 type Step struct {
 	name  string // as it is written in a test
 	do    func(ctx context.Context, req *handler.Request) (*handler.Result, error)
-	times int // forever: without end
+	times int // forever: no end
 	fault string
 }
 
 const forever = -1
 
-// String is the step as it is written in a test.
+// String returns the step as it is written in a test.
 func (s Step) String() string {
 	if s.name == "" {
 		return "Step{}"
@@ -34,8 +35,8 @@ func step(name string, do func(ctx context.Context, req *handler.Request) (*hand
 // OK takes the delivery.
 func OK() Step { return returns("OK()", nil) }
 
-// Fail fails the attempt with err, which may be or wrap a *handler.Error: handler.Permanent,
-// handler.RateLimited, handler.Gone and handler.FromHTTP make them. Any other error is transient.
+// Fail fails the attempt with err. err may be or wrap a [handler.Error], which [handler.Permanent],
+// [handler.RateLimited], [handler.Gone] and [handler.FromHTTP] make. Any other error is transient.
 // Fail(nil) is OK.
 func Fail(err error) Step { return returns(fmt.Sprintf("Fail(%v)", err), err) }
 
@@ -43,22 +44,21 @@ func returns(name string, err error) Step {
 	return step(name, func(context.Context, *handler.Request) (*handler.Result, error) { return nil, err })
 }
 
-// Hang never answers, and the attempt ends at its timeout. Neither the test nor the kit's clock
-// waits for that: the attempt fails at once, as one that has timed out. A step made by Do can wait
-// for its context in earnest, for which testing/synctest saves the time.
+// Hang never answers, and the attempt times out. Neither the test nor the kit's clock waits for the
+// timeout: the attempt fails at once. A step made by [Do] can really wait for its context; in
+// [testing/synctest] that takes no time.
 func Hang() Step {
 	return returns("Hang()", fmt.Errorf("deliverytest: the destination hangs: %w", context.DeadlineExceeded))
 }
 
-// Crash is the death of the process in the middle of the attempt, as far as this item can tell:
-// nothing of it is recorded, and the item stays leased. It is attempted again when the lease runs
-// out, after 30 s, under the same number; the third time it is dead, as one that kills its
-// processes.
+// Crash simulates a process that dies during the attempt. Nothing of the attempt is recorded, and
+// the item stays leased. When the lease runs out, after 30 s, the item is attempted again under the
+// same number. The third time it becomes a dead letter, because it seems to kill its processes.
 func Crash() Step {
 	return returns("Crash()", fmt.Errorf("deliverytest: %w", settings.ErrCrash))
 }
 
-// Panic panics with v in the handler, which is a failed attempt.
+// Panic panics with v in the handler, which makes the attempt fail.
 func Panic(v any) Step {
 	return step(
 		fmt.Sprintf("Panic(%v)", v),
@@ -75,7 +75,7 @@ func Do(f func(ctx context.Context, req *handler.Request) (*handler.Result, erro
 	return s
 }
 
-// Times is s for n attempts, none if n is 0.
+// Times repeats s for n attempts, none if n is 0.
 func Times(n int, s Step) Step {
 	name := fmt.Sprintf("Times(%d, %v)", n, s)
 	switch {
@@ -83,14 +83,14 @@ func Times(n int, s Step) Step {
 	case n < 0:
 		s.fault = "the number is negative"
 	case s.times == forever:
-		s.fault = "Always has no end already"
+		s.fault = "Always already has no end"
 	}
 	s.name = name
 	s.times *= n
 	return s
 }
 
-// Always is s for all attempts that come; it can only be the last step.
+// Always repeats s for all further attempts. It can only be the last step.
 func Always(s Step) Step {
 	s.name, s.times = fmt.Sprintf("Always(%v)", s), forever
 	return s
@@ -100,11 +100,11 @@ func Always(s Step) Step {
 type script struct {
 	steps []Step
 	at    int // the current step
-	done  int // attempts that it has made of it
-	total int // attempts so far
+	done  int // attempts made in the current step
+	total int // attempts made in all steps
 }
 
-// check says what is wrong with a script, "" if nothing is.
+// check describes the first fault of a script, "" if it has none.
 func (s *script) check() string {
 	for i, step := range s.steps {
 		switch {
@@ -119,7 +119,7 @@ func (s *script) check() string {
 	return ""
 }
 
-// next returns the step of the next attempt; ok is false where there is none.
+// next returns the step of the next attempt; ok is false at the end of the script.
 func (s *script) next() (step Step, ok bool) {
 	for s.at < len(s.steps) && s.steps[s.at].times != forever && s.done >= s.steps[s.at].times {
 		s.at, s.done = s.at+1, 0
@@ -132,7 +132,7 @@ func (s *script) next() (step Step, ok bool) {
 	return s.steps[s.at], true
 }
 
-// String is the script as it is written in a test.
+// String returns the script as it is written in a test.
 func (s *script) String() string {
 	names := make([]string, len(s.steps))
 	for i, step := range s.steps {
