@@ -14,41 +14,41 @@ import (
 type Info struct {
 	Name        string `json:"name,omitempty"`
 	ContentType string `json:"content_type"`
-	Size        int64  `json:"size"`   // in bytes; -1 if not known before it is read
-	SHA256      string `json:"sha256"` // in hex; "" if not known
+	Size        int64  `json:"size"`   // in bytes; -1 if unknown before the content is read
+	SHA256      string `json:"sha256"` // in hex; "" if unknown
 }
 
 // OpenFunc opens content at an offset in bytes.
 type OpenFunc func(ctx context.Context, offset int64) (io.ReadCloser, error)
 
-// Source opens what a Ref names. It is called once per attempt, by several goroutines at once. An
-// error that wraps fs.ErrNotExist is permanent.
+// Source opens the content that a [Ref] names. It is called once per attempt, by several goroutines
+// at once. An error that wraps [io/fs.ErrNotExist] is permanent.
 type Source interface {
 	Open(ctx context.Context, organization, ref string) (*Content, error)
 }
 
-// Content is what a handler reads: as a stream, as often as it needs to. It may be used by several
-// goroutines.
+// Content is the content of a payload. A handler reads it as a stream, as often as it needs to. It
+// may be used by several goroutines.
 type Content struct {
 	info Info
 	open OpenFunc
 }
 
-// NewContent returns content of that description. What open gives is checked against the size and
-// the hash in info.
+// NewContent returns content that info describes and open reads. Readers check the content against
+// the size and the hash in info.
 func NewContent(info Info, open OpenFunc) *Content { return &Content{info, open} }
 
 // Info describes the content.
 func (c *Content) Info() Info { return c.info }
 
-// Open starts at the beginning. A reader that reaches the end has seen the right size and SHA-256,
-// or gets an error in place of io.EOF.
+// Open opens the content at the beginning. If the size or the SHA-256 is wrong, the reader returns
+// an error that wraps [ErrCorrupt] in place of io.EOF.
 func (c *Content) Open(ctx context.Context) (io.ReadCloser, error) { return c.OpenAt(ctx, 0) }
 
-// OpenAt starts at an offset; then only the size is checked.
+// OpenAt opens the content at an offset in bytes. Above 0, only the size is checked.
 func (c *Content) OpenAt(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	if offset < 0 || c.info.Size >= 0 && offset > c.info.Size {
-		return nil, fmt.Errorf("payload: offset %d is outside of the content's %d bytes", offset, c.info.Size)
+		return nil, fmt.Errorf("payload: offset %d is outside the content of %d bytes", offset, c.info.Size)
 	}
 	r, err := c.open(ctx, offset)
 	if err != nil {
@@ -61,7 +61,8 @@ func (c *Content) OpenAt(ctx context.Context, offset int64) (io.ReadCloser, erro
 	return v, nil
 }
 
-// ReadAll returns the whole content, or ErrTooLarge if it has more than limit bytes.
+// ReadAll returns the whole content. If it has more than limit bytes, the error wraps
+// [ErrTooLarge].
 func (c *Content) ReadAll(ctx context.Context, limit int64) ([]byte, error) {
 	if c.info.Size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, c.info.Size, limit)
@@ -89,8 +90,9 @@ func (c *Content) ReadAll(ctx context.Context, limit int64) ([]byte, error) {
 	}
 }
 
-// ErrCorrupt is what a reader gets in place of io.EOF when the content is not what was accepted.
-var ErrCorrupt = errors.New("payload: the stored content is not what was accepted")
+// ErrCorrupt is returned by a reader in place of io.EOF if the content differs from the accepted
+// content.
+var ErrCorrupt = errors.New("payload: the stored content differs from the accepted content")
 
 type verifier struct {
 	io.ReadCloser

@@ -1,6 +1,6 @@
-// Package payload holds what is delivered: a Payload as the caller gives it, and its Content as a
-// handler reads it. It knows no sibling. Small payloads live in the delivery's row; larger ones are
-// spooled in chunks and read as a stream.
+// Package payload holds what is delivered: a [Payload] as the caller gives it, and its [Content] as
+// a handler reads it. Small payloads are kept in the delivery's row. Larger ones are spooled in
+// chunks and read as a stream. The package imports no sibling.
 package payload
 
 import (
@@ -15,15 +15,16 @@ import (
 	"strings"
 )
 
-// ErrTooLarge is returned for content above a limit: of the service when it is accepted, of ReadAll
-// when it is read.
+// ErrTooLarge is returned for content above a limit: the service's when content is accepted, that
+// of [Content.ReadAll] when it is read.
 var ErrTooLarge = errors.New("payload: too large")
 
 // StagedSource is the reserved source name of the payloads that Org.Stage returns.
 const StagedSource = "staged"
 
-// Payload is what a request delivers. Make one with JSON, Bytes, Reader, Writer, File or Ref; the
-// zero Payload is none. A Payload of a Reader can be used once, every other as often as needed.
+// Payload is what a request delivers. Make one with [JSON], [Bytes], [Reader], [Writer], [File] or
+// [Ref]; the zero Payload is none. A Payload of a Reader can be used once, others as often as
+// needed.
 type Payload struct {
 	name, contentType string
 	data              []byte
@@ -33,7 +34,7 @@ type Payload struct {
 	err               error
 }
 
-// JSON encodes v at once; what cannot be encoded is reported by the call that uses the payload.
+// JSON encodes v at once. If that fails, the call that uses the payload reports the error.
 func JSON(v any) Payload {
 	data, err := encode(v)
 	if err != nil {
@@ -53,14 +54,14 @@ func encode(v any) (data []byte, err error) {
 	return json.Marshal(v)
 }
 
-// Bytes delivers b, which must not be changed until the call that uses it has returned. The content
-// type follows the ending of name; without one it is application/octet-stream.
+// Bytes delivers b, which must not be changed until the call that uses it has returned. The ending
+// of name determines the content type. Default: application/octet-stream.
 func Bytes(name string, b []byte) Payload {
 	return Payload{name: name, data: b, inMemory: true}
 }
 
-// Reader delivers what r gives until io.EOF. It is read once, by the call that uses it, and not
-// closed.
+// Reader delivers everything read from r until io.EOF. The call that uses the payload reads r once,
+// and does not close it.
 func Reader(name string, r io.Reader) Payload {
 	if r == nil {
 		return Payload{name: name, err: errors.New("payload: the reader is nil")}
@@ -71,7 +72,8 @@ func Reader(name string, r io.Reader) Payload {
 	}}
 }
 
-// Writer delivers what write writes: for exports that are generated, without a pipe or a goroutine.
+// Writer delivers what write writes. Use it for generated exports: the caller needs no pipe and no
+// goroutine.
 func Writer(name string, write func(w io.Writer) error) Payload {
 	if write == nil {
 		return Payload{name: name, err: errors.New("payload: the write function is nil")}
@@ -79,8 +81,8 @@ func Writer(name string, write func(w io.Writer) error) Payload {
 	return Payload{name: name, write: write}
 }
 
-// File delivers the content that the file has when the call that uses it reads it, under its base
-// name.
+// File delivers a file under its base name. The call that uses the payload reads the file, with the
+// content that it has then.
 func File(path string) Payload {
 	return Payload{name: filepath.Base(path), write: func(w io.Writer) error {
 		f, err := os.Open(path)
@@ -93,8 +95,8 @@ func File(path string) Payload {
 	}}
 }
 
-// Ref delivers content that stays where it is: the Source registered under that name opens ref at
-// each attempt.
+// Ref delivers content that stays where it is. At each attempt, the [Source] registered under the
+// name source opens ref.
 func Ref(source, ref string) Payload {
 	p := Payload{source: source, ref: ref}
 	if source == "" || ref == "" {
@@ -103,7 +105,7 @@ func Ref(source, ref string) Payload {
 	return p
 }
 
-// As returns p under another name, and with another content type unless that is "".
+// As returns p with another name, and with another content type unless contentType is "".
 func (p Payload) As(name, contentType string) Payload {
 	p.name = name
 	if contentType != "" {
@@ -117,8 +119,8 @@ func (p Payload) IsZero() bool {
 	return !p.inMemory && p.write == nil && p.source == "" && p.err == nil
 }
 
-// Err returns what is wrong with p: its encoding failed, or an argument of its constructor was
-// missing or malformed.
+// Err returns the fault of p, nil if it has none: its encoding failed, or an argument of its
+// constructor was missing or malformed.
 func (p Payload) Err() error {
 	if p.err != nil {
 		return p.err
@@ -134,10 +136,10 @@ func (p Payload) Err() error {
 	return nil
 }
 
-// Name is the file name, "" where none was given.
+// Name is the file name, "" if none was given.
 func (p Payload) Name() string { return p.name }
 
-// ContentType is the media type: as given, else by the ending of the name, else
+// ContentType is the media type: as given, or otherwise by the ending of the name. Default:
 // application/octet-stream.
 func (p Payload) ContentType() string {
 	if p.contentType != "" {
@@ -149,13 +151,14 @@ func (p Payload) ContentType() string {
 	return "application/octet-stream"
 }
 
-// Bytes returns the content where it is in memory already: that of JSON and Bytes.
-func (p Payload) Bytes() ([]byte, bool) { return p.data, p.inMemory }
+// Bytes returns the content of a payload made by [JSON] or [Bytes]. For others, ok is false.
+func (p Payload) Bytes() (content []byte, ok bool) { return p.data, p.inMemory }
 
-// Ref returns what Ref was given.
+// Ref returns the arguments of [Ref]. For other payloads, ok is false.
 func (p Payload) Ref() (source, ref string, ok bool) { return p.source, p.ref, p.source != "" }
 
-// WriteTo writes the content to w, once only for a Reader. A Ref has none to write.
+// WriteTo writes the content to w. A payload of a [Reader] can be written once. A [Ref] has no
+// content to write, which is an error.
 func (p Payload) WriteTo(w io.Writer) (int64, error) {
 	if err := p.Err(); err != nil {
 		return 0, err
@@ -169,7 +172,7 @@ func (p Payload) WriteTo(w io.Writer) (int64, error) {
 		err := p.produce(&n)
 		return n.n, err
 	}
-	return 0, errors.New("payload: has no content of its own to write")
+	return 0, errors.New("payload: there is no content to write")
 }
 
 func (p Payload) produce(w io.Writer) (err error) {

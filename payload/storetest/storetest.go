@@ -1,5 +1,5 @@
-// Package storetest is what every payload.Store must pass, for whoever writes one. It imports the
-// standard library and package payload only.
+// Package storetest is the conformance suite that every [payload.Store] must pass. It imports only
+// the standard library and package payload.
 package storetest
 
 import (
@@ -17,12 +17,12 @@ import (
 	"github.com/deliverykit/delivery/payload"
 )
 
-// Run runs the suite on a store, which may hold other things already. Each of its checks is a
-// subtest.
+// Run runs the suite on a store, which may already hold other things. Each check is a subtest.
 func Run(t *testing.T, s payload.Store) {
 	t.Helper()
 	for name, check := range map[string]func(*testing.T, payload.Store){
-		"contents": contents, "broken content": broken, "missing": missing, "delete": remove, "list": list, "concurrent": concurrent, "cancelled": cancelled,
+		"contents": contents, "broken content": broken, "missing": missing, "delete": remove,
+		"list": list, "concurrent": concurrent, "cancelled": cancelled,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -49,7 +49,7 @@ func read(t *testing.T, s payload.Store, key string, offset int64) ([]byte, erro
 	return io.ReadAll(r)
 }
 
-// contents: what is read is what was stored, from anywhere.
+// contents checks that stored content is read back unchanged, from any offset.
 func contents(t *testing.T, s payload.Store) {
 	for i, n := range []int{1, 1000, 1 << 20, 1<<20 + 1, 9<<20 + 3} {
 		k := key("contents") + string(rune('a'+i))
@@ -60,7 +60,7 @@ func contents(t *testing.T, s payload.Store) {
 		}
 		for _, offset := range []int{0, n / 2, n - 1} {
 			if got, err := read(t, s, k, int64(offset)); err != nil || !bytes.Equal(got, sent[offset:]) {
-				t.Errorf("%d of %d bytes from %d on: %v", len(got), n, offset, err)
+				t.Errorf("read %d of %d bytes from offset %d: %v", len(got), n, offset, err)
 			}
 		}
 		if err := s.Delete(t.Context(), k); err != nil {
@@ -73,7 +73,7 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// broken: content whose reader fails is not stored, however much of it there was.
+// broken checks that nothing is stored if the reader fails, however much it has read.
 func broken(t *testing.T, s payload.Store) {
 	cause := errors.New("storetest: the content is broken")
 	for i, n := range []int{0, 100, 2 << 20, 9 << 20} {
@@ -83,14 +83,14 @@ func broken(t *testing.T, s payload.Store) {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
 		if got, err := read(t, s, k, 0); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%d bytes of broken content are there: %v", len(got), err)
+			t.Errorf("%d bytes of broken content are stored: %v", len(got), err)
 		}
 	}
 }
 
 func missing(t *testing.T, s payload.Store) {
 	if _, err := read(t, s, key("missing"), 0); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("what is not there: %v, want fs.ErrNotExist", err)
+		t.Errorf("a missing key: %v, want fs.ErrNotExist", err)
 	}
 }
 
@@ -108,7 +108,7 @@ func remove(t *testing.T, s payload.Store) {
 	}
 	for _, k := range []string{a, b} {
 		if _, err := read(t, s, k, 0); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("a deleted one: %v", err)
+			t.Errorf("a deleted key: %v, want fs.ErrNotExist", err)
 		}
 	}
 	if err := s.Delete(t.Context()); err != nil {
@@ -116,7 +116,7 @@ func remove(t *testing.T, s payload.Store) {
 	}
 }
 
-// list: by age, and it ends when it is told to.
+// list checks that List goes by age, and stops when yield returns an error.
 func list(t *testing.T, s payload.Store) {
 	var want []string
 	for i := range 3 {
@@ -142,11 +142,11 @@ func list(t *testing.T, s payload.Store) {
 		t.Errorf("listed %q, want %q", got, want)
 	}
 	if got := listed(24 * time.Hour); len(got) != 0 {
-		t.Errorf("%q are listed as a day old", got)
+		t.Errorf("%q are listed as older than a day", got)
 	}
 	stop := errors.New("storetest: stop")
 	if err := s.List(t.Context(), -time.Hour, func(string) error { return stop }); !errors.Is(err, stop) {
-		t.Errorf("%v", err)
+		t.Errorf("List returned %v, want the error of yield", err)
 	}
 	if err := s.Delete(t.Context(), want...); err != nil {
 		t.Error(err)
@@ -178,9 +178,9 @@ func cancelled(t *testing.T, s payload.Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.Put(ctx, key("cancelled"), bytes.NewReader(random(2<<20))); err == nil {
-		t.Error("a Put whose context has ended stores all the same")
+		t.Error("Put stores although its context has ended")
 	}
 	if _, err := read(t, s, key("cancelled"), 0); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("something is there: %v", err)
+		t.Errorf("a cancelled Put has left something: %v", err)
 	}
 }
