@@ -177,7 +177,8 @@ func (d *Destination) deliver(ctx context.Context, req *handler.Request) (result
 	d.mu.Unlock()
 	if !scripted {
 		d.kit.t.Errorf(
-			"deliverytest: attempt %d at %s, topic %q, is not scripted: %s\nend the script with Always if more may come\n%s",
+			"deliverytest: attempt %d at %s, topic %q, is not scripted: %s\n"+
+				"end the script with Always if more may come\n%s",
 			req.Attempt, req.ItemID, req.Topic, script, d.report(),
 		)
 		return nil, handler.Permanent(errUnscripted)

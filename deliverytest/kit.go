@@ -152,7 +152,9 @@ func (k *Kit) defaults(s *settings.Builder) error {
 // own is applied after the host's options, and sets what only the kit may set.
 func (k *Kit) own(s *settings.Builder) error {
 	if s.Types[typ] != nil {
-		return fmt.Errorf("deliverytest: the kit itself uses the type %q; register your handler under another name", typ)
+		return fmt.Errorf(
+			"deliverytest: the kit itself uses the type %q; register your handler under another name", typ,
+		)
 	}
 	s.Types[typ] = settings.NewType(typ, k.scripts)
 	return nil

@@ -32,8 +32,8 @@ var (
 // The first match wins, so that exceptions come before what contains them.
 //
 // The blocks that IANA lists as special but globally reachable, such as AS112
-// and AMT, are not here, save those inside 192.0.0.0/24 and 2001::/23: these
-// are anycast services of the network itself, and no one's destination.
+// and AMT, are not here, except for those inside 192.0.0.0/24 and 2001::/23:
+// these are anycast services of the network itself, and nobody's destination.
 var blocks = [...]block{
 	// Cloud services that trust whoever can reach them. None is in the IANA
 	// registries by itself, the last one is even inside public space.
@@ -71,7 +71,7 @@ var blocks = [...]block{
 
 	{netip.MustParsePrefix("::/128"), special, "unspecified (RFC 4291)"},
 	{netip.MustParsePrefix("::1/128"), loopback, "loopback (RFC 4291)"},
-	// What a NAT64 address leads to is decided by the IPv4 address inside.
+	// The IPv4 address inside a NAT64 address decides where it leads.
 	{nat64, public, "translated to IPv4 (RFC 6052)"},
 	{netip.MustParsePrefix("64:ff9b:1::/48"), special, "for local translation to IPv4 (RFC 8215)"},
 	{netip.MustParsePrefix("100::/64"), special, "discard-only (RFC 6666)"},
@@ -88,7 +88,7 @@ var blocks = [...]block{
 	{netip.MustParsePrefix("ff00::/8"), special, "multicast (RFC 4291)"},
 }
 
-// classify wants an address without zone that is not IPv4-mapped.
+// classify needs an address without a zone that is not IPv4-mapped.
 func classify(addr netip.Addr) block {
 	for _, b := range blocks {
 		if b.prefix.Contains(addr) {
@@ -104,7 +104,7 @@ func classify(addr netip.Addr) block {
 	return block{class: public}
 }
 
-// embedded gives the IPv4 addresses that packets to an IPv6 address may be
+// embedded returns the IPv4 addresses that packets to an IPv6 address may be
 // delivered to: RFC 6052 section 2.2 for NAT64, RFC 3056 section 2 for 6to4,
 // RFC 4380 section 4 for Teredo, which holds the server's address, and the
 // client's with all bits inverted.
@@ -127,10 +127,10 @@ func embedded(addr netip.Addr) []netip.Addr {
 	return nil
 }
 
-// check refuses an address unless it, and every IPv4 address it stands for, is
-// open by policy. A zone names an interface of this machine and changes
-// nothing about what kind of address it is; [netip.Prefix.Contains] matches no
-// address that has one, so it must go first.
+// check refuses an address unless the policy opens it and every IPv4 address
+// it stands for. A zone names an interface of this machine and does not change
+// the kind of the address. It is removed first, because [netip.Prefix.Contains]
+// matches no address with a zone.
 func (g *Guard) check(addr netip.Addr) error {
 	plain := addr.WithZone("").Unmap()
 	if reason, hint := g.verdict(plain); reason != "" {
@@ -148,7 +148,7 @@ func (g *Guard) check(addr netip.Addr) error {
 	return nil
 }
 
-// verdict gives no reason for an address that is open.
+// verdict returns why an address is closed, "" if it is open.
 func (g *Guard) verdict(addr netip.Addr) (reason, hint string) {
 	for _, p := range g.policy.Deny {
 		if p.Contains(addr) {

@@ -9,31 +9,31 @@ import (
 	"time"
 )
 
-// The client's settings. There is no limit on connections per host: the
-// limits of a destination bound what is in flight. Nor is there one on those
-// that are idle, but for all hosts together: what 256 requests at once have
-// opened would else be closed and dialled again all the time.
+// The client's settings. Connections per host are not limited, because the
+// limits of a destination bound the requests in flight. Idle connections are
+// limited only for all hosts together. With a limit per host, the connections
+// of 256 requests at once would be closed and dialled again all the time.
 const (
 	tlsHandshakeTimeout = 10 * time.Second
 	idleConnTimeout     = 90 * time.Second
 	maxIdleConns        = 1024
 
-	// net/http would take 10 MiB of headers from anyone.
+	// net/http alone would accept 10 MiB of headers from anyone.
 	maxResponseHeaderBytes = 64 << 10
 
-	// A silent HTTP/2 connection is probed, or requests would go on being
-	// multiplexed onto a peer that vanished.
+	// A silent HTTP/2 connection is probed. Otherwise requests would still be
+	// multiplexed onto a peer that has vanished.
 	http2PingAfter   = 30 * time.Second
 	http2PingTimeout = 15 * time.Second
 )
 
-// newTransport leaves Proxy nil, which is what keeps the environment out.
+// newTransport leaves Proxy nil, so that the environment has no influence.
 func newTransport(dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
 	return &http.Transport{
 		DialContext:            dial,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    tlsHandshakeTimeout,
-		ForceAttemptHTTP2:      true, // else off, with a dialer of our own
+		ForceAttemptHTTP2:      true, // it is off by default with a custom dialer
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: http2PingAfter, PingTimeout: http2PingTimeout},
 		MaxIdleConns:           maxIdleConns,
 		MaxIdleConnsPerHost:    maxIdleConns,
@@ -41,8 +41,8 @@ func newTransport(dial func(context.Context, string, string) (net.Conn, error)) 
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeaderBytes,
 		// A few KB of gzip can expand to gigabytes, and a recorded response
-		// should be what the other side sent. Who wants compression asks for
-		// it and bounds what comes out.
+		// should be exactly as the other side sent it. A handler that wants
+		// compression asks for it and limits the result.
 		DisableCompression: true,
 	}
 }
@@ -54,10 +54,10 @@ func (g *Guard) proxy(r *http.Request) (*url.URL, error) {
 	return g.policy.Proxy(r)
 }
 
-// Client gives an HTTP client that dials through the guard: HTTP/1.1 and
+// Client returns an HTTP client that dials through the guard: HTTP/1.1 and
 // HTTP/2, TLS 1.2 at least, at most 64 KiB of response headers, no cookies, no
-// transparent decompression. A redirect is not followed but returned, so that
-// a destination is only ever where it was configured.
+// transparent decompression. It returns a redirect instead of following it, so
+// a destination is always where it was configured.
 //
 // The client has no timeout beyond dial and TLS handshake, 10 s each: requests
 // carry a context with a deadline. All clients of a guard share one pool of
@@ -71,8 +71,7 @@ func (g *Guard) Client() *http.Client {
 	}
 }
 
-// CloseIdle closes the connections that no request uses. The guard stays
-// usable.
+// CloseIdle closes unused connections. The guard stays usable.
 func (g *Guard) CloseIdle() {
 	g.transport.CloseIdleConnections()
 }

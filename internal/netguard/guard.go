@@ -15,8 +15,8 @@ import (
 
 const dialTimeout = 10 * time.Second
 
-// Policy says which addresses are open beside the public ones. The zero value
-// opens public unicast addresses only.
+// Policy says which addresses are open in addition to public ones. The zero
+// value opens public unicast addresses only.
 //
 // Deny comes before everything, Allow before the three flags. An IPv4-mapped
 // IPv6 address is the IPv4 address, in prefixes too, and otherwise IPv6
@@ -37,26 +37,25 @@ type Policy struct {
 	// among them stay closed.
 	LinkLocal bool
 
-	// Allow opens networks whatever they are, and 0.0.0.0/0 all of IPv4. A
-	// cloud metadata service is opened only by a prefix of that single
-	// address, as 169.254.169.254/32, never by a wider one.
+	// Allow opens networks of any kind; 0.0.0.0/0 opens all of IPv4. A cloud
+	// metadata service is opened only by a prefix of that single address,
+	// such as 169.254.169.254/32, never by a wider one.
 	Allow []netip.Prefix
 
 	// Deny closes networks, public ones too.
 	Deny []netip.Prefix
 
 	// Proxy chooses a forward proxy for a request of [Guard.Client], as
-	// [http.ProxyFromEnvironment] does; nil, the default, means none, whatever
-	// the environment says. The proxy's own address must be open by this
-	// policy. The proxy resolves and dials the target, so of the target only
-	// what [Guard.CheckHost] sees is refused here: the rest is up to the
-	// proxy. [Guard.DialContext] uses no proxy.
+	// [http.ProxyFromEnvironment] does. Default: none, regardless of the
+	// environment. This policy must open the proxy's own address. The proxy
+	// resolves and dials the target, so only [Guard.CheckHost] checks the
+	// target here; the rest is up to the proxy. [Guard.DialContext] uses no
+	// proxy.
 	Proxy func(*http.Request) (*url.URL, error)
 }
 
-// Validate reports, joined, every prefix that is not what it looks like: one
-// that is not valid matches nothing, and one that is IPv4-mapped but shorter
-// than 96 bits matches no IPv4 address.
+// Validate reports every misleading prefix, joined: an invalid one matches
+// nothing, and an IPv4-mapped one of less than 96 bits matches no IPv4 address.
 func (p Policy) Validate() error {
 	return errors.Join(validate("allow", p.Allow), validate("deny", p.Deny))
 }
@@ -74,16 +73,15 @@ func validate(list string, prefixes []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-// Guard dials what its policy opens and refuses everything else. It is safe
-// for concurrent use. Whoever made it calls [Guard.CloseIdle] at the end.
+// Guard dials the addresses that its policy opens and refuses all others. It is
+// safe for concurrent use. Its owner calls [Guard.CloseIdle] at the end.
 type Guard struct {
 	policy    Policy
 	dialer    net.Dialer
 	transport *http.Transport
 }
 
-// New makes a guard. It copies the policy, and takes one that [Policy.Validate]
-// accepts.
+// New returns a guard. It copies the policy, which must pass [Policy.Validate].
 func New(p Policy) *Guard {
 	p.Allow = normalize(p.Allow)
 	p.Deny = normalize(p.Deny)
@@ -96,8 +94,8 @@ func New(p Policy) *Guard {
 	return g
 }
 
-// normalize makes plain IPv4 prefixes of IPv4-mapped ones, as addresses are
-// unmapped before they are compared.
+// normalize turns IPv4-mapped prefixes into plain IPv4 prefixes, because
+// addresses are unmapped before they are compared.
 func normalize(prefixes []netip.Prefix) []netip.Prefix {
 	prefixes = slices.Clone(prefixes)
 	for i, p := range prefixes {
@@ -109,10 +107,10 @@ func normalize(prefixes []netip.Prefix) []netip.Prefix {
 }
 
 // DialContext connects like [net.Dialer.DialContext], over TCP only (tcp,
-// tcp4, tcp6), and for at most 10 s, name resolution included. Of a name with
-// several addresses the closed ones are passed over; where none could be
-// reached, the error is that of the first tried. [errors.As] finds a
-// [*BlockedError] in it if that one was refused.
+// tcp4, tcp6), and for at most 10 s, name resolution included. If a name has
+// several addresses, closed ones are passed over. If none can be reached, the
+// error is the first address's; it wraps a [*BlockedError] if that address was
+// refused.
 func (g *Guard) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -120,13 +118,13 @@ func (g *Guard) DialContext(ctx context.Context, network, address string) (net.C
 	default:
 		return nil, &BlockedError{
 			Address: address,
-			Reason:  fmt.Sprintf("is to be dialled over %q", network),
+			Reason:  fmt.Sprintf("cannot be dialled over %q", network),
 			Hint:    "only tcp, tcp4 and tcp6 are open",
 		}
 	}
 }
 
-// control runs once per address that is tried, between socket and connect.
+// control runs once for each tried address, between socket and connect.
 func (g *Guard) control(_ context.Context, _, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -139,11 +137,11 @@ func (g *Guard) control(_ context.Context, _, address string, _ syscall.RawConn)
 	return g.check(ap.Addr())
 }
 
-// BlockedError says that policy closes an address or a host. Trying again does
-// not help, so callers take it as a fault of the configuration.
+// BlockedError says that the policy closes an address or a host. Trying again
+// does not help, so callers treat it as a fault of the configuration.
 type BlockedError struct {
-	Address string // as it was to be dialled, or the host as it was given
-	Reason  string // what is wrong with it, to be read after the address
+	Address string // the address as dialled, or the host as given
+	Reason  string // why it is closed; reads on from the address
 	Hint    string // what the host program, not a tenant, can do about it
 }
 
@@ -154,6 +152,6 @@ func (e *BlockedError) Error() string {
 	return fmt.Sprintf("netguard: host %q %s; %s", e.Address, e.Reason, e.Hint)
 }
 
-// Permanent says that trying again is no use: package handler takes it for a
-// fault of the configuration.
+// Permanent reports that trying again does not help: package handler treats the
+// error as a fault of the configuration.
 func (e *BlockedError) Permanent() bool { return true }

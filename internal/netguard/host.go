@@ -9,27 +9,27 @@ import (
 
 const maxHostLength = 253 // RFC 1035, section 2.3.4, as text without the final dot
 
-// The names that hosts files commonly give to loopback, and what RFC 6761
-// section 6.3 reserves.
+// The names that hosts files commonly give to loopback, and the names that
+// RFC 6761 section 6.3 reserves.
 var loopbackNames = []string{
 	"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback",
 	"localhost.localdomain", "localhost4.localdomain4", "localhost6.localdomain6",
 }
 
-// The suffixes that only networks of one's own resolve: local is mDNS
-// (RFC 6762), internal reserved by ICANN for private use, home.arpa for homes
-// (RFC 8375), and the others what RFC 6762 appendix G found in use.
+// The suffixes that only private networks resolve: local is for mDNS
+// (RFC 6762), ICANN reserved internal for private use, home.arpa is for homes
+// (RFC 8375), and RFC 6762 appendix G found the others in use.
 var privateSuffixes = []string{
 	".local", ".internal", ".home.arpa",
 	".intranet", ".private", ".corp", ".home", ".lan", ".localdomain",
 }
 
-// CheckHost is the early check of a host without port, for when a
-// configuration is saved; it asks no DNS. It refuses what no policy can make
-// right: anything but a host name or an IP address in its usual notation, so
-// the numeric forms of IPv4 that some resolvers accept (0x7f.1, 2130706433,
-// 0177.0.0.1) too. Internationalized names are given in their ASCII form
-// (xn--...), since mapping them could yield another host than the one checked.
+// CheckHost checks a host without a port early, when a configuration is saved.
+// It makes no DNS query. It accepts only host names, and IP addresses in their
+// usual notation. It refuses the numeric forms of IPv4 that some resolvers
+// accept (0x7f.1, 2130706433, 0177.0.0.1), whatever the policy is.
+// Internationalized names must be in their ASCII form (xn--...), because
+// mapping them could lead to another host than the one checked.
 //
 // It refuses addresses by the rules of [Guard.DialContext], loopback names
 // (localhost, *.localhost), and names that only a local network resolves (a
@@ -60,7 +60,7 @@ func (g *Guard) CheckHost(host string) error {
 		return badHost(host, reason)
 	}
 	if endsInNumber(name) {
-		return badHost(host, "is an IPv4 address in an unusual notation, or no host at all")
+		return badHost(host, "is an IPv4 address in an unusual notation, or not a host")
 	}
 
 	if slices.Contains(loopbackNames, name) || strings.HasSuffix(name, ".localhost") {
@@ -83,8 +83,8 @@ func (g *Guard) CheckHost(host string) error {
 	return nil
 }
 
-// checkLiteral takes a zone only where one has a meaning, as [netip.ParseAddr]
-// lets anything be one.
+// checkLiteral accepts a zone only where it has a meaning, because
+// [netip.ParseAddr] accepts any text as a zone.
 func (g *Guard) checkLiteral(host string, addr netip.Addr) error {
 	if zone := addr.Zone(); zone != "" && (!addr.IsLinkLocalUnicast() || syntax(zone) != "") {
 		return badHost(host, "has a zone, which only a link-local address has")
@@ -100,8 +100,8 @@ func badHost(host, reason string) error {
 	}
 }
 
-// syntax follows RFC 1123 section 2.1, and takes underscores as well: they
-// occur in names that resolve.
+// syntax follows RFC 1123 section 2.1, and also accepts underscores: they occur
+// in names that resolve.
 func syntax(name string) (reason string) {
 	if name == "" {
 		return "is empty"
@@ -127,9 +127,9 @@ func syntax(name string) (reason string) {
 	return ""
 }
 
-// endsInNumber is the rule by which browsers tell IPv4 from names: the last
-// label is decimal, or hexadecimal after 0x (WHATWG URL, "ends in a number
-// checker"). No top-level domain is numeric (RFC 3696, section 2).
+// endsInNumber is the rule by which browsers distinguish IPv4 addresses from
+// names: the last label is decimal, or hexadecimal after 0x (WHATWG URL, "ends
+// in a number checker"). No top-level domain is numeric (RFC 3696, section 2).
 func endsInNumber(name string) bool {
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	if strings.Trim(last, "0123456789") == "" {

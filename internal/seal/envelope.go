@@ -17,11 +17,11 @@ const (
 
 const idCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
-// checkID does not quote the id: it may be a key that was given in its place.
+// checkID does not quote the id, which may be a key given in its place.
 func checkID(id string) error {
 	if id == "" || len(id) > maxIDLength || strings.Trim(id, idCharacters) != "" {
 		return fmt.Errorf(
-			"seal: the key id is not 1 to %d characters of A-Z, a-z, 0-9, dot, underscore and hyphen, it has %d",
+			"seal: the key id must be 1 to %d characters of A-Z, a-z, 0-9, dot, underscore and hyphen; it has %d",
 			maxIDLength, len(id),
 		)
 	}
@@ -43,16 +43,16 @@ func (e envelope) marshal() []byte {
 	return append(b, e.ciphertext...)
 }
 
-// parse gives slices of b. What it accepts is what marshal gives, byte by byte.
+// parse returns slices of b. It accepts exactly the values that marshal returns, byte by byte.
 func parse(b []byte) (envelope, error) {
 	malformed := func(format string, args ...any) (envelope, error) {
 		return envelope{}, fmt.Errorf("%w (%s)", ErrOpen, fmt.Sprintf(format, args...))
 	}
 	if len(b) < 2 {
-		return malformed("%d bytes are no sealed value", len(b))
+		return malformed("a sealed value is longer than %d bytes", len(b))
 	}
 	if b[0] != formatVersion {
-		return malformed("its format version %d is not known, it may come from a newer release", b[0])
+		return malformed("its format version %d is unknown; it may come from a newer release", b[0])
 	}
 	var e envelope
 	n, b := int(b[1]), b[2:]
@@ -61,7 +61,7 @@ func parse(b []byte) (envelope, error) {
 	}
 	e.keyID, b = string(b[:n]), b[n:]
 	if checkID(e.keyID) != nil {
-		return malformed("its key id is none")
+		return malformed("its key id is malformed")
 	}
 	n, b = int(binary.BigEndian.Uint16(b)), b[2:]
 	if n == 0 || n > maxWrapped {
@@ -77,5 +77,6 @@ func parse(b []byte) (envelope, error) {
 	return e, nil
 }
 
-// Prefix is what every value begins with that a key has sealed, and no other.
+// Prefix returns the bytes at the start of every value that a key has sealed. No other value begins
+// with them.
 func Prefix(keyID string) []byte { return append([]byte{formatVersion, byte(len(keyID))}, keyID...) }

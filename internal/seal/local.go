@@ -19,14 +19,14 @@ type local struct {
 	aead tink.AEAD
 }
 
-// Local is a key that the host holds itself: 32 random bytes, written as hex
-// or as base64 of either alphabet, padded or not; space around it is ignored.
-// No error contains a part of the key, or the id: who swaps the two would find
-// the key in it.
+// Local returns a key that the host holds itself: 32 random bytes, written as
+// hex or as base64 of either alphabet, padded or not. Space around it is
+// ignored. No error contains a part of the key, or the id: a caller who swaps
+// the two would find the key in it.
 //
-// It wraps with AES-256-GCM and random nonces, which is sound for 2^32 wraps
-// (NIST SP 800-38D, section 8.3): every create or change of a destination is
-// one.
+// The key wraps with AES-256-GCM and random nonces, which is sound for 2^32
+// wraps (NIST SP 800-38D, section 8.3). Each create or change of a destination
+// is one wrap.
 func Local(id, key string) (KeyWrapper, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -42,8 +42,9 @@ func Local(id, key string) (KeyWrapper, error) {
 	return &local{id: id, aead: aead}, nil
 }
 
-// decodeKey takes 64 hexadecimal digits as hex although they are base64 too,
-// of 48 bytes. The errors of the decoders quote their input, so none is used.
+// decodeKey treats 64 hexadecimal digits as hex, although they are also base64
+// of 48 bytes. It uses no error of the decoders, because these quote their
+// input.
 func decodeKey(s string) ([]byte, error) {
 	if s == "" {
 		return nil, fmt.Errorf("is empty, want %d bytes as base64 or hex", localKeySize)
@@ -87,8 +88,8 @@ func (l *local) Unwrap(_ context.Context, wrapped, associatedData []byte) ([]byt
 	return dek, nil
 }
 
-// Format shows the id whatever the verb, so that no dump of a host's settings
-// walks into the key.
+// Format shows the id for any verb, so that no dump of a host's settings prints
+// the key.
 func (l *local) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "seal.Local("+l.id+")")
 }

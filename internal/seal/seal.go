@@ -16,14 +16,14 @@ const (
 	maxPlaintext = 1 << 20
 )
 
-// ErrOpen is matched by the errors of values that are not what [Keyring.Seal]
-// gave for the same [AD]: damaged, altered, or moved from elsewhere. Trying
+// ErrOpen is wrapped by the error for a value that [Keyring.Seal] did not return
+// for the same [AD]: it was damaged, altered, or moved from elsewhere. Trying
 // again does not help.
 var ErrOpen = errors.New(
 	"seal: the value does not open: it was altered, or sealed for another organization, subject or version",
 )
 
-// UnknownKeyError says that a value was sealed with a key that the keyring
+// UnknownKeyError reports a value that was sealed with a key that the keyring
 // does not have.
 type UnknownKeyError struct {
 	ID string
@@ -31,32 +31,32 @@ type UnknownKeyError struct {
 
 func (e *UnknownKeyError) Error() string {
 	return fmt.Sprintf(
-		"seal: sealed with key %q, which was not given; give it as an older key until nothing is sealed with it any more",
+		"seal: sealed with key %q, which was not given; give it as an older key as long as values are sealed with it",
 		e.ID,
 	)
 }
 
 // KeyWrapper encrypts data keys, which are 32 random bytes, with a key that it
-// does not give away: [Local], or a host's KMS. It must be safe for concurrent
-// use.
+// does not reveal: [Local], or a host's KMS. It must be safe for concurrent use.
 type KeyWrapper interface {
-	// ID names the key, and is stored with all that it seals: 1 to 64
+	// ID names the key, and is stored with each value that it seals: 1 to 64
 	// characters of A-Z, a-z, 0-9, dot, underscore and hyphen. It never
-	// changes, nor does it ever name another key.
+	// changes, and never names another key.
 	ID() string
 
-	// Wrap encrypts dek so that it can be unwrapped with the same associated
-	// data only. The result has at most 8192 bytes. Neither argument is to be
-	// changed or kept.
+	// Wrap encrypts dek so that only the same associated data unwraps it. The
+	// result has at most 8192 bytes. Wrap must not change or keep its
+	// arguments.
 	Wrap(ctx context.Context, dek, associatedData []byte) ([]byte, error)
 
-	// Unwrap reverses Wrap, and fails if either argument is another than it
-	// was then. Its errors are passed on, so they hold no secret.
+	// Unwrap reverses Wrap, and fails if the wrapped key or the associated
+	// data has changed. Its errors are passed on, so they must not contain a
+	// secret.
 	Unwrap(ctx context.Context, wrapped, associatedData []byte) ([]byte, error)
 }
 
-// AD is what a sealed value belongs to. It is not stored with the value:
-// whoever opens it has to know.
+// AD names the owner of a sealed value. It is not stored with the value: the
+// caller that opens the value has to know it.
 type AD struct {
 	Organization string // required
 	Subject      string // the destination's id; required
@@ -77,8 +77,8 @@ const (
 	forSecret  purpose = "delivery/seal/1/secret"
 )
 
-// bytes encodes injectively: every string comes after its length, and the only
-// part without one is of fixed size and last.
+// bytes encodes injectively: every string comes after its length, and the last
+// part has a fixed size.
 func (a AD) bytes(p purpose, keyID string) []byte {
 	b := make([]byte, 0, 5*8+len(p)+len(keyID)+len(a.Organization)+len(a.Subject))
 	for _, s := range [...]string{string(p), keyID, a.Organization, a.Subject} {
@@ -96,8 +96,8 @@ type Keyring struct {
 	keys    map[string]KeyWrapper
 }
 
-// NewKeyring reports, joined, keys that are nil, ids that are not well-formed
-// and ids that occur twice.
+// NewKeyring returns a keyring. It reports nil keys, malformed ids and duplicate
+// ids, joined.
 func NewKeyring(primary KeyWrapper, older ...KeyWrapper) (*Keyring, error) {
 	var errs []error
 	r := &Keyring{keys: make(map[string]KeyWrapper, 1+len(older))}
@@ -110,7 +110,7 @@ func NewKeyring(primary KeyWrapper, older ...KeyWrapper) (*Keyring, error) {
 		if err := checkID(id); err != nil {
 			errs = append(errs, fmt.Errorf("%w (%s)", err, what))
 		} else if r.keys[id] != nil {
-			errs = append(errs, fmt.Errorf("seal: key id %q is given twice (%s)", id, what))
+			errs = append(errs, fmt.Errorf("seal: key id %q is a duplicate (%s)", id, what))
 		} else {
 			r.keys[id] = w
 		}
@@ -126,15 +126,15 @@ func NewKeyring(primary KeyWrapper, older ...KeyWrapper) (*Keyring, error) {
 	return r, nil
 }
 
-// Seal encrypts plaintext, at most 1 MiB, for ad with a data key of its own,
-// so that sealing the same twice gives two different values. It fails if the
-// primary key does; that error is wrapped.
+// Seal encrypts plaintext, at most 1 MiB, for ad. Each call uses a new data key,
+// so sealing the same plaintext twice returns two different values. If the
+// primary key fails, its error is wrapped.
 func (r *Keyring) Seal(ctx context.Context, plaintext []byte, ad AD) ([]byte, error) {
 	if err := ad.check(); err != nil {
 		return nil, err
 	}
 	if len(plaintext) > maxPlaintext {
-		return nil, fmt.Errorf("seal: the secret has %d bytes, at most %d can be sealed", len(plaintext), maxPlaintext)
+		return nil, fmt.Errorf("seal: the secret has %d bytes; at most %d can be sealed", len(plaintext), maxPlaintext)
 	}
 	dek := make([]byte, dataKeySize)
 	_, _ = rand.Read(dek) // never fails: it ends the process instead
@@ -146,7 +146,9 @@ func (r *Keyring) Seal(ctx context.Context, plaintext []byte, ad AD) ([]byte, er
 		return nil, fmt.Errorf("seal: wrapping a data key with key %q: %w", e.keyID, err)
 	}
 	if n := len(e.wrapped); n == 0 || n > maxWrapped {
-		return nil, fmt.Errorf("seal: key %q gave a wrapped data key of %d bytes, want 1 to %d", e.keyID, n, maxWrapped)
+		return nil, fmt.Errorf(
+			"seal: key %q returned a wrapped data key of %d bytes; want 1 to %d", e.keyID, n, maxWrapped,
+		)
 	}
 	gcm, err := subtle.NewAESGCM(dek)
 	if err != nil {
@@ -159,11 +161,11 @@ func (r *Keyring) Seal(ctx context.Context, plaintext []byte, ad AD) ([]byte, er
 	return e.marshal(), nil
 }
 
-// Open decrypts what Seal gave for the same ad.
+// Open decrypts a value that Seal returned for the same ad.
 //
-// A value that is not that fails with [ErrOpen], one whose key is missing with
-// an [*UnknownKeyError]. A failure of the key's wrapper is wrapped; a KMS that
-// is away, and one that refuses an altered data key, cannot be told apart here.
+// For any other value the error wraps [ErrOpen]; if the key is missing, it is an
+// [*UnknownKeyError]. A failure of the key's wrapper is wrapped. Open cannot
+// distinguish an unreachable KMS from one that refuses an altered data key.
 func (r *Keyring) Open(ctx context.Context, sealed []byte, ad AD) ([]byte, error) {
 	if err := ad.check(); err != nil {
 		return nil, err
@@ -181,7 +183,7 @@ func (r *Keyring) Open(ctx context.Context, sealed []byte, ad AD) ([]byte, error
 		return nil, fmt.Errorf("seal: unwrapping a data key with key %q: %w", e.keyID, err)
 	}
 	if len(dek) != dataKeySize {
-		return nil, fmt.Errorf("seal: key %q gave a data key of %d bytes, want %d", e.keyID, len(dek), dataKeySize)
+		return nil, fmt.Errorf("seal: key %q returned a data key of %d bytes; want %d", e.keyID, len(dek), dataKeySize)
 	}
 	gcm, err := subtle.NewAESGCM(dek)
 	if err != nil {
@@ -194,17 +196,17 @@ func (r *Keyring) Open(ctx context.Context, sealed []byte, ad AD) ([]byte, error
 	return plaintext, nil
 }
 
-// KeyID tells which key a value was sealed with. It checks the form of the
-// value only, and needs no key. A value that is malformed fails with
+// KeyID returns the id of the key that sealed a value. It checks only the form
+// of the value, and needs no key. The error for a malformed value wraps
 // [ErrOpen].
 func KeyID(sealed []byte) (string, error) {
 	e, err := parse(sealed)
 	return e.keyID, err
 }
 
-// Rewrap seals a value of an older key anew with the primary one, for the same
-// ad and with another data key. A value of the primary key is given back as it
-// is, unopened. It fails as Open and Seal do.
+// Rewrap seals a value of an older key again, with the primary key and a new
+// data key, for the same ad. It returns a value of the primary key unchanged and
+// unopened. Its errors are those of Open and Seal.
 func (r *Keyring) Rewrap(ctx context.Context, sealed []byte, ad AD) (rewrapped []byte, changed bool, err error) {
 	id, err := KeyID(sealed)
 	if err != nil {

@@ -336,8 +336,8 @@ func TestNewKeyring(t *testing.T) {
 	}{
 		"nil primary":        {nil, nil, []string{"primary key is nil"}},
 		"nil older":          {a, []seal.KeyWrapper{b, nil}, []string{"older key 2 is nil"}},
-		"twice":              {a, []seal.KeyWrapper{b, local(t, "a")}, []string{`"a" is given twice (older key 2)`}},
-		"twice among older":  {a, []seal.KeyWrapper{b, b}, []string{`"b" is given twice (older key 2)`}},
+		"twice":              {a, []seal.KeyWrapper{b, local(t, "a")}, []string{`"a" is a duplicate (older key 2)`}},
+		"twice among older":  {a, []seal.KeyWrapper{b, b}, []string{`"b" is a duplicate (older key 2)`}},
 		"all joined":         {nil, []seal.KeyWrapper{nil, b, b}, []string{"primary key is nil", "older key 1 is nil", "older key 3"}},
 		"id empty":           {&fakeKMS{}, nil, []string{"key id"}},
 		"id too long":        {&fakeKMS{id: strings.Repeat("k", 65)}, nil, []string{"it has 65"}},
