@@ -12,8 +12,8 @@ import (
 )
 
 // Explain says for each item of a delivery why it has not been delivered and when it is attempted
-// next: in words for people, and as a queue.Reason for programs. It goes by the limits, breakers and
-// pauses of this moment, which may have changed by the time it is read.
+// next: in words for people, and as a queue.Reason for programs. It goes by the limits, breakers
+// and pauses of this moment, which may have changed by the time it is read.
 func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, error) {
 	status, err := o.Status(ctx, id)
 	if err != nil {

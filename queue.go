@@ -53,8 +53,8 @@ func (q *Queue) pause(ctx context.Context, paused bool) error {
 
 const statsWindow = 5 * time.Minute
 
-// Stats counts the items that wait. It reads all of them, which takes about half a second for a million
-// items: it is for dashboards and alerts, not for each request.
+// Stats counts the items that wait. It reads all of them, which takes about half a second for a
+// million items: it is for dashboards and alerts, not for each request.
 func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 	organization, err := q.organization(ctx, access.ReadDeliveries)
 	if err != nil {

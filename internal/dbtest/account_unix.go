@@ -39,8 +39,10 @@ func newAccount() (account, error) {
 		}
 		return account{name: name, as: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 	}
-	return account{}, errors.New("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as: " +
-		"run the tests as another user")
+	return account{}, errors.New(
+		"PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as: " +
+			"run the tests as another user",
+	)
 }
 
 // hint completes an error where the account is the likely cause of it.

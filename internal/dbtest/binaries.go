@@ -39,8 +39,10 @@ func find(ctx context.Context, dir string) (installation, error) {
 	if dir != "" {
 		in, err := inspect(ctx, dir)
 		if err != nil {
-			return installation{}, fmt.Errorf("dbtest: no usable PostgreSQL server programs in %s (from Options.Binaries or %s): %w",
-				dir, EnvBinaries, err)
+			return installation{}, fmt.Errorf(
+				"dbtest: no usable PostgreSQL server programs in %s (from Options.Binaries or %s): %w", dir,
+				EnvBinaries, err,
+			)
 		}
 		return in, nil
 	}
@@ -74,8 +76,9 @@ func search(ctx context.Context, path, places []string) (installation, error) {
 		}
 	}
 	if len(found) == 0 {
-		none := fmt.Errorf("dbtest: no PostgreSQL server programs (initdb and postgres, version %d or newer) in PATH or the usual places: "+
-			"run scripts/setup, or install PostgreSQL's server package, or set %s to their directory", oldest, EnvBinaries)
+		none := fmt.Errorf("dbtest: no PostgreSQL server programs (initdb and postgres, version %d or newer) "+
+			"in PATH or the usual places: run scripts/setup, or install PostgreSQL's server package, "+
+			"or set %s to their directory", oldest, EnvBinaries)
 		return installation{}, errors.Join(append([]error{none}, refused...)...)
 	}
 	return slices.MaxFunc(found, func(a, b installation) int { return a.major - b.major }), nil

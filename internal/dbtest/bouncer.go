@@ -63,7 +63,9 @@ func findBouncer() (string, error) {
 			return path, nil
 		}
 	}
-	return "", errors.New("dbtest: no pgbouncer in PATH or the usual places: run scripts/setup, or install the package pgbouncer")
+	return "", errors.New(
+		"dbtest: no pgbouncer in PATH or the usual places: run scripts/setup, or install the package pgbouncer",
+	)
 }
 
 func startBouncer(t testing.TB, program, databaseURL string) (string, error) {
@@ -104,14 +106,19 @@ ignore_startup_parameters = extra_float_digits
 logfile = %s
 `, u.Hostname(), u.Port(), login, port, bouncerServers, filepath.Join(dir, "log"))
 	file := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil { //nolint:gosec // another user reads it; it is removed after the test
+	if err := os.WriteFile(
+		file, []byte(config), 0o644,
+	); err != nil { //nolint:gosec // another user reads it; it is removed after the test
 		return "", err
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
 	}
-	cmd := acc.prepare(exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", bouncerScript, "sh", program, file), "/")
+	cmd := acc.prepare(
+		exec.CommandContext(context.WithoutCancel(ctx), "/bin/sh", "-c", bouncerScript, "sh", program, file),
+		"/",
+	)
 	cmd.Stdin = r
 	err = cmd.Start()
 	_ = r.Close()

@@ -145,7 +145,9 @@ func (tpl *template) make(prepare func(url string) error) error {
 		if _, err := c.Exec(ctx, "alter database "+quote(db)+" with allow_connections false"); err != nil {
 			return fmt.Errorf("closing it to connections: %w", err)
 		}
-		if _, err := c.Exec(ctx, "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", db); err != nil {
+		if _, err := c.Exec(
+			ctx, "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", db,
+		); err != nil {
 			return fmt.Errorf("disconnecting its sessions: %w", err)
 		}
 		return nil
@@ -281,7 +283,9 @@ func quote(identifier string) string {
 func uniqueName(now time.Time, kind string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	return fmt.Sprintf("%s%s%s_%d_%s", prefix, kind, strconv.FormatInt(now.Unix(), 36), os.Getpid(), hex.EncodeToString(b[:]))
+	return fmt.Sprintf(
+		"%s%s%s_%d_%s", prefix, kind, strconv.FormatInt(now.Unix(), 36), os.Getpid(), hex.EncodeToString(b[:]),
+	)
 }
 
 func adminURL(server string) (string, error) {
@@ -305,7 +309,10 @@ func databaseURL(server, db string) (string, error) {
 func parseServer(server string) (*url.URL, error) {
 	u, err := url.Parse(server)
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
-		return nil, fmt.Errorf("dbtest: %s must be a URL, like postgres://user:password@host:5432/postgres?sslmode=disable", EnvURL)
+		return nil, fmt.Errorf(
+			"dbtest: %s must be a URL, like postgres://user:password@host:5432/postgres?sslmode=disable",
+			EnvURL,
+		)
 	}
 	// Without sslmode pgx falls back to plain text and lib/pq refuses to.
 	q := u.Query()

@@ -91,7 +91,10 @@ func start(ctx context.Context, o Options, choosePort func(context.Context) (int
 		return nil, errors.Join(fmt.Errorf("dbtest: starting the watcher: %w", err), os.RemoveAll(s.dir))
 	}
 	if err := s.setUp(ctx, choosePort); err != nil {
-		return nil, errors.Join(fmt.Errorf("dbtest: PostgreSQL %s from %s: %w", install.version, install.dir, err), s.Stop())
+		return nil, errors.Join(
+			fmt.Errorf("dbtest: PostgreSQL %s from %s: %w", install.version, install.dir, err),
+			s.Stop(),
+		)
 	}
 	return s, nil
 }
@@ -260,11 +263,8 @@ func (s *Server) launch(ctx context.Context, port int) error {
 
 func (s *Server) arguments(port int) []string {
 	settings := map[string]string{
-		"max_connections":  "300",
-		"shared_buffers":   "128MB",
-		"max_wal_size":     "2GB",
-		"fsync":            onOff(s.options.Fsync),
-		"full_page_writes": onOff(s.options.Fsync),
+		"max_connections": "300", "shared_buffers": "128MB", "max_wal_size": "2GB",
+		"fsync": onOff(s.options.Fsync), "full_page_writes": onOff(s.options.Fsync),
 	}
 	maps.Copy(settings, s.options.Settings)
 	settings["port"] = strconv.Itoa(port)

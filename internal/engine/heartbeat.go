@@ -102,8 +102,8 @@ func (b *beat) write(ctx context.Context, tx *sqlstore.Tx, lease time.Duration) 
 	return tx.Abandon(ctx, newLease(), keys)
 }
 
-// apply acts on a beat that was written: stuck attempts leave their leases, and attempts whose lease
-// is lost or whose delivery is to be cancelled end.
+// apply acts on a beat that was written: stuck attempts leave their leases, and attempts whose
+// lease is lost or whose delivery is to be cancelled end.
 func (p *pipeline) apply(b *beat) {
 	for j, done := range b.progress {
 		j.noted = done

@@ -16,11 +16,13 @@ import (
 // panicking is a handler whose every method panics.
 type panicking struct{}
 
-func (panicking) Deliver(context.Context, *handler.Request) (*handler.Result, error) { panic("deliver") }
-func (panicking) ParseConfig(json.RawMessage) (any, error)                           { panic("parse") }
-func (panicking) Maintain(context.Context, *handler.MaintainRequest) error           { panic("maintain") }
-func (panicking) Retention(any) time.Duration                                        { panic("retention") }
-func (panicking) Forget(string)                                                      { panic("forget") }
+func (panicking) Deliver(context.Context, *handler.Request) (*handler.Result, error) {
+	panic("deliver")
+}
+func (panicking) ParseConfig(json.RawMessage) (any, error)                 { panic("parse") }
+func (panicking) Maintain(context.Context, *handler.MaintainRequest) error { panic("maintain") }
+func (panicking) Retention(any) time.Duration                              { panic("retention") }
+func (panicking) Forget(string)                                            { panic("forget") }
 
 func (panicking) Test(context.Context, *handler.TestRequest) (*destination.TestReport, error) {
 	panic("test")

@@ -70,8 +70,8 @@ func (h *Handler) newClient(ctx context.Context, env handler.Env, organization s
 		return nil, err
 	}
 	made := &client{tokens: tokens, http: authorized(env, tokens)}
-	// Without credentials of its own, the SDK would look for the host's: in its files, and at the metadata
-	// service, past the guarded client.
+	// Without credentials of its own, the SDK would look for the host's: in its files, and at the
+	// metadata service, past the guarded client.
 	own := option.WithAuthCredentials(auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: tokens}))
 	made.sdk, err = gcstorage.NewClient(context.WithoutCancel(ctx), option.WithHTTPClient(made.http), own,
 		option.WithEndpoint(c.service()+"/storage/v1/"), gcstorage.WithJSONReads())

@@ -16,8 +16,8 @@ import (
 )
 
 // The SDK has the credentials of the destination and looks for no others. It would read the host's
-// file and, without one, ask the metadata service of the host past the guarded client. The file is a
-// pipe here, which shows who opens it.
+// file and, without one, ask the metadata service of the host past the guarded client. The file is
+// a pipe here, which shows who opens it.
 func TestTheHostsCredentialsAreNotLookedFor(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "credentials.json")
 	if err := syscall.Mkfifo(file, 0o600); err != nil {

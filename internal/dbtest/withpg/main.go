@@ -127,16 +127,23 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			"Runs the command with %s set: as it is, or to a throwaway server.\n\n", dbtest.EnvURL)
 		flags.PrintDefaults()
 	}
-	flags.BoolVar(&o.server.Fsync, "fsync", false, "make the throwaway server's commits durable, as in production: for benchmarks")
+	flags.BoolVar(
+		&o.server.Fsync, "fsync", false,
+		"make the throwaway server's commits durable, as in production: for benchmarks",
+	)
 	flags.StringVar(&o.variable, "env", "", "set the environment variable `name` to the server's URL as well")
-	flags.Func("set", "configure the throwaway server with `setting=value`; can be given more than once", func(kv string) error {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok || k == "" {
-			return errors.New("want setting=value")
-		}
-		o.server.Settings[k] = v
-		return nil
-	})
+	flags.Func(
+		"set",
+		"configure the throwaway server with `setting=value`; can be given more than once",
+		func(kv string) error {
+			k, v, ok := strings.Cut(kv, "=")
+			if !ok || k == "" {
+				return errors.New("want setting=value")
+			}
+			o.server.Settings[k] = v
+			return nil
+		},
+	)
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
