@@ -15,6 +15,7 @@ import (
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/observe"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
@@ -330,7 +331,7 @@ func inserted(ctx context.Context, tx *sqlstore.Tx, batch []acceptance, receipts
 // insert inserts a batch. It fails for what the requests hold before it inserts any of them, or
 // takes back what it inserted.
 func (o *Org) insert(ctx context.Context, tx *sqlstore.Tx, batch []acceptance) ([]*Receipt, error) {
-	rows := make([]sqlstore.NewDelivery, 0, len(batch))
+	rows := make([]queuestore.NewDelivery, 0, len(batch))
 	at := make([]int, 0, len(batch)) // the row of each request
 	keys := map[string]int{}
 	for _, a := range batch {
@@ -361,7 +362,7 @@ func (o *Org) insert(ctx context.Context, tx *sqlstore.Tx, batch []acceptance) (
 
 // complete returns the row to insert for a request. It looks up what only the database knows: a
 // staged payload, and the types that take params.
-func (o *Org) complete(ctx context.Context, tx *sqlstore.Tx, a acceptance) (row sqlstore.NewDelivery, err error) {
+func (o *Org) complete(ctx context.Context, tx *sqlstore.Tx, a acceptance) (row queuestore.NewDelivery, err error) {
 	row = a.row
 	row.Payload = a.content
 	if a.staged {
@@ -420,7 +421,7 @@ func (o *Org) checkParams(typ string, params json.RawMessage) error {
 }
 
 // missing reports the destinations of a batch that were not found.
-func missing(batch []acceptance, at []int, results []sqlstore.Enqueued) error {
+func missing(batch []acceptance, at []int, results []queuestore.Enqueued) error {
 	var errs []error
 	for i, a := range batch {
 		result := results[at[i]]
@@ -442,7 +443,7 @@ func missing(batch []acceptance, at []int, results []sqlstore.Enqueued) error {
 // receipts makes the receipts of a batch, of which each request has the row at its place in at.
 // Where an idempotency key conflicts, it takes back what was inserted.
 func (o *Org) receipts(
-	ctx context.Context, tx *sqlstore.Tx, rows []sqlstore.NewDelivery, results []sqlstore.Enqueued, at []int,
+	ctx context.Context, tx *sqlstore.Tx, rows []queuestore.NewDelivery, results []queuestore.Enqueued, at []int,
 ) ([]*Receipt, error) {
 	byRow := make([]*Receipt, len(rows))
 	for i, result := range results {
@@ -464,11 +465,11 @@ func (o *Org) receipts(
 
 // receipt is the new delivery's or, where its key was taken, that of the first delivery.
 func (o *Org) receipt(
-	ctx context.Context, tx *sqlstore.Tx, row sqlstore.NewDelivery, result sqlstore.Enqueued,
+	ctx context.Context, tx *sqlstore.Tx, row queuestore.NewDelivery, result queuestore.Enqueued,
 ) (*Receipt, error) {
 	r := &Receipt{ID: row.ID}
 	if result.Taken {
-		id, fingerprint, fallback, err := tx.TakenKey(ctx, o.name, row.IdempotencyKey)
+		id, fingerprint, fallback, err := queuestore.TakenKey(ctx, tx, o.name, row.IdempotencyKey)
 		if err != nil {
 			return nil, err
 		}
@@ -476,7 +477,7 @@ func (o *Org) receipt(
 			return nil, &ConflictError{Key: row.IdempotencyKey, Delivery: id}
 		}
 		r.ID, r.Duplicate = id, true
-		if result.Items, err = tx.ItemsOf(ctx, o.name, id); err != nil {
+		if result.Items, err = queuestore.ItemsOf(ctx, tx, o.name, id); err != nil {
 			return nil, err
 		}
 		for i := range result.Items {
@@ -496,14 +497,14 @@ func (o *Org) receipt(
 // transaction holds nothing of a call that failed. After an error of the database there is nothing
 // to take back: the transaction is to be rolled back.
 func (o *Org) withdraw(
-	ctx context.Context, tx *sqlstore.Tx, cause error, rows []sqlstore.NewDelivery, results []sqlstore.Enqueued,
+	ctx context.Context, tx *sqlstore.Tx, cause error, rows []queuestore.NewDelivery, results []queuestore.Enqueued,
 ) error {
 	if conflict := (*ConflictError)(nil); !errors.As(cause, &conflict) {
 		return nil
 	}
 	for i, r := range results {
 		if !r.Taken {
-			if err := tx.Withdraw(ctx, o.name, rows[i].ID); err != nil {
+			if err := queuestore.Withdraw(ctx, tx, o.name, rows[i].ID); err != nil {
 				return err
 			}
 		}
@@ -513,7 +514,7 @@ func (o *Org) withdraw(
 
 // fingerprint identifies what a request with an idempotency key asks for. Its payload is known by
 // then.
-func fingerprint(d *sqlstore.NewDelivery) {
+func fingerprint(d *queuestore.NewDelivery) {
 	if d.IdempotencyKey == "" {
 		return
 	}

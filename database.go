@@ -15,6 +15,9 @@ import (
 	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
+	postgresqueue "github.com/deliverykit/delivery/internal/queuestore/postgres"
+	sqlitequeue "github.com/deliverykit/delivery/internal/queuestore/sqlite"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
 	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
@@ -55,6 +58,14 @@ func (d Dialect) implementation() (sqlstore.Dialect, error) {
 		return sqlite.Dialect{}, nil
 	}
 	return nil, fmt.Errorf("delivery: unknown dialect %q; it is delivery.Postgres or delivery.SQLite", string(d))
+}
+
+// native returns the statements of the queue for a dialect.
+func native(d sqlstore.Dialect) queuestore.Native {
+	if _, ok := d.(sqlite.Dialect); ok {
+		return sqlitequeue.Native{}
+	}
+	return postgresqueue.Native{}
 }
 
 // Migrations returns the migrations of a dialect, as files in the format of pressly/goose. It is

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -52,12 +53,12 @@ const (
 )
 
 // filter checks f. Calls that change dead letters need a filter that says which ones.
-func (d *DeadLetters) filter(ctx context.Context, f DeadFilter, changes bool) (sqlstore.DeadFilter, error) {
+func (d *DeadLetters) filter(ctx context.Context, f DeadFilter, changes bool) (queuestore.DeadFilter, error) {
 	action := access.ReadDeliveries
 	if changes && !f.DryRun {
 		action = access.OperateDeliveries
 	}
-	row := sqlstore.DeadFilter{Topic: f.Topic, Reasons: f.Reasons, From: f.After, Before: f.Before}
+	row := queuestore.DeadFilter{Topic: f.Topic, Reasons: f.Reasons, From: f.After, Before: f.Before}
 	if err := d.o.authorize(ctx, action); err != nil {
 		return row, err
 	}
@@ -148,7 +149,7 @@ func (d *DeadLetters) List(ctx context.Context, f DeadFilter, cursor string) (Pa
 
 // listing is a page of dead letters with what is shown of their deliveries.
 type listing struct {
-	letters      []sqlstore.DeadLetterRow
+	letters      []queuestore.DeadLetterRow
 	next         string // the cursor of the next page
 	deliveries   map[string]sqlstore.DeliveryRow
 	attempts     []sqlstore.AttemptRow
@@ -156,10 +157,10 @@ type listing struct {
 }
 
 func (d *DeadLetters) listing(
-	ctx context.Context, tx *sqlstore.Tx, f sqlstore.DeadFilter, after *sqlstore.Key,
+	ctx context.Context, tx *sqlstore.Tx, f queuestore.DeadFilter, after *sqlstore.Key,
 ) (l listing, err error) {
-	page := sqlstore.DeadPage{After: after, Descending: true, Limit: pageSize + 1}
-	l.letters, err = tx.DeadLetters(ctx, d.o.name, f, page)
+	page := queuestore.DeadPage{After: after, Descending: true, Limit: pageSize + 1}
+	l.letters, err = queuestore.DeadLetters(ctx, tx, d.o.name, f, page)
 	if err != nil || len(l.letters) == 0 {
 		return l, err
 	}
@@ -222,7 +223,7 @@ func (d *DeadLetters) Count(ctx context.Context, f DeadFilter) (n int, err error
 		return 0, err
 	}
 	err = d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		n, err = tx.CountDead(ctx, d.o.name, filter)
+		n, err = queuestore.CountDead(ctx, tx, d.o.name, filter)
 		return err
 	})
 	return n, err
@@ -246,7 +247,7 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 	if err != nil {
 		return total, err
 	}
-	page := sqlstore.DeadPage{Limit: retryBatch, Lock: !f.DryRun}
+	page := queuestore.DeadPage{Limit: retryBatch, Lock: !f.DryRun}
 	for {
 		letters, revived, err := d.retryPage(ctx, &filter, page, f.DryRun)
 		if err != nil {
@@ -267,14 +268,14 @@ func (d *DeadLetters) Retry(ctx context.Context, f DeadFilter) (Retried, error) 
 // retryPage retries a page of dead letters, and returns it with how many of them it retried. It
 // sets filter.Until if that is not set.
 func (d *DeadLetters) retryPage(
-	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage, dry bool,
-) (letters []sqlstore.DeadLetterRow, revived int, err error) {
-	var revive []sqlstore.DeadLetterRow
+	ctx context.Context, filter *queuestore.DeadFilter, page queuestore.DeadPage, dry bool,
+) (letters []queuestore.DeadLetterRow, revived int, err error) {
+	var revive []queuestore.DeadLetterRow
 	choose := func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if filter.Until.IsZero() {
 			filter.Until = tx.Now
 		}
-		if letters, err = tx.DeadLetters(ctx, d.o.name, *filter, page); err != nil {
+		if letters, err = queuestore.DeadLetters(ctx, tx, d.o.name, *filter, page); err != nil {
 			return err
 		}
 		revive = nil
@@ -293,12 +294,12 @@ func (d *DeadLetters) retryPage(
 		if err := choose(ctx, tx); err != nil {
 			return err
 		}
-		return tx.Revive(ctx, revive)
+		return d.o.s.store.Revive(ctx, tx, revive)
 	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		if len(revive) == 0 {
 			return true, nil
 		}
-		return tx.Recorded(ctx, revive[0].Returned())
+		return queuestore.Recorded(ctx, tx, revive[0].Returned())
 	}})
 	return letters, len(revive), err
 }
@@ -317,7 +318,7 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 		f.All, f.DryRun = false, false
 		return d.Count(ctx, f)
 	}
-	page := sqlstore.DeadPage{Limit: purgeBatch, Lock: true}
+	page := queuestore.DeadPage{Limit: purgeBatch, Lock: true}
 	for total := 0; ; {
 		letters, purged, err := d.purgePage(ctx, &filter, page)
 		if err != nil {
@@ -333,23 +334,24 @@ func (d *DeadLetters) Purge(ctx context.Context, f DeadFilter) (int, error) {
 // purgePage purges a page of dead letters, and returns it with how many of them it purged. It sets
 // filter.Until if that is not set.
 func (d *DeadLetters) purgePage(
-	ctx context.Context, filter *sqlstore.DeadFilter, page sqlstore.DeadPage,
-) (letters []sqlstore.DeadLetterRow, purged int, err error) {
+	ctx context.Context, filter *queuestore.DeadFilter, page queuestore.DeadPage,
+) (letters []queuestore.DeadLetterRow, purged int, err error) {
 	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if filter.Until.IsZero() {
 			filter.Until = tx.Now
 		}
 		purged = 0
-		if letters, err = tx.DeadLetters(ctx, d.o.name, *filter, page); err != nil || len(letters) == 0 {
+		if letters, err = queuestore.DeadLetters(ctx, tx, d.o.name, *filter, page); err != nil || len(letters) == 0 {
 			return err
 		}
-		purged, err = tx.PurgeDead(ctx, d.o.name, *filter, page.After, letters[len(letters)-1].Key)
+		purged, err = queuestore.PurgeDead(ctx, tx, d.o.name, *filter, page.After, letters[len(letters)-1].Key)
 		return err
 	}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 		if len(letters) == 0 {
 			return true, nil
 		}
-		first, err := tx.DeadLetters(ctx, d.o.name, *filter, sqlstore.DeadPage{After: page.After, Limit: 1})
+		next := queuestore.DeadPage{After: page.After, Limit: 1}
+		first, err := queuestore.DeadLetters(ctx, tx, d.o.name, *filter, next)
 		return len(first) == 0 || unfenced(first[0].Key) != unfenced(letters[0].Key), err
 	}})
 	return letters, purged, err

@@ -88,7 +88,7 @@ func (d *Destinations) setBreaker(ctx context.Context, id string, state retry.Br
 		return fmt.Errorf("delivery: destination %q is disabled; enable it instead, which also resets its breaker", id)
 	}
 	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.SetBreaker(ctx, row, state, d.breaker(row))
+		return d.o.s.store.SetBreaker(ctx, tx, row, state, d.breaker(row))
 	}, Committed: sqlstore.Again})
 	if err == nil {
 		d.o.s.engine.Wake()

@@ -7,6 +7,7 @@ import (
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/internal/maintenance"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -26,11 +27,11 @@ func (d *Destinations) Defaults(ctx context.Context, topic string) (DefaultRoute
 	var route DefaultRoute
 	err := d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		route = DefaultRoute{}
-		all, err := tx.Defaults(ctx, d.o.name)
+		all, err := queuestore.Defaults(ctx, tx, d.o.name)
 		if err != nil {
 			return err
 		}
-		for _, chosen := range sqlstore.Choose(all, topic) {
+		for _, chosen := range queuestore.Choose(all, topic) {
 			row, err := tx.Destination(ctx, d.o.name, chosen.ID)
 			if err != nil {
 				return err
@@ -66,17 +67,17 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 	report := &destination.HealthReport{Health: row.Health}
 	err = d.o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		report.Since = tx.Now.Add(-window).Truncate(time.Minute)
-		sum, err := tx.Sum(ctx, d.o.name, row.No, report.Since)
+		sum, err := queuestore.Sum(ctx, tx, d.o.name, row.No, report.Since)
 		if err != nil {
 			return err
 		}
 		summarize(report, &sum)
-		waiting, err := tx.Waits(ctx, d.o.name, row.No)
+		waiting, err := queuestore.Waits(ctx, tx, d.o.name, row.No)
 		if err != nil {
 			return err
 		}
 		report.Pending = waiting
-		usage, err := tx.Usage(ctx, d.o.name, row.No)
+		usage, err := queuestore.Usage(ctx, tx, d.o.name, row.No)
 		if err != nil {
 			return err
 		}
@@ -94,7 +95,7 @@ func (d *Destinations) Health(ctx context.Context, id string, window time.Durati
 }
 
 // summarize derives rates and percentiles from counts.
-func summarize(r *destination.HealthReport, m *sqlstore.Minute) {
+func summarize(r *destination.HealthReport, m *queuestore.Minute) {
 	r.Delivered, r.Dead, r.Failed = m.Delivered, m.Dead, m.Failed
 	for _, n := range m.Attempts {
 		r.Attempts += n
@@ -109,7 +110,7 @@ func summarize(r *destination.HealthReport, m *sqlstore.Minute) {
 		seen := int64(0)
 		for i, n := range m.Attempts {
 			if seen += n; float64(seen) >= p*float64(r.Attempts) {
-				return destination.Duration(sqlstore.Buckets[min(i, len(sqlstore.Buckets)-1)])
+				return destination.Duration(queuestore.Buckets[min(i, len(queuestore.Buckets)-1)])
 			}
 		}
 		return 0

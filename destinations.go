@@ -299,7 +299,7 @@ func (d *Destinations) save(
 ) (saved *sqlstore.DestinationRow, err error) {
 	err = d.o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
 		if toggled { // its health is locked first, in the order of an attempt that disables it
-			if err := tx.SetBreaker(ctx, row, retry.Closed, d.breaker(row)); err != nil {
+			if err := d.o.s.store.SetBreaker(ctx, tx, row, retry.Closed, d.breaker(row)); err != nil {
 				return err
 			}
 		}
@@ -438,7 +438,7 @@ func (d *Destinations) removeIn(
 	ctx context.Context, tx *sqlstore.Tx, row *sqlstore.DestinationRow, pending destination.Pending,
 ) (deleted, more bool, err error) {
 	if pending == destination.CancelPending {
-		waiting, err := tx.CancelPending(ctx, d.o.name, "", row.No, queue.DestinationGone)
+		waiting, err := d.o.s.store.CancelPending(ctx, tx, d.o.name, "", row.No, queue.DestinationGone)
 		if err != nil || waiting > 0 {
 			return false, true, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
@@ -32,7 +33,7 @@ const (
 type draft struct {
 	path    string // of the request in errors: "" or "requests[2]."
 	payload payload.Payload
-	row     sqlstore.NewDelivery
+	row     queuestore.NewDelivery
 	quotas  settings.Quotas // in force when it was checked
 }
 
@@ -72,7 +73,7 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 	overrides := checkOverrides(p, req, ids)
 	id, err := uuid.NewV7()
 	p.join(err)
-	d := &draft{path: path, payload: req.Payload, quotas: quotas, row: sqlstore.NewDelivery{
+	d := &draft{path: path, payload: req.Payload, quotas: quotas, row: queuestore.NewDelivery{
 		DeliveryRow: sqlstore.DeliveryRow{
 			Organization:   o.name,
 			ID:             id.String(),
@@ -90,7 +91,7 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 		Subscribers: req.Subscribers, Tagged: req.DestinationTags,
 	}}
 	for _, id := range ids {
-		item := sqlstore.NewItem{Destination: id, Priority: int(req.Priority), NotBefore: req.NotBefore}
+		item := queuestore.NewItem{Destination: id, Priority: int(req.Priority), NotBefore: req.NotBefore}
 		if v, ok := overrides[id]; ok {
 			d.override(p, &item, v)
 		}
@@ -100,7 +101,7 @@ func (o *Org) draft(req Request, path string, quotas settings.Quotas) (*draft, e
 }
 
 // override applies what a request sets for one destination to the item that comes next.
-func (d *draft) override(p *problems, item *sqlstore.NewItem, v Override) {
+func (d *draft) override(p *problems, item *queuestore.NewItem, v Override) {
 	option := sqlstore.Option{Retry: v.Retry}
 	if v.Priority != nil {
 		item.Priority = int(*v.Priority)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/internal/engine"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -33,11 +34,11 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 		at[item.ID] = i
 	}
 	err = o.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		pending, err := tx.Items(ctx, o.name, status.ID)
+		pending, err := queuestore.Items(ctx, tx, o.name, status.ID)
 		if err != nil || len(pending) == 0 {
 			return err
 		}
-		handled, err := tx.Workers(ctx, tx.Now.Add(-engine.Seen))
+		handled, err := queuestore.Workers(ctx, tx, tx.Now.Add(-engine.Seen))
 		if err != nil {
 			return err
 		}
@@ -58,7 +59,7 @@ func (o *Org) Explain(ctx context.Context, id string) ([]queue.Explanation, erro
 
 // explain says why an item is pending.
 func (o *Org) explain(
-	ctx context.Context, tx *sqlstore.Tx, p *sqlstore.ItemRow, item *Item, handled map[string]bool,
+	ctx context.Context, tx *sqlstore.Tx, p *queuestore.ItemRow, item *Item, handled map[string]bool,
 	x *queue.Explanation,
 ) error {
 	d, err := tx.Destination(ctx, o.name, p.Destination)
@@ -127,7 +128,7 @@ func ahead(n int) string {
 
 // explainHeld puts into words why the items of a destination are held.
 func (o *Org) explainHeld(
-	ctx context.Context, tx *sqlstore.Tx, p *sqlstore.ItemRow, d *sqlstore.DestinationRow, x *queue.Explanation,
+	ctx context.Context, tx *sqlstore.Tx, p *queuestore.ItemRow, d *sqlstore.DestinationRow, x *queue.Explanation,
 ) error {
 	switch x.Reason {
 	case queue.Paused:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -63,7 +64,7 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 	var s *queue.Stats
 	err = q.s.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
 		s = &queue.Stats{At: tx.Now}
-		counts, err := tx.LaneCounts(ctx, organization)
+		counts, err := queuestore.LaneCounts(ctx, tx, organization)
 		if err != nil {
 			return err
 		}
@@ -72,7 +73,7 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 			return err
 		}
 		for _, c := range counts {
-			info := infos[sqlstore.DestinationOf(c.Lane)]
+			info := infos[queuestore.DestinationOf(c.Lane)]
 			switch {
 			case c.State == queue.Processing:
 				s.Processing += c.N
@@ -88,7 +89,7 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 			}
 		}
 		since := tx.Now.Add(-statsWindow).Truncate(time.Minute)
-		ended, err := tx.Sum(ctx, organization, 0, since)
+		ended, err := queuestore.Sum(ctx, tx, organization, 0, since)
 		if err != nil {
 			return err
 		}
@@ -109,16 +110,16 @@ func (q *Queue) Stats(ctx context.Context) (*queue.Stats, error) {
 const lanesAtOnce = 1000
 
 func laneInfos(
-	ctx context.Context, tx *sqlstore.Tx, counts []sqlstore.LaneCount,
-) (map[int64]*sqlstore.LaneInfo, error) {
-	all := map[int64]*sqlstore.LaneInfo{}
+	ctx context.Context, tx *sqlstore.Tx, counts []queuestore.LaneCount,
+) (map[int64]*queuestore.LaneInfo, error) {
+	all := map[int64]*queuestore.LaneInfo{}
 	for chunk := range slices.Chunk(counts, lanesAtOnce) {
 		nos := make([]int64, len(chunk))
 		for i, c := range chunk {
-			nos[i] = sqlstore.DestinationOf(c.Lane)
-			all[nos[i]] = &sqlstore.LaneInfo{}
+			nos[i] = queuestore.DestinationOf(c.Lane)
+			all[nos[i]] = &queuestore.LaneInfo{}
 		}
-		some, err := tx.LaneInfos(ctx, nos)
+		some, err := queuestore.LaneInfos(ctx, tx, nos)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/access"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
@@ -52,7 +53,7 @@ func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err
 		if len(records) == 0 {
 			return true, nil
 		}
-		return tx.Recorded(ctx, records[0])
+		return queuestore.Recorded(ctx, tx, records[0])
 	}})
 	if err == nil {
 		o.s.engine.Wake()
@@ -64,9 +65,9 @@ func (o *Org) Retry(ctx context.Context, id string, destinations ...string) (err
 type redelivery struct {
 	named   []string // the destinations that are meant; none: all
 	found   []string // those that have something to retry
-	revive  []sqlstore.DeadLetterRow
-	hasten  []*sqlstore.Outcome // of items that wait for a retry
-	records []sqlstore.Key      // of the history that it will make
+	revive  []queuestore.DeadLetterRow
+	hasten  []*queuestore.Outcome // of items that wait for a retry
+	records []sqlstore.Key        // of the history that it will make
 	errs    []error
 }
 
@@ -78,8 +79,8 @@ func (o *Org) retry(ctx context.Context, tx *sqlstore.Tx, id string, named []str
 	if err != nil {
 		return nil, err
 	}
-	letters, err := tx.DeadLetters(
-		ctx, o.name, sqlstore.DeadFilter{Delivery: id}, sqlstore.DeadPage{Limit: maxItems, Lock: true},
+	letters, err := queuestore.DeadLetters(
+		ctx, tx, o.name, queuestore.DeadFilter{Delivery: id}, queuestore.DeadPage{Limit: maxItems, Lock: true},
 	)
 	if err != nil {
 		return nil, err
@@ -99,18 +100,18 @@ func (o *Org) retry(ctx context.Context, tx *sqlstore.Tx, id string, named []str
 		return nil, err
 	}
 	if len(r.hasten) > 0 {
-		if _, err := tx.Finish(ctx, r.hasten); err != nil {
+		if _, err := o.s.store.Finish(ctx, tx, r.hasten); err != nil {
 			return nil, err
 		}
 	}
-	return r.records, tx.Revive(ctx, r.revive)
+	return r.records, o.s.store.Revive(ctx, tx, r.revive)
 }
 
 func (r *redelivery) means(destination string) bool {
 	return len(r.named) == 0 || slices.Contains(r.named, destination)
 }
 
-func (r *redelivery) letter(l sqlstore.DeadLetterRow, now time.Time) {
+func (r *redelivery) letter(l queuestore.DeadLetterRow, now time.Time) {
 	if !r.means(l.Destination) {
 		return
 	}
@@ -122,7 +123,7 @@ func (r *redelivery) letter(l sqlstore.DeadLetterRow, now time.Time) {
 	r.records = append(r.records, l.Returned())
 }
 
-func (r *redelivery) waiting(w sqlstore.ItemRow) {
+func (r *redelivery) waiting(w queuestore.ItemRow) {
 	if !r.means(w.Destination) {
 		return
 	}
@@ -130,7 +131,7 @@ func (r *redelivery) waiting(w sqlstore.ItemRow) {
 	if w.State != queue.Scheduled || w.Attempt == 0 {
 		return
 	}
-	out := &sqlstore.Outcome{No: sqlstore.DestinationOf(w.Lane)}
+	out := &queuestore.Outcome{No: queuestore.DestinationOf(w.Lane)}
 	out.Key, out.Destination = w.Key, w.Destination
 	out.State, out.Reason, out.Took = queue.Ready, queue.Requested, sqlstore.NotBegun
 	r.hasten = append(r.hasten, out)
@@ -138,28 +139,28 @@ func (r *redelivery) waiting(w sqlstore.ItemRow) {
 }
 
 // waiting locks and lists the pending items of a delivery.
-func (o *Org) waiting(ctx context.Context, tx *sqlstore.Tx, id string) ([]sqlstore.ItemRow, error) {
+func (o *Org) waiting(ctx context.Context, tx *sqlstore.Tx, id string) ([]queuestore.ItemRow, error) {
 	rows, err := o.s.store.Pending(ctx, tx, o.name, id, 0, maxItems)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	nos := make([]int64, len(rows))
 	for i, r := range rows {
-		nos[i] = sqlstore.DestinationOf(r.Lane)
+		nos[i] = queuestore.DestinationOf(r.Lane)
 	}
-	infos, err := tx.LaneInfos(ctx, nos)
+	infos, err := queuestore.LaneInfos(ctx, tx, nos)
 	if err != nil {
 		return nil, err
 	}
-	items := make([]sqlstore.ItemRow, len(rows))
+	items := make([]queuestore.ItemRow, len(rows))
 	for i, r := range rows {
-		items[i] = sqlstore.ItemRow{Claimed: r, Destination: infos[nos[i]].ID}
+		items[i] = queuestore.ItemRow{Claimed: r, Destination: infos[nos[i]].ID}
 	}
 	return items, nil
 }
 
 // refusal says why a dead letter cannot be retried, "" if it can.
-func refusal(l sqlstore.DeadLetterRow, now time.Time) string {
+func refusal(l queuestore.DeadLetterRow, now time.Time) string {
 	switch {
 	case l.Deleted:
 		return "its destination was deleted"
@@ -181,11 +182,11 @@ func (o *Org) explainRest(ctx context.Context, tx *sqlstore.Tx, id string, desti
 	if d == nil {
 		return notFound("delivery", id)
 	}
-	pending, err := tx.Items(ctx, o.name, id)
+	pending, err := queuestore.Items(ctx, tx, o.name, id)
 	if err != nil {
 		return err
 	}
-	ends, err := tx.Ends(ctx, o.name, id)
+	ends, err := queuestore.Ends(ctx, tx, o.name, id)
 	if err != nil {
 		return err
 	}
@@ -197,10 +198,10 @@ func (o *Org) explainRest(ctx context.Context, tx *sqlstore.Tx, id string, desti
 	}
 	var errs []error
 	for _, name := range destinations {
-		if slices.ContainsFunc(pending, func(i sqlstore.ItemRow) bool { return i.Destination == name }) {
+		if slices.ContainsFunc(pending, func(i queuestore.ItemRow) bool { return i.Destination == name }) {
 			continue
 		}
-		at := slices.IndexFunc(ends, func(e sqlstore.End) bool { return e.Destination == name })
+		at := slices.IndexFunc(ends, func(e queuestore.End) bool { return e.Destination == name })
 		if at < 0 {
 			errs = append(errs, notFound("destination", name))
 			continue
@@ -302,7 +303,7 @@ func (o *Org) replayed(ctx context.Context, r Replay) (a acceptance, err error) 
 func (o *Org) replayable(
 	ctx context.Context,
 	id string,
-) (old *sqlstore.DeliveryRow, items []sqlstore.EnqueuedItem, err error) {
+) (old *sqlstore.DeliveryRow, items []queuestore.EnqueuedItem, err error) {
 	canonical, ok := sqlstore.CanonicalID(id)
 	if !ok {
 		return nil, nil, notFound("delivery", id)
@@ -311,7 +312,7 @@ func (o *Org) replayable(
 		if old, err = tx.Delivery(ctx, o.name, canonical); err != nil || old == nil {
 			return err
 		}
-		items, err = tx.ItemsOf(ctx, o.name, canonical)
+		items, err = queuestore.ItemsOf(ctx, tx, o.name, canonical)
 		return err
 	})
 	switch {

@@ -13,6 +13,7 @@ import (
 	"github.com/deliverykit/delivery"
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/internal/testkit"
 	"github.com/deliverykit/delivery/payload"
@@ -439,11 +440,13 @@ func TestItemsReadWhileTheyChange(t *testing.T) {
 	at := func(fence int, state queue.State) sqlstore.AttemptRow {
 		return sqlstore.AttemptRow{Key: sqlstore.Key{N: 1, Fence: fence}, State: state, Took: sqlstore.NotBegun}
 	}
-	pending := func(fence int) []sqlstore.ItemRow {
-		return []sqlstore.ItemRow{{Claimed: sqlstore.Claimed{Key: sqlstore.Key{N: 1, Fence: fence}, State: queue.Processing}}}
+	pending := func(fence int) []queuestore.ItemRow {
+		return []queuestore.ItemRow{{
+			Claimed: queuestore.Claimed{Key: sqlstore.Key{N: 1, Fence: fence}, State: queue.Processing},
+		}}
 	}
 	for name, c := range map[string]struct {
-		pending []sqlstore.ItemRow
+		pending []queuestore.ItemRow
 		history []sqlstore.AttemptRow
 		want    queue.State
 	}{

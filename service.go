@@ -16,6 +16,7 @@ import (
 	"github.com/deliverykit/delivery/internal/events"
 	"github.com/deliverykit/delivery/internal/maintenance"
 	"github.com/deliverykit/delivery/internal/netguard"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -25,7 +26,7 @@ import (
 // any number of processes can have one on the same database.
 type DeliveryService struct {
 	settings *settings.Settings
-	store    *sqlstore.Store
+	store    *queuestore.Store
 	guard    *netguard.Guard
 	bus      *events.Bus
 	configs  *configs.Configs
@@ -69,17 +70,18 @@ func New(db DB, opts ...Option) (*DeliveryService, error) {
 // assemble makes the parts of the service from its settings.
 func (s *DeliveryService) assemble(db DB) {
 	set := s.settings
-	s.store = sqlstore.New(db, set.Dialect, set.Clock)
+	base := sqlstore.New(db, set.Dialect, set.Clock)
 	if set.Local != nil {
-		s.store.Local = set.Local
+		base.Local = set.Local
 	}
-	set.Skew = s.store.Skew
+	set.Skew = base.Skew
+	s.store = queuestore.New(base, native(set.Dialect))
 	s.bus = events.NewBus(set.Now)
 	s.configs = configs.New(&set.Fixed)
-	s.spool = spool.New(s.store, set.Payloads)
-	s.audit = audit.NewRecorder(s.store, s.bus, set.Logger, set.Now)
+	s.spool = spool.New(base, set.Payloads)
+	s.audit = audit.NewRecorder(base, s.bus, set.Logger, set.Now)
 	s.engine = engine.New(set, s.store, s.bus)
-	s.chores = maintenance.NewRunner(s.store, set.Logger, set.Observer)
+	s.chores = maintenance.NewRunner(base, set.Logger, set.Observer)
 	s.chores.Add(maintenance.Standard{
 		Settings: set, Configs: s.configs, Spool: s.spool, Audit: s.audit, Bus: s.bus,
 	}.Chores()...)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/deliverykit/delivery/access"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
@@ -109,7 +110,7 @@ func (o *Org) Status(ctx context.Context, id string) (_ *Status, err error) {
 // history is everything that is stored of a delivery.
 type history struct {
 	delivery     *sqlstore.DeliveryRow // nil: there is none
-	pending      []sqlstore.ItemRow
+	pending      []queuestore.ItemRow
 	attempts     []sqlstore.AttemptRow
 	destinations []*sqlstore.DestinationRow
 	written      []sqlstore.Written
@@ -123,7 +124,7 @@ func (o *Org) history(ctx context.Context, tx *sqlstore.Tx, id string) (h histor
 	}
 	// Items before attempts: an item that ends in between is then seen twice rather than not at
 	// all.
-	if h.pending, err = tx.Items(ctx, o.name, id); err != nil {
+	if h.pending, err = queuestore.Items(ctx, tx, o.name, id); err != nil {
 		return h, err
 	}
 	if h.attempts, err = tx.Attempts(ctx, o.name, id); err != nil {
@@ -171,7 +172,7 @@ func removal(written []sqlstore.Written, item string) *Removal {
 // hand has an earlier end in its history, which does not count: only an end under the fence that
 // the item has, or a later one, happened since.
 func items(
-	delivery string, now time.Time, pending []sqlstore.ItemRow, attempts []sqlstore.AttemptRow,
+	delivery string, now time.Time, pending []queuestore.ItemRow, attempts []sqlstore.AttemptRow,
 	destinations []*sqlstore.DestinationRow,
 ) []Item {
 	byNumber := map[int]*Item{}
@@ -204,7 +205,7 @@ func items(
 }
 
 // wait notes that an item is pending.
-func (i *Item) wait(p *sqlstore.ItemRow, now time.Time) {
+func (i *Item) wait(p *queuestore.ItemRow, now time.Time) {
 	i.Destination, i.State, i.Progress = p.Destination, p.State, p.Progress
 	switch {
 	case p.State == queue.Processing:
@@ -243,7 +244,7 @@ func (i *Item) name(destinations []*sqlstore.DestinationRow) {
 }
 
 // held is why the items of a destination are held.
-func held(of *sqlstore.LaneInfo) queue.Reason {
+func held(of *queuestore.LaneInfo) queue.Reason {
 	switch {
 	case of.Paused:
 		return queue.Paused
@@ -307,7 +308,7 @@ func (o *Org) Cancel(ctx context.Context, id string) (err error) {
 	}
 	found := false
 	return o.s.store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) error {
-		n, err := tx.CancelPending(ctx, o.name, canonical, 0, queue.Requested)
+		n, err := o.s.store.CancelPending(ctx, tx, o.name, canonical, 0, queue.Requested)
 		if err != nil || n > 0 || found { // found before: that took effect
 			found = found || n > 0
 			return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/observe"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/redact"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/spool"
@@ -79,7 +80,7 @@ func (a *attempt) end(cause error) (crashed bool) {
 }
 
 // outcome is what becomes of the item.
-func (a *attempt) outcome(cause error) sqlstore.Outcome {
+func (a *attempt) outcome(cause error) queuestore.Outcome {
 	o := a.j.untouched()
 	switch a.refused {
 	case queue.None:
@@ -104,9 +105,9 @@ func (a *attempt) outcome(cause error) sqlstore.Outcome {
 }
 
 // untouched is the outcome of an item that goes back to the queue without an attempt.
-func (j *job) untouched() sqlstore.Outcome {
-	o := sqlstore.Outcome{
-		No: sqlstore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.Breaker.Or(j.policy.Breaker),
+func (j *job) untouched() queuestore.Outcome {
+	o := queuestore.Outcome{
+		No: queuestore.DestinationOf(j.Lane), Ailing: j.ailing, Breaker: j.destination.Breaker.Or(j.policy.Breaker),
 	}
 	o.Key, o.Place, o.Destination = j.Key, j.Place, j.destination.ID
 	o.State, o.Reason, o.Took = queue.Ready, queue.Released, sqlstore.NotBegun
@@ -143,9 +144,9 @@ func record(result *handler.Result) (reference handler.Reference, detail sqlstor
 }
 
 // decide is the rule for what becomes of an item after attempt o.Number ended with err.
-func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
+func decide(o *queuestore.Outcome, policy retry.Policy, err error) {
 	if err == nil {
-		o.State, o.Reason, o.Blame = queue.Delivered, queue.None, sqlstore.Success
+		o.State, o.Reason, o.Blame = queue.Delivered, queue.None, queuestore.Success
 		return
 	}
 	f := handler.Classify(err)
@@ -163,7 +164,7 @@ func decide(o *sqlstore.Outcome, policy retry.Policy, err error) {
 		return
 	}
 	if f.Category != handler.Internal && !errors.Is(err, payload.ErrTooLarge) { // those are on our side
-		o.Blame = sqlstore.Fault
+		o.Blame = queuestore.Fault
 	}
 	again := f.WillRetry()
 	rule, exact, found := policy.Rule(f.Category.String(), f.StatusCode)

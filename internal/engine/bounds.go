@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/retry"
@@ -71,8 +72,8 @@ func (b *bounds) gated(l *lane) bool {
 func (b *bounds) limits(l *lane) destination.Limits { return l.target.Limits.Or(b.policy.Limits) }
 
 // of returns how many items of a lane may be taken, and through which gate.
-func (b *bounds) of(l int64) (int, sqlstore.Gate) {
-	no := sqlstore.DestinationOf(l)
+func (b *bounds) of(l int64) (int, queuestore.Gate) {
+	no := queuestore.DestinationOf(l)
 	left, seen := b.left[no]
 	if !seen {
 		left = b.allowance(no)
@@ -81,9 +82,9 @@ func (b *bounds) of(l int64) (int, sqlstore.Gate) {
 	gate, limited := b.gates[no]
 	switch {
 	case !limited:
-		return left, sqlstore.Open
+		return left, queuestore.Open
 	case gate == nil:
-		return 0, sqlstore.Limited
+		return 0, queuestore.Limited
 	}
 	left = min(left, gate.left)
 	if owner, limited := b.owner[no]; limited {
@@ -102,23 +103,23 @@ func (b *bounds) open(lanes []int64) []int64 {
 
 // cut bounds the shares of open lanes. All lanes of an organization share the room that it has
 // left.
-func (b *bounds) cut(asked []sqlstore.Share) []sqlstore.Share {
+func (b *bounds) cut(asked []queuestore.Share) []queuestore.Share {
 	given := map[string]int{}
 	for i := range asked {
 		n, gate := b.of(asked[i].Lane)
 		n = min(n, asked[i].N)
-		if owner, limited := b.owner[sqlstore.DestinationOf(asked[i].Lane)]; limited {
+		if owner, limited := b.owner[queuestore.DestinationOf(asked[i].Lane)]; limited {
 			n = min(n, b.room[owner]-given[owner])
 			given[owner] += n
 		}
 		asked[i].N, asked[i].Gate = n, gate
 	}
-	return slices.DeleteFunc(asked, func(s sqlstore.Share) bool { return s.N <= 0 })
+	return slices.DeleteFunc(asked, func(s queuestore.Share) bool { return s.N <= 0 })
 }
 
 // take notes that n items of a lane were claimed.
 func (b *bounds) take(l int64, n int) {
-	no := sqlstore.DestinationOf(l)
+	no := queuestore.DestinationOf(l)
 	b.left[no] -= n
 	b.taken[no] += n
 	if gate := b.gates[no]; gate != nil {
@@ -139,7 +140,7 @@ func (b *bounds) writeGates(ctx context.Context, tx *sqlstore.Tx) (wait time.Dur
 			continue
 		}
 		if gate.probing && gate.used > 0 {
-			if _, err := tx.HalfOpen(ctx, no); err != nil {
+			if _, err := queuestore.HalfOpen(ctx, tx, no); err != nil {
 				return 0, err
 			}
 		}
@@ -148,7 +149,7 @@ func (b *bounds) writeGates(ctx context.Context, tx *sqlstore.Tx) (wait time.Dur
 		}
 		wait = sooner(wait, gate.wait())
 		if gate.used > 0 {
-			if err := tx.TakeTokens(ctx, no, gate.tokens-float64(gate.used), gate.at); err != nil {
+			if err := queuestore.TakeTokens(ctx, tx, no, gate.tokens-float64(gate.used), gate.at); err != nil {
 				return 0, err
 			}
 		}

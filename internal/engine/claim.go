@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/retry"
@@ -29,7 +30,7 @@ type claimer struct {
 }
 
 // rings are how far the walks over the lanes have come, by rank.
-type rings [sqlstore.Lowest + 1]ring
+type rings [queuestore.Lowest + 1]ring
 
 type ring struct {
 	cursor int64 // the last lane served
@@ -113,7 +114,7 @@ type claim struct {
 	looked time.Duration // how long its looks for lanes took
 
 	// What it found; see claimed.
-	items   []sqlstore.Claimed
+	items   []queuestore.Claimed
 	unknown []int64
 	wait    time.Duration
 	more    bool
@@ -121,7 +122,7 @@ type claim struct {
 
 // lane is what a claim knows of a destination.
 type lane struct {
-	sqlstore.LaneInfo
+	queuestore.LaneInfo
 	target *target // nil where the process does not know the destination in this version
 }
 
@@ -143,7 +144,7 @@ func (c *claim) do(ctx context.Context, lowestFirst bool) error {
 		}
 	}
 	if len(c.items) > 0 {
-		if err := c.tx.Grant(ctx, c.lease, c.items, c.tx.Now.Add(c.e.Lease)); err != nil {
+		if err := queuestore.Grant(ctx, c.tx, c.lease, c.items, c.tx.Now.Add(c.e.Lease)); err != nil {
 			return err
 		}
 	}
@@ -157,7 +158,7 @@ func (c *claim) ranks(ctx context.Context) (all []int64, err error) {
 	defer func(began time.Time) { c.looked += time.Since(began) }(time.Now())
 	var has [len(c.rings)]bool
 	for _, lane := range c.known {
-		has[sqlstore.RankOf(lane)] = true
+		has[queuestore.RankOf(lane)] = true
 	}
 	var unknown []int64
 	for rank := range has {
@@ -195,7 +196,7 @@ func (c *claim) claimRank(ctx context.Context, rank int64) error {
 // or most lanes are held, it does not come around, and the next call goes on.
 func (c *claim) walk(ctx context.Context, rank int64) (lanes []int64, around bool, err error) {
 	r := &c.rings[rank]
-	start, end := sqlstore.Lane(rank, 0), sqlstore.Lane(rank+1, 0)-1
+	start, end := queuestore.Lane(rank, 0), queuestore.Lane(rank+1, 0)-1
 	if r.cursor < start || r.cursor > end {
 		r.cursor = start
 	}
@@ -244,7 +245,7 @@ func (c *claim) usable(ctx context.Context, lanes []int64) (usable []int64, err 
 		return nil, err
 	}
 	for _, l := range lanes {
-		info := c.lanes[sqlstore.DestinationOf(l)]
+		info := c.lanes[queuestore.DestinationOf(l)]
 		switch {
 		case info == nil, c.e.Types[info.Type] == nil, c.e.targets.isResting(info.No, info.Version, c.e.Now()):
 		case info.Held(c.tx.Now):
@@ -264,14 +265,14 @@ func (c *claim) usable(ctx context.Context, lanes []int64) (usable []int64, err 
 func (c *claim) read(ctx context.Context, lanes []int64) error {
 	nos := make([]int64, 0, len(lanes))
 	for _, l := range lanes {
-		if no := sqlstore.DestinationOf(l); c.lanes[no] == nil {
+		if no := queuestore.DestinationOf(l); c.lanes[no] == nil {
 			nos = append(nos, no)
 		}
 	}
 	if len(nos) == 0 {
 		return nil
 	}
-	infos, err := c.tx.LaneInfos(ctx, nos)
+	infos, err := queuestore.LaneInfos(ctx, c.tx, nos)
 	if err != nil {
 		return err
 	}
@@ -288,11 +289,11 @@ func (c *claim) claimLanes(ctx context.Context, lanes []int64) error {
 	if err := c.lockGates(ctx, lanes); err != nil {
 		return err
 	}
-	var items []sqlstore.Claimed
+	var items []queuestore.Claimed
 	asked := c.bounds.cut(shares(c.bounds.open(lanes), limit))
 	for try := 0; len(asked) > 0; try++ {
 		for i := range asked {
-			if asked[i].Gate == sqlstore.Open {
+			if asked[i].Gate == queuestore.Open {
 				asked[i].Floor = c.floors[asked[i].Lane].seq
 			}
 		}
@@ -323,12 +324,12 @@ func (c *claim) jobs() []job {
 	under := &lease{id: c.lease, claimed: time.Now(), left: len(c.items)}
 	jobs := make([]job, len(c.items))
 	for i, item := range c.items {
-		no := sqlstore.DestinationOf(item.Lane)
+		no := queuestore.DestinationOf(item.Lane)
 		info, gate := c.lanes[no], c.bounds.gates[no]
 		jobs[i] = job{
 			Claimed: item, lease: under, policy: c.policy, destination: info.target,
 			ailing:  info.Failures > 0 || info.Breaker != retry.Closed,
-			ordered: gate != nil && gate.kind == sqlstore.Ordered,
+			ordered: gate != nil && gate.kind == queuestore.Ordered,
 		}
 	}
 	return jobs

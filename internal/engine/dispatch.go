@@ -3,7 +3,7 @@ package engine
 import (
 	"sync"
 
-	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/queuestore"
 )
 
 // dispatcher hands jobs to workers, one destination after another, and keeps slow destinations from
@@ -47,7 +47,7 @@ func (d *dispatcher) put(jobs []job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range jobs {
-		no := sqlstore.DestinationOf(jobs[i].Lane)
+		no := queuestore.DestinationOf(jobs[i].Lane)
 		q := d.queues[no]
 		if q == nil {
 			q = &queued{}
@@ -113,7 +113,7 @@ func (d *dispatcher) over(q *queued) bool {
 func (d *dispatcher) done(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	no := sqlstore.DestinationOf(j.Lane)
+	no := queuestore.DestinationOf(j.Lane)
 	q := d.queues[no]
 	q.running--
 	d.running--

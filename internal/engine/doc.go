@@ -1,6 +1,6 @@
 // Package engine moves items: it claims those that are ready, has handlers attempt them, and
 // records the outcomes. It knows handlers only through package handler, and the database only
-// through sqlstore.
+// through queuestore and sqlstore.
 //
 // # Who owns a job
 //

@@ -11,6 +11,7 @@ import (
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/internal/configs"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/spool"
 	"github.com/deliverykit/delivery/internal/sqlstore"
@@ -21,7 +22,7 @@ import (
 // overlap.
 type Engine struct {
 	*settings.Settings
-	Store   *sqlstore.Store
+	Store   *queuestore.Store
 	bus     *events.Bus
 	configs *configs.Configs
 	spool   *spool.Spool
@@ -36,9 +37,9 @@ type Engine struct {
 }
 
 // New returns an engine that does nothing yet.
-func New(s *settings.Settings, store *sqlstore.Store, bus *events.Bus) *Engine {
+func New(s *settings.Settings, store *queuestore.Store, bus *events.Bus) *Engine {
 	return &Engine{
-		Settings: s, Store: store, bus: bus, configs: configs.New(&s.Fixed), spool: spool.New(store, s.Payloads),
+		Settings: s, Store: store, bus: bus, configs: configs.New(&s.Fixed), spool: spool.New(store.Store, s.Payloads),
 		wake:    make(chan struct{}, 1),
 		targets: targets{ready: map[int64]*target{}, resting: map[int64]rest{}},
 	}
@@ -56,7 +57,7 @@ func (e *Engine) Wake() {
 func (e *Engine) Ended() <-chan struct{} { return e.ended.next() }
 
 // announce wakes the callers that wait for an item to end, if one of the outcomes is an end.
-func (e *Engine) announce(outcomes []*sqlstore.Outcome) {
+func (e *Engine) announce(outcomes []*queuestore.Outcome) {
 	for _, o := range outcomes {
 		if o.State.Ended() {
 			e.ended.send()
@@ -66,24 +67,22 @@ func (e *Engine) announce(outcomes []*sqlstore.Outcome) {
 }
 
 // report logs and publishes changes of the health of destinations.
-func (e *Engine) report(changes []sqlstore.HealthChange) {
-	publish := func(c sqlstore.HealthChange, kind event.Kind, reason string) {
+func (e *Engine) report(changes []queuestore.HealthChange) {
+	publish := func(c queuestore.HealthChange, kind event.Kind, reason string) {
 		e.bus.Publish(event.Event{Kind: kind, Organization: c.Organization, Destination: c.Destination, Reason: reason})
 	}
 	for _, c := range changes {
 		log := e.Logger.With("organization", c.Organization, "destination", c.Destination)
 		switch c.Verdict {
-		case sqlstore.Opened:
+		case queuestore.Opened:
 			log.Warn("delivery: the breaker of a destination opens; its items wait",
 				"failures", c.Failures, "until", c.Until)
 			publish(c, event.BreakerOpened, fmt.Sprintf("%d failures in a row", c.Failures))
-		case sqlstore.GivenUp:
-			log.Warn(
-				"delivery: a destination is disabled; its items are held until it is enabled", "reason",
-				c.Disabled,
-			)
+		case queuestore.GivenUp:
+			log.Warn("delivery: a destination is disabled; its items are held until it is enabled",
+				"reason", c.Disabled)
 			publish(c, event.DestinationDisabled, c.Disabled)
-		case sqlstore.Recovered:
+		case queuestore.Recovered:
 			log.Info("delivery: the breaker of a destination closes", "enabled", c.Enabled)
 			publish(c, event.BreakerClosed, "")
 			if c.Enabled {
@@ -124,7 +123,7 @@ type Counts struct {
 	Attempts, Delivered, Retrying, Dead atomic.Int64
 }
 
-func (c *Counts) add(o *sqlstore.Outcome) {
+func (c *Counts) add(o *queuestore.Outcome) {
 	if o.Took != sqlstore.NotBegun && o.Reason != queue.Released {
 		c.Attempts.Add(1)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -24,9 +25,9 @@ const MaxAhead = 10_000
 // Why returns why an item that is ready and not held waits. handled are the types that any process
 // attempts. It looks at what a claim looks at, without a lock.
 func (e *Engine) Why(
-	ctx context.Context, tx *sqlstore.Tx, item *sqlstore.ItemRow, d *sqlstore.DestinationRow, handled map[string]bool,
+	ctx context.Context, tx *sqlstore.Tx, item *queuestore.ItemRow, d *sqlstore.DestinationRow, handled map[string]bool,
 ) (w Why, err error) {
-	if w.Ahead, err = tx.Ahead(ctx, item.Lane, item.Seq, MaxAhead); err != nil {
+	if w.Ahead, err = queuestore.Ahead(ctx, tx, item.Lane, item.Seq, MaxAhead); err != nil {
 		return w, err
 	}
 	if e.Types[d.Type] == nil && !handled[d.Type] {
@@ -39,7 +40,7 @@ func (e *Engine) Why(
 	if err != nil {
 		return w, err
 	}
-	state, err := tx.Gate(ctx, d.Organization, d.No)
+	state, err := queuestore.GateOf(ctx, tx, d.Organization, d.No)
 	if err != nil {
 		return w, err
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
@@ -30,7 +31,7 @@ type Job interface {
 }
 
 // Of identifies a job.
-func (j *job) Of() (destination, seq int64) { return sqlstore.DestinationOf(j.Lane), j.Seq }
+func (j *job) Of() (destination, seq int64) { return queuestore.DestinationOf(j.Lane), j.Seq }
 
 // NewDispatcher returns one for so many workers.
 func NewDispatcher(workers int) Dispatcher { return Dispatcher{newDispatcher(workers)} }
@@ -39,7 +40,7 @@ func NewDispatcher(workers int) Dispatcher { return Dispatcher{newDispatcher(wor
 func (d Dispatcher) Put(destination, first int64, n int) {
 	jobs := make([]job, n)
 	for i := range jobs {
-		jobs[i].Lane, jobs[i].Seq = sqlstore.Lane(5, destination), first+int64(i)
+		jobs[i].Lane, jobs[i].Seq = queuestore.Lane(5, destination), first+int64(i)
 	}
 	d.d.put(jobs)
 }
@@ -101,7 +102,7 @@ func Collect(ordered []bool, busy, stopping bool) int {
 type Floors struct{ f floors }
 
 // Raise notes what a claim took.
-func (f *Floors) Raise(items []sqlstore.Claimed, open func(no int64) bool) { f.f.raise(items, open) }
+func (f *Floors) Raise(items []queuestore.Claimed, open func(no int64) bool) { f.f.raise(items, open) }
 
 // Known lists the lanes that have floors.
 func (f *Floors) Known() []int64 { return f.f.known() }
@@ -113,7 +114,7 @@ func (f *Floors) Seq(lane int64) int64 { return f.f.lanes[lane].seq }
 // know, and reports whether there are items that it could not look at.
 func (e *Engine) Claim(
 	ctx context.Context, limit int, waits func(no int64) (int, bool), exact bool,
-) (items []sqlstore.Claimed, lease int64, more bool, err error) {
+) (items []queuestore.Claimed, lease int64, more bool, err error) {
 	got, err := e.claim(ctx, limit, waits, exact)
 	if err != nil {
 		return nil, 0, false, err
@@ -129,21 +130,21 @@ func (e *Engine) Claim(
 
 // Sweep moves all that is due.
 func (e *Engine) Sweep(ctx context.Context) error {
-	_, _, err := e.sweep(ctx, func(*sqlstore.Outcome) {}, true)
+	_, _, err := e.sweep(ctx, func(*queuestore.Outcome) {}, true)
 	return err
 }
 
 // Unobserved is an attempt of an engine that has no observer.
 type Unobserved struct {
 	a        *attempt
-	outcomes []*sqlstore.Outcome
+	outcomes []*queuestore.Outcome
 }
 
 // NewUnobserved returns one.
 func NewUnobserved() *Unobserved {
 	e := &Engine{Settings: settings.NewBuilder().Build()}
-	j := &job{Claimed: sqlstore.Claimed{Content: &sqlstore.DeliveryRow{}}}
-	return &Unobserved{newAttempt(e, j), []*sqlstore.Outcome{&j.outcome}}
+	j := &job{Claimed: queuestore.Claimed{Content: &sqlstore.DeliveryRow{}}}
+	return &Unobserved{newAttempt(e, j), []*queuestore.Outcome{&j.outcome}}
 }
 
 // Observe passes the points of a claim, an attempt and a batch at which an observer would be

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -68,7 +69,7 @@ func (p *pipeline) collect(batch []*job, linger time.Duration) []*job {
 func (p *pipeline) write(batch []*job) {
 	ctx, cancel := context.WithTimeout(p.base, p.e.Lease)
 	defer cancel()
-	outcomes := make([]*sqlstore.Outcome, len(batch))
+	outcomes := make([]*queuestore.Outcome, len(batch))
 	for i, j := range batch {
 		outcomes[i] = &j.outcome
 	}
@@ -94,18 +95,18 @@ func (p *pipeline) write(batch []*job) {
 // commit writes outcomes and drops the leases that end with them. It tries again until ctx ends: a
 // database that is away for a moment must not make the process forget what was delivered.
 func (e *Engine) commit(
-	ctx context.Context, outcomes []*sqlstore.Outcome, leases []int64,
-) (done sqlstore.Finished, err error) {
+	ctx context.Context, outcomes []*queuestore.Outcome, leases []int64,
+) (done queuestore.Finished, err error) {
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		err = e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			if done, err = tx.Finish(ctx, outcomes); err != nil {
+			if done, err = e.Store.Finish(ctx, tx, outcomes); err != nil {
 				return err
 			}
-			return tx.Drop(ctx, leases)
+			return queuestore.Drop(ctx, tx, leases)
 		}, Committed: func(ctx context.Context, tx *sqlstore.Tx) (bool, error) {
 			for i, o := range outcomes {
 				if done.Applied[i] && !o.Silent() { // one transaction: if one is there, all are
-					return tx.Recorded(ctx, o.Key)
+					return queuestore.Recorded(ctx, tx, o.Key)
 				}
 			}
 			return true, nil

@@ -8,22 +8,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
-	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
 // job is a claimed item, with all that an attempt needs, and its outcome. Until its last group, the
 // fields are written by the claimer alone, before the workers see the job.
 type job struct {
-	sqlstore.Claimed
+	queuestore.Claimed
 	policy      *settings.Policy // in force when it was claimed
 	destination *target
 	ailing      bool // the claim saw failures of the destination
 	ordered     bool // the next item of the destination waits for this outcome
 
-	outcome  sqlstore.Outcome // the worker's until it sends the job to the finisher, then the finisher's
-	progress atomic.Int64     // bytes that the other side has
-	noted    int64            // of them, written to the database. The heartbeat's own
+	outcome  queuestore.Outcome // the worker's until it sends the job to the finisher, then the finisher's
+	progress atomic.Int64       // bytes that the other side has
+	noted    int64              // of them, written to the database. The heartbeat's own
 
 	// Under the lock of the flights.
 	lease  *lease                  // nil once the item is no longer under it

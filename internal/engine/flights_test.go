@@ -13,9 +13,10 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/queuestore"
+	"github.com/deliverykit/delivery/internal/queuestore/sqlite"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
 	"github.com/deliverykit/delivery/queue"
 )
 
@@ -131,7 +132,7 @@ func engineOn(db sqlstore.DB, lease time.Duration, deliver func()) *Engine {
 			deliver()
 			return nil, nil
 		}))
-	return New(b.Build(), sqlstore.New(db, sqlite.Dialect{}, nil), events.NewBus(time.Now))
+	return New(b.Build(), queuestore.New(sqlstore.New(db, sqlite.Native{}, nil), sqlite.Native{}), events.NewBus(time.Now))
 }
 
 // pass returns a pipeline without goroutines.
@@ -147,7 +148,7 @@ func pass(t *testing.T, e *Engine) *pipeline {
 // waiting adds a job that waits for a worker.
 func waiting(p *pipeline) {
 	jobs := []job{{
-		Claimed: sqlstore.Claimed{Content: &sqlstore.DeliveryRow{}},
+		Claimed: queuestore.Claimed{Content: &sqlstore.DeliveryRow{}},
 		lease:   &lease{id: 1, claimed: time.Now(), left: 1}, policy: p.e.Policy(),
 		destination: &target{DestinationRow: &sqlstore.DestinationRow{}, typ: p.e.Types["fake"], config: struct{}{}},
 	}}
@@ -209,7 +210,7 @@ func TestWhatABeatDoes(t *testing.T) {
 	kept[1].Delivery = "cancelled"
 	b := p.flights.look(now, 0)
 	b.prolonged = map[int64]bool{1: true}
-	b.flagged = []sqlstore.Changed{{Key: kept[1].Key, Cancel: queue.Requested}}
+	b.flagged = []queuestore.Changed{{Key: kept[1].Key, Cancel: queue.Requested}}
 	p.apply(b)
 	if kept[0].cause != nil || kept[0].noted != 7 || kept[0].lease.left != 2 {
 		t.Errorf("an attempt ends with %v, %d bytes are noted, %d items are under its lease",

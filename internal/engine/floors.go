@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/queuestore"
 )
 
 // A transaction that is held open keeps PostgreSQL from removing rows that were claimed and
@@ -48,14 +48,14 @@ const (
 
 // raise notes what a claim took. Gated destinations have no floors: in strict order, an item keeps
 // its number when it becomes ready again.
-func (f *floors) raise(items []sqlstore.Claimed, open func(no int64) bool) {
+func (f *floors) raise(items []queuestore.Claimed, open func(no int64) bool) {
 	if f.lanes == nil {
 		f.lanes = map[int64]floor{}
 	}
 	f.turn++
 	for i := range items {
 		c := &items[i]
-		if !open(sqlstore.DestinationOf(c.Lane)) {
+		if !open(queuestore.DestinationOf(c.Lane)) {
 			delete(f.lanes, c.Lane)
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/destination"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/retry"
 )
@@ -13,7 +14,7 @@ import (
 // gate is what a claim may still take of a destination that is limited over all processes. Its row
 // is locked until the claim commits, so that no other process counts the same room.
 type gate struct {
-	kind    sqlstore.Gate
+	kind    queuestore.Gate
 	probing bool // items are taken to find out whether the destination is well again
 	left    int
 	rate    float64 // of the bucket, in tokens a second; 0: there is no bucket
@@ -25,14 +26,14 @@ type gate struct {
 // newGate returns how much a destination may be given with inFlight items in flight: by its limits,
 // and by its breaker while that is half-open or lets out items that it held.
 func newGate(
-	l destination.Limits, b retry.Breaker, info *sqlstore.LaneInfo, state sqlstore.GateState, inFlight int,
+	l destination.Limits, b retry.Breaker, info *queuestore.LaneInfo, state queuestore.GateState, inFlight int,
 ) *gate {
-	g := &gate{kind: sqlstore.Limited, left: math.MaxInt, at: state.Now}
+	g := &gate{kind: queuestore.Limited, left: math.MaxInt, at: state.Now}
 	if l.Concurrency > 0 {
 		g.left = max(0, l.Concurrency-inFlight)
 	}
 	if l.Ordered {
-		g.kind, g.left = sqlstore.Ordered, min(g.left, max(0, 1-inFlight))
+		g.kind, g.left = queuestore.Ordered, min(g.left, max(0, 1-inFlight))
 	}
 	if info.Breaker != retry.Closed {
 		probes := b.Probes
@@ -52,7 +53,7 @@ func newGate(
 }
 
 // fill gives the gate a bucket, with the tokens that it holds by now.
-func (g *gate) fill(rate float64, burst int, state sqlstore.GateState) {
+func (g *gate) fill(rate float64, burst int, state queuestore.GateState) {
 	size := float64(burst)
 	if burst == 0 {
 		size = max(1, math.Ceil(rate))
@@ -84,7 +85,7 @@ func (c *claim) lockGates(ctx context.Context, lanes []int64) error {
 	b := c.bounds
 	limited := map[int64]string{}
 	for _, l := range lanes {
-		no := sqlstore.DestinationOf(l)
+		no := queuestore.DestinationOf(l)
 		if _, seen := b.gates[no]; !seen && b.gated(c.lanes[no]) {
 			limited[no] = c.lanes[no].Organization
 		}
@@ -92,7 +93,7 @@ func (c *claim) lockGates(ctx context.Context, lanes []int64) error {
 	if len(limited) == 0 {
 		return nil
 	}
-	states, err := c.tx.LockGates(ctx, limited)
+	states, err := c.e.Store.LockGates(ctx, c.tx, limited)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (c *claim) lockGates(ctx context.Context, lanes []int64) error {
 }
 
 // openGate adds a locked gate, unless its destination is held.
-func (c *claim) openGate(ctx context.Context, state sqlstore.GateState, inFlight int) error {
+func (c *claim) openGate(ctx context.Context, state queuestore.GateState, inFlight int) error {
 	info, b := c.lanes[state.No], c.bounds
 	if info.Held(c.tx.Now) {
 		return nil
@@ -151,7 +152,7 @@ func (c *claim) readBreakers(ctx context.Context, locked map[int64]string) error
 	if len(probing) == 0 {
 		return nil
 	}
-	now, err := c.tx.LaneInfos(ctx, probing)
+	now, err := queuestore.LaneInfos(ctx, c.tx, probing)
 	for no, info := range now {
 		c.lanes[no].LaneInfo = info
 	}
@@ -160,11 +161,11 @@ func (c *claim) readBreakers(ctx context.Context, locked map[int64]string) error
 
 // caughtUp forgets that a breaker held items once none of them is left.
 func caughtUp(ctx context.Context, tx *sqlstore.Tx, info *lane) error {
-	left, err := tx.CatchingUp(ctx, info.No, info.CatchUpTo)
+	left, err := queuestore.CatchingUp(ctx, tx, info.No, info.CatchUpTo)
 	if err != nil || left {
 		return err
 	}
-	err = tx.CaughtUp(ctx, info.No, info.CatchUpTo)
+	err = queuestore.CaughtUp(ctx, tx, info.No, info.CatchUpTo)
 	info.CatchUpTo = 0
 	return err
 }
@@ -184,7 +185,7 @@ func (c *claim) lockOrganizations(ctx context.Context, owners map[int64]string) 
 			names = append(names, name)
 		}
 	}
-	locked, err := c.tx.LockOrganizations(ctx, names)
+	locked, err := queuestore.LockOrganizations(ctx, c.tx, names)
 	if err != nil {
 		return err
 	}

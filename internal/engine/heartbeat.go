@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -33,7 +34,7 @@ type beat struct {
 
 	// What the database said.
 	prolonged map[int64]bool
-	flagged   []sqlstore.Changed // to be cancelled
+	flagged   []queuestore.Changed // to be cancelled
 }
 
 // look returns what a beat has to do. Leases that were claimed less than young ago can wait.
@@ -84,14 +85,14 @@ func (p *pipeline) beat(b *beat) {
 
 // write prolongs leases, notes progress, and moves stuck items to a lease that ends at once.
 func (b *beat) write(ctx context.Context, tx *sqlstore.Tx, lease time.Duration) (err error) {
-	if b.prolonged, err = tx.Prolong(ctx, b.leases, tx.Now.Add(lease)); err != nil {
+	if b.prolonged, err = queuestore.Prolong(ctx, tx, b.leases, tx.Now.Add(lease)); err != nil {
 		return err
 	}
-	if b.flagged, err = tx.Flagged(ctx, b.leases); err != nil {
+	if b.flagged, err = queuestore.Flagged(ctx, tx, b.leases); err != nil {
 		return err
 	}
 	for j, done := range b.progress {
-		if err := tx.NoteProgress(ctx, j.Key, done); err != nil {
+		if err := queuestore.NoteProgress(ctx, tx, j.Key, done); err != nil {
 			return err
 		}
 	}
@@ -99,7 +100,7 @@ func (b *beat) write(ctx context.Context, tx *sqlstore.Tx, lease time.Duration) 
 	for i, j := range b.stuck {
 		keys[i] = j.Key
 	}
-	return tx.Abandon(ctx, newLease(), keys)
+	return queuestore.Abandon(ctx, tx, newLease(), keys)
 }
 
 // apply acts on a beat that was written: stuck attempts leave their leases, and attempts whose

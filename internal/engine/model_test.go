@@ -26,10 +26,11 @@ import (
 	"github.com/deliverykit/delivery/internal/dbtest"
 	"github.com/deliverykit/delivery/internal/engine"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/queuestore"
+	"github.com/deliverykit/delivery/internal/queuestore/postgres"
+	"github.com/deliverykit/delivery/internal/queuestore/sqlite"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
-	"github.com/deliverykit/delivery/internal/sqlstore/postgres"
-	"github.com/deliverykit/delivery/internal/sqlstore/sqlite"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -43,12 +44,12 @@ func TestQueueAgreesWithModel(t *testing.T) {
 	if os.Getenv("DELIVERY_SOAK") == "1" {
 		transitions = 100_000
 	}
-	for name, open := range map[string]func(t *testing.T) (*sql.DB, sqlstore.Dialect){
-		"sqlite": func(t *testing.T) (*sql.DB, sqlstore.Dialect) {
-			return migrated(t, "sqlite", dbtest.SQLite(t)), sqlite.Dialect{}
+	for name, open := range map[string]func(t *testing.T) (*sql.DB, database){
+		"sqlite": func(t *testing.T) (*sql.DB, database) {
+			return migrated(t, "sqlite", dbtest.SQLite(t)), sqlite.Native{}
 		},
-		"postgres": func(t *testing.T) (*sql.DB, sqlstore.Dialect) {
-			return migrated(t, "postgres", dbtest.Postgres(t)), postgres.Dialect{}
+		"postgres": func(t *testing.T) (*sql.DB, database) {
+			return migrated(t, "postgres", dbtest.Postgres(t)), postgres.Native{}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,12 +105,12 @@ const modelLease = 30 * time.Second
 type model struct {
 	t       *rapid.T
 	ctx     context.Context //nolint:containedctx // of one check
-	store   *sqlstore.Store
+	store   *queuestore.Store
 	now     time.Time
 	cap     int // of each organization, in flight; 0: none
 	engines []*engine.Engine
-	leases  [][]sqlstore.Claimed // by process: also those that it has lost without having seen that
-	granted map[int64]time.Time  // until when, by lease
+	leases  [][]queuestore.Claimed // by process: also those that it has lost without having seen that
+	granted map[int64]time.Time    // until when, by lease
 
 	abandoned int64 // the last lease that was made up for what was abandoned
 
@@ -134,21 +135,27 @@ type modelItem struct {
 	Deadline      time.Time
 	Attempt, Lost int
 	Cancel        queue.Reason
-	Gate          sqlstore.Gate
+	Gate          queuestore.Gate
 	Records       int   // in its history
 	lease         int64 // 0 unless it is being attempted
 	destination   *modelDestination
 	moved         bool // to the end of its lane
 }
 
-func newModel(t *rapid.T, db *sql.DB, dialect sqlstore.Dialect) *model {
+// database is all that differs between databases.
+type database interface {
+	sqlstore.Dialect
+	queuestore.Native
+}
+
+func newModel(t *rapid.T, db *sql.DB, dialect database) *model {
 	m := &model{
 		t: t, ctx: t.Context(), now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC),
 		cap:           rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "cap"),
 		organizations: []string{"acme", "other"}, paused: map[string]bool{}, items: map[sqlstore.Key]*modelItem{},
-		leases: make([][]sqlstore.Claimed, 2), granted: map[int64]time.Time{},
+		leases: make([][]queuestore.Claimed, 2), granted: map[int64]time.Time{},
 	}
-	m.store = sqlstore.New(db, dialect, func() time.Time { return m.now })
+	m.store = queuestore.New(sqlstore.New(db, dialect, func() time.Time { return m.now }), dialect)
 	m.write(func(tx *sqlstore.Tx) error {
 		for _, table := range []string{
 			"queue", "leases", "attempts", "dead_letters", "deliveries", "gates", "health", "organizations", "destinations",
@@ -257,9 +264,9 @@ func (m *model) actions() map[string]func(*rapid.T) {
 
 func (m *model) enqueue(t *rapid.T) {
 	organization := draw(t, "organization", m.organizations)
-	var batch []sqlstore.NewDelivery
+	var batch []queuestore.NewDelivery
 	for range rapid.IntRange(1, 3).Draw(t, "deliveries") {
-		d := sqlstore.NewDelivery{DeliveryRow: sqlstore.DeliveryRow{
+		d := queuestore.NewDelivery{DeliveryRow: sqlstore.DeliveryRow{
 			Organization: organization, ID: newID(t), Priority: rapid.IntRange(-1, 1).Draw(t, "priority"),
 			Payload: sqlstore.Payload{Info: payload.Info{Size: 2, SHA256: fmt.Sprintf("%064x", 1)}, Inline: []byte("{}")},
 		}, MaxDestinations: 50}
@@ -273,7 +280,7 @@ func (m *model) enqueue(t *rapid.T) {
 		}
 		for _, dest := range m.destinations {
 			if dest.Organization == organization && rapid.Bool().Draw(t, "to") {
-				d.Items = append(d.Items, sqlstore.NewItem{Destination: dest.ID, Priority: d.Priority, NotBefore: d.NotBefore})
+				d.Items = append(d.Items, queuestore.NewItem{Destination: dest.ID, Priority: d.Priority, NotBefore: d.NotBefore})
 			}
 		}
 		if len(d.Items) > 0 {
@@ -299,7 +306,7 @@ func (m *model) enqueue(t *rapid.T) {
 			item.destination = m.destinations[slices.IndexFunc(m.destinations, func(x *modelDestination) bool {
 				return x.ID == it.Destination
 			})]
-			item.Lane = sqlstore.Lane(sqlstore.Rank(it.Priority), item.destination.No)
+			item.Lane = queuestore.Lane(queuestore.Rank(it.Priority), item.destination.No)
 			m.items[item.Key] = item
 		}
 	}
@@ -315,7 +322,7 @@ func (m *model) room(d *modelDestination) int {
 	room, all := 1000, 0
 	inFlight := 0
 	for _, it := range m.items {
-		if it.Gate != sqlstore.Open && (it.State == queue.Processing || it.State == queue.Scheduled) && it.destination == d {
+		if it.Gate != queuestore.Open && (it.State == queue.Processing || it.State == queue.Scheduled) && it.destination == d {
 			inFlight++
 		}
 		if it.State == queue.Processing && it.destination.Organization == d.Organization {
@@ -354,7 +361,7 @@ func (m *model) claim(t *rapid.T) {
 	exact := rapid.Bool().Draw(t, "exact")
 	waits := func(no int64) (n int, stalled bool) {
 		for _, c := range m.leases[p] {
-			if sqlstore.DestinationOf(c.Lane) == no {
+			if queuestore.DestinationOf(c.Lane) == no {
 				n++
 			}
 		}
@@ -367,7 +374,7 @@ func (m *model) claim(t *rapid.T) {
 		waiting, _ := waits(d.No)
 		claimable = claimable || !m.held(d) && m.room(d) > 0 && waiting < 3*limit
 	}
-	var got []sqlstore.Claimed
+	var got []queuestore.Claimed
 	var lease int64
 	for more := true; more && len(got) == 0; { // the first times it does not know the destinations
 		var err error
@@ -399,12 +406,12 @@ func (m *model) claim(t *rapid.T) {
 		if c.Attempt != it.Attempt || c.Lost != it.Lost || !c.Deadline.Equal(it.Deadline) {
 			t.Fatalf("claimed %+v of %+v", c, it)
 		}
-		it.State, it.lease, it.Gate = queue.Processing, lease, sqlstore.Open
+		it.State, it.lease, it.Gate = queue.Processing, lease, queuestore.Open
 		switch {
 		case d.Limits.Ordered:
-			it.Gate = sqlstore.Ordered
+			it.Gate = queuestore.Ordered
 		case d.Limits.Concurrency > 0 || m.cap > 0:
-			it.Gate = sqlstore.Limited
+			it.Gate = queuestore.Limited
 		}
 	}
 	m.leases[p] = append(m.leases[p], got...)
@@ -421,9 +428,9 @@ func (m *model) finish(t *rapid.T) {
 	}
 	n := rapid.IntRange(1, min(4, len(m.leases[p]))).Draw(t, "items")
 	leases := rapid.Permutation(m.leases[p]).Draw(t, "leases")
-	var outcomes []*sqlstore.Outcome
+	var outcomes []*queuestore.Outcome
 	for _, c := range leases[:n] {
-		o := &sqlstore.Outcome{No: sqlstore.DestinationOf(c.Lane), Breaker: retry.Breaker{Off: true}}
+		o := &queuestore.Outcome{No: queuestore.DestinationOf(c.Lane), Breaker: retry.Breaker{Off: true}}
 		o.Key, o.Number, o.Took = c.Key, c.Attempt+1, time.Millisecond
 		if it := m.items[place(c.Key)]; it != nil {
 			o.Destination = it.destination.ID
@@ -443,12 +450,12 @@ func (m *model) finish(t *rapid.T) {
 		outcomes = append(outcomes, o)
 	}
 	m.leases[p] = leases[n:]
-	var f sqlstore.Finished
+	var f queuestore.Finished
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		if f, err = tx.Finish(m.ctx, outcomes); err != nil {
+		if f, err = m.store.Finish(m.ctx, tx, outcomes); err != nil {
 			return err
 		}
-		return tx.Drop(m.ctx, m.last(outcomes))
+		return queuestore.Drop(m.ctx, tx, m.last(outcomes))
 	})
 	for i, o := range outcomes {
 		it := m.items[place(o.Key)]
@@ -464,7 +471,7 @@ func (m *model) finish(t *rapid.T) {
 
 // last lists the leases that outcomes end, as the process sees it, which knows only of the items
 // that are under them still.
-func (m *model) last(outcomes []*sqlstore.Outcome) (leases []int64) {
+func (m *model) last(outcomes []*queuestore.Outcome) (leases []int64) {
 	left := map[int64]int{}
 	for _, it := range m.items {
 		left[it.lease]++
@@ -481,7 +488,7 @@ func (m *model) last(outcomes []*sqlstore.Outcome) (leases []int64) {
 }
 
 // applied is what an outcome makes of an item.
-func (m *model) applied(it *modelItem, o *sqlstore.Outcome) {
+func (m *model) applied(it *modelItem, o *queuestore.Outcome) {
 	if o.State.Ended() {
 		m.end(it, o.State)
 		return
@@ -505,8 +512,8 @@ func (m *model) applied(it *modelItem, o *sqlstore.Outcome) {
 func (m *model) back(it *modelItem) {
 	it.Key.Fence++
 	it.lease = 0
-	if it.Gate != sqlstore.Ordered {
-		it.Gate, it.moved = sqlstore.Open, true
+	if it.Gate != queuestore.Ordered {
+		it.Gate, it.moved = queuestore.Open, true
 	}
 }
 
@@ -537,10 +544,10 @@ func (m *model) prolong(t *rapid.T) {
 	var held map[int64]bool
 	flagged := map[sqlstore.Key]queue.Reason{}
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		if held, err = tx.Prolong(m.ctx, append(ids, gone), m.now.Add(modelLease)); err != nil {
+		if held, err = queuestore.Prolong(m.ctx, tx, append(ids, gone), m.now.Add(modelLease)); err != nil {
 			return err
 		}
-		of, err := tx.Flagged(m.ctx, ids)
+		of, err := queuestore.Flagged(m.ctx, tx, ids)
 		for _, c := range of {
 			if it := m.items[place(c.Key)]; it.Key == c.Key && m.holds(p, c.Key) {
 				flagged[c.Key] = c.Cancel
@@ -564,7 +571,7 @@ func (m *model) prolong(t *rapid.T) {
 
 // holds reports whether a process has leased an item.
 func (m *model) holds(p int, k sqlstore.Key) bool {
-	return slices.ContainsFunc(m.leases[p], func(c sqlstore.Claimed) bool { return c.Key == k })
+	return slices.ContainsFunc(m.leases[p], func(c queuestore.Claimed) bool { return c.Key == k })
 }
 
 // abandon takes an item out of its lease, whether it is the process's still or not.
@@ -573,7 +580,7 @@ func (m *model) abandon(t *rapid.T) {
 	c := draw(t, "lease", m.leases[p])
 	m.abandoned++
 	id := m.abandoned
-	m.write(func(tx *sqlstore.Tx) error { return tx.Abandon(m.ctx, id, []sqlstore.Key{c.Key}) })
+	m.write(func(tx *sqlstore.Tx) error { return queuestore.Abandon(m.ctx, tx, id, []sqlstore.Key{c.Key}) })
 	if it := m.items[place(c.Key)]; it.Key == c.Key && it.lease != 0 {
 		it.lease = id
 		m.granted[id] = m.now
@@ -590,7 +597,7 @@ func (m *model) sweep(t *rapid.T) {
 		case late:
 			m.end(it, queue.Dead)
 		case it.State == queue.Scheduled && due:
-			it.State, it.moved = queue.Ready, it.Gate != sqlstore.Ordered
+			it.State, it.moved = queue.Ready, it.Gate != queuestore.Ordered
 		case it.State != queue.Processing:
 		case it.Cancel != queue.None:
 			m.end(it, queue.Cancelled)
@@ -609,7 +616,7 @@ func (m *model) cancel(t *rapid.T) {
 	k := draw(t, "item", m.pending())
 	n := 0
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		n, err = tx.CancelPending(m.ctx, k.Organization, k.Delivery, 0, queue.Requested)
+		n, err = m.store.CancelPending(m.ctx, tx, k.Organization, k.Delivery, 0, queue.Requested)
 		return err
 	})
 	for _, it := range m.items {
@@ -661,13 +668,13 @@ func (m *model) pause(t *rapid.T) {
 // retry puts an organization's dead letters back.
 func (m *model) retry(t *rapid.T) {
 	organization := draw(t, "organization", m.organizations)
-	var letters []sqlstore.DeadLetterRow
+	var letters []queuestore.DeadLetterRow
 	m.write(func(tx *sqlstore.Tx) (err error) {
-		page := sqlstore.DeadPage{Limit: 1000, Lock: true}
-		if letters, err = tx.DeadLetters(m.ctx, organization, sqlstore.DeadFilter{}, page); err != nil {
+		page := queuestore.DeadPage{Limit: 1000, Lock: true}
+		if letters, err = queuestore.DeadLetters(m.ctx, tx, organization, queuestore.DeadFilter{}, page); err != nil {
 			return err
 		}
-		return tx.Revive(m.ctx, letters)
+		return m.store.Revive(m.ctx, tx, letters)
 	})
 	n := 0
 	for _, it := range m.items {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/internal/observe"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -16,7 +17,7 @@ func (e *Engine) observeClaim(ctx context.Context, items int, began time.Time) {
 }
 
 // observeFinished reports outcomes that were applied; nil stands for all of them.
-func (e *Engine) observeFinished(ctx context.Context, outcomes []*sqlstore.Outcome, applied []bool, began time.Time) {
+func (e *Engine) observeFinished(ctx context.Context, outcomes []*queuestore.Outcome, applied []bool, began time.Time) {
 	if e.Observer == nil {
 		return
 	}
@@ -48,7 +49,7 @@ func (a *attempt) observe(ctx context.Context) context.Context {
 }
 
 // observeEnd reports what the attempt came to, if its start was reported.
-func (a *attempt) observeEnd(o *sqlstore.Outcome) {
+func (a *attempt) observeEnd(o *queuestore.Outcome) {
 	if a.observed != nil {
 		a.observed(observe.Outcome{State: o.State, Reason: o.Reason, Took: o.Took, Err: a.err})
 	}

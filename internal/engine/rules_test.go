@@ -13,7 +13,7 @@ import (
 
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/engine"
-	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/payload"
 	"github.com/deliverykit/delivery/queue"
 	"github.com/deliverykit/delivery/retry"
@@ -44,9 +44,9 @@ func TestSharesAreEqualAndComplete(t *testing.T) {
 func TestInterleaveTakesTurns(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		var items []sqlstore.Claimed
+		var items []queuestore.Claimed
 		for i, lane := range rapid.SliceOfN(rapid.Int64Range(1, 5), 0, 60).Draw(t, "lanes") {
-			items = append(items, sqlstore.Claimed{Lane: lane, Seq: int64(i)})
+			items = append(items, queuestore.Claimed{Lane: lane, Seq: int64(i)})
 		}
 		got := engine.Interleave(rapid.Permutation(items).Draw(t, "order"))
 		if len(got) != len(items) {
@@ -74,7 +74,7 @@ func TestInterleaveTakesTurns(t *testing.T) {
 
 func TestHungryLanesGaveTheirWholePart(t *testing.T) {
 	t.Parallel()
-	asked := []sqlstore.Share{{Lane: 1, N: 2}, {Lane: 2, N: 2}, {Lane: 3, N: 1}}
+	asked := []queuestore.Share{{Lane: 1, N: 2}, {Lane: 2, N: 2}, {Lane: 3, N: 1}}
 	got := engine.Hungry(asked, map[int64]int{1: 2, 2: 1, 3: 1})
 	if !slices.Equal(got, []int64{1, 3}) {
 		t.Errorf("hungry are %v", got)
@@ -112,7 +112,7 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 		"lease lost":            {1, fmt.Errorf("x (%w)", handler.ErrLeaseLost), "ready released false 0 0s"},
 		"shutdown, at the last": {3, stopped, "ready released false 0 0s"},
 	} {
-		o := sqlstore.Outcome{}
+		o := queuestore.Outcome{}
 		o.Number = c.attempt
 		engine.Decide(&o, policy, c.err)
 		if got := fmt.Sprint(o.State, " ", o.Reason, " ", o.Charge, " ", o.Blame, " ", o.Delay); got != c.want {
@@ -122,7 +122,7 @@ func TestWhatBecomesOfAnAttempt(t *testing.T) {
 			t.Errorf("%s: disable is %q", name, o.Disable)
 		}
 	}
-	o := sqlstore.Outcome{}
+	o := queuestore.Outcome{}
 	engine.Decide(&o, policy, errors.New("a\x00b\xff"+strings.Repeat("é", 3000)))
 	text := o.Failure.Text
 	if strings.ContainsRune(text, 0) || !strings.HasPrefix(text, "a\uFFFDb\uFFFD") || len(text) > 2100 {

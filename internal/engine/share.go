@@ -4,16 +4,16 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/deliverykit/delivery/internal/sqlstore"
+	"github.com/deliverykit/delivery/internal/queuestore"
 )
 
 // shares divides a claim of total items over lanes: an equal part for each, and the remainder for
 // the first ones. With more lanes than items, the last lanes wait for the next claim.
-func shares(lanes []int64, total int) []sqlstore.Share {
+func shares(lanes []int64, total int) []queuestore.Share {
 	lanes = lanes[:min(len(lanes), max(0, total))]
-	all := make([]sqlstore.Share, len(lanes))
+	all := make([]queuestore.Share, len(lanes))
 	for i, lane := range lanes {
-		all[i] = sqlstore.Share{Lane: lane, N: total / len(lanes)}
+		all[i] = queuestore.Share{Lane: lane, N: total / len(lanes)}
 		if i < total%len(lanes) {
 			all[i].N++
 		}
@@ -22,7 +22,7 @@ func shares(lanes []int64, total int) []sqlstore.Share {
 }
 
 // hungry returns the lanes that gave their whole part, and so may have more.
-func hungry(asked []sqlstore.Share, got map[int64]int) []int64 {
+func hungry(asked []queuestore.Share, got map[int64]int) []int64 {
 	var lanes []int64
 	for _, s := range asked {
 		if got[s.Lane] >= s.N {
@@ -34,7 +34,7 @@ func hungry(asked []sqlstore.Share, got map[int64]int) []int64 {
 
 // interleave puts items in the order in which they are to be started: the first of each lane, then
 // the second of each, and so on, with the lanes in the order in which they were claimed.
-func interleave(items []sqlstore.Claimed) []sqlstore.Claimed {
+func interleave(items []queuestore.Claimed) []queuestore.Claimed {
 	type place struct{ turn, lane, at int }
 	lanes := map[int64]int{} // in the order in which they come
 	places := make([]place, len(items))
@@ -55,7 +55,7 @@ func interleave(items []sqlstore.Claimed) []sqlstore.Claimed {
 		}
 	}
 	slices.SortFunc(places, func(a, b place) int { return cmp.Or(a.turn-b.turn, a.lane-b.lane) })
-	all := make([]sqlstore.Claimed, len(items))
+	all := make([]queuestore.Claimed, len(items))
 	for i, p := range places {
 		all[i] = items[p.at]
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 	"github.com/deliverykit/delivery/queue"
 )
@@ -28,14 +29,14 @@ const (
 // calls count for each item that it ended or took from a lost lease. With exact, nothing that is
 // due is left.
 func (e *Engine) sweep(
-	ctx context.Context, count func(*sqlstore.Outcome), exact bool,
+	ctx context.Context, count func(*queuestore.Outcome), exact bool,
 ) (moved int, until time.Duration, err error) {
 	s := &e.sweeper
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	whole := exact || s.looks.whole()
 	for {
-		after := sqlstore.LongAgo
+		after := queuestore.LongAgo
 		if !whole {
 			after = s.floor
 		}
@@ -73,10 +74,10 @@ type sweep struct {
 	after time.Time // it looks at what fell due later
 
 	moved  int
-	ended  []*sqlstore.Outcome // of lost leases and passed deadlines
-	more   bool                // another sweep may find more
-	until  time.Duration       // until more falls due
-	looked time.Duration       // how long its looks took
+	ended  []*queuestore.Outcome // of lost leases and passed deadlines
+	more   bool                  // another sweep may find more
+	until  time.Duration         // until more falls due
+	looked time.Duration         // how long its looks took
 }
 
 func (s *sweep) do(ctx context.Context) error {
@@ -85,7 +86,7 @@ func (s *sweep) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	expired, err := s.tx.Expired(ctx, s.after, sweepBatch)
+	expired, err := queuestore.LockExpired(ctx, s.tx, s.after, sweepBatch)
 	if err != nil {
 		return err
 	}
@@ -98,12 +99,12 @@ func (s *sweep) do(ctx context.Context) error {
 	if err := s.finishLost(ctx, expired.Items, overdue); err != nil {
 		return err
 	}
-	dropped, err := s.tx.DropExpired(ctx, expired)
+	dropped, err := queuestore.DropExpired(ctx, s.tx, expired)
 	if err != nil {
 		return err
 	}
 	s.more = s.moved >= sweepBatch || expired.More && len(expired.Items)+dropped > 0
-	next, err := s.tx.NextDue(ctx, s.after)
+	next, err := queuestore.NextDue(ctx, s.tx, s.after)
 	if s.until = next.Sub(s.tx.Now); next.IsZero() {
 		s.until = noneDue
 	}
@@ -112,32 +113,32 @@ func (s *sweep) do(ctx context.Context) error {
 
 // finishLost finishes items whose lease was lost or whose deadline has passed. Their rows are
 // locked, so that all outcomes apply.
-func (s *sweep) finishLost(ctx context.Context, expired, overdue []sqlstore.Claimed) error {
+func (s *sweep) finishLost(ctx context.Context, expired, overdue []queuestore.Claimed) error {
 	if len(expired)+len(overdue) == 0 {
 		return nil
 	}
 	all := slices.Concat(expired, overdue)
 	nos := make([]int64, len(all))
 	for i := range all {
-		nos[i] = sqlstore.DestinationOf(all[i].Lane)
+		nos[i] = queuestore.DestinationOf(all[i].Lane)
 	}
-	infos, err := s.tx.LaneInfos(ctx, nos)
+	infos, err := queuestore.LaneInfos(ctx, s.tx, nos)
 	if err != nil {
 		return err
 	}
-	s.ended = make([]*sqlstore.Outcome, len(all))
+	s.ended = make([]*queuestore.Outcome, len(all))
 	for i := range all {
-		o := &sqlstore.Outcome{No: nos[i]}
+		o := &queuestore.Outcome{No: nos[i]}
 		o.Key, o.Destination, o.Took = all[i].Key, infos[nos[i]].ID, sqlstore.NotBegun
 		s.decideLost(o, &all[i], i >= len(expired))
 		s.ended[i] = o
 	}
-	_, err = s.tx.Finish(ctx, s.ended)
+	_, err = s.e.Store.Finish(ctx, s.tx, s.ended)
 	return err
 }
 
 // decideLost is the rule for what becomes of an item that is overdue or whose lease was lost.
-func (s *sweep) decideLost(o *sqlstore.Outcome, c *sqlstore.Claimed, overdue bool) {
+func (s *sweep) decideLost(o *queuestore.Outcome, c *queuestore.Claimed, overdue bool) {
 	switch {
 	case overdue, !c.Deadline.IsZero() && !c.Deadline.After(s.tx.Now):
 		o.State, o.Reason = queue.Dead, queue.DeadlinePassed
@@ -153,7 +154,7 @@ func (s *sweep) decideLost(o *sqlstore.Outcome, c *sqlstore.Claimed, overdue boo
 // Next returns when something falls due that is not ready yet, zero if nothing will.
 func (e *Engine) Next(ctx context.Context) (at time.Time, err error) {
 	err = e.Store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		at, err = tx.NextDue(ctx, sqlstore.LongAgo)
+		at, err = queuestore.NextDue(ctx, tx, queuestore.LongAgo)
 		return err
 	})
 	return at, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -14,7 +15,7 @@ import (
 // statistics miss them: the attempts are the truth.
 type tally struct {
 	mu      sync.Mutex
-	minutes map[tallied]*sqlstore.Minute
+	minutes map[tallied]*queuestore.Minute
 }
 
 type tallied struct {
@@ -23,11 +24,11 @@ type tallied struct {
 }
 
 // add counts the outcomes that were applied; nil stands for all of them.
-func (t *tally) add(outcomes []*sqlstore.Outcome, applied []bool) {
+func (t *tally) add(outcomes []*queuestore.Outcome, applied []bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.minutes == nil {
-		t.minutes = map[tallied]*sqlstore.Minute{}
+		t.minutes = map[tallied]*queuestore.Minute{}
 	}
 	for i, o := range outcomes {
 		if applied != nil && !applied[i] {
@@ -36,7 +37,7 @@ func (t *tally) add(outcomes []*sqlstore.Outcome, applied []bool) {
 		key := tallied{o.No, o.EndedAt.Unix() / 60}
 		m := t.minutes[key]
 		if m == nil {
-			m = &sqlstore.Minute{No: o.No, Organization: o.Organization, At: o.EndedAt.Truncate(time.Minute)}
+			m = &queuestore.Minute{No: o.No, Organization: o.Organization, At: o.EndedAt.Truncate(time.Minute)}
 		}
 		if m.Add(o) {
 			t.minutes[key] = m
@@ -45,10 +46,10 @@ func (t *tally) add(outcomes []*sqlstore.Outcome, applied []bool) {
 }
 
 // take returns what was added since the last call.
-func (t *tally) take() []*sqlstore.Minute {
+func (t *tally) take() []*queuestore.Minute {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make([]*sqlstore.Minute, 0, len(t.minutes))
+	all := make([]*queuestore.Minute, 0, len(t.minutes))
 	for _, m := range t.minutes {
 		all = append(all, m)
 	}
@@ -57,7 +58,7 @@ func (t *tally) take() []*sqlstore.Minute {
 }
 
 // restore puts back minutes that could not be written.
-func (t *tally) restore(minutes []*sqlstore.Minute) {
+func (t *tally) restore(minutes []*queuestore.Minute) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, m := range minutes {
@@ -93,7 +94,7 @@ func (e *Engine) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	err := e.Store.CommitRelaxed(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.AddMinutes(ctx, minutes)
+		return queuestore.AddMinutes(ctx, tx, minutes)
 	})
 	if err != nil {
 		e.tally.restore(minutes)
@@ -136,7 +137,7 @@ func (e *Engine) present(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	err := e.Store.CommitRelaxed(ctx, func(ctx context.Context, tx *sqlstore.Tx) error {
-		return tx.Present(ctx, id, types)
+		return queuestore.Present(ctx, tx, id, types)
 	})
 	if err != nil && ctx.Err() == nil {
 		e.Logger.WarnContext(ctx, "delivery: this process could not note that it is there", "error", err)

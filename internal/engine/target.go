@@ -131,7 +131,7 @@ func (e *Engine) load(ctx context.Context, nos []int64) error {
 func (e *Engine) cancelAll(ctx context.Context, d *sqlstore.DestinationRow) error {
 	for n := 1; n > 0; {
 		err := e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-			n, err = tx.CancelPending(ctx, d.Organization, "", d.No, queue.DestinationGone)
+			n, err = e.Store.CancelPending(ctx, tx, d.Organization, "", d.No, queue.DestinationGone)
 			return err
 		}, Committed: sqlstore.Again})
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/handler"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -42,7 +43,7 @@ func (t *transfer) Progress(done int64) {
 
 func (t *transfer) Resume() (value json.RawMessage, err error) {
 	err = t.e.Store.Read(t.ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		value, err = tx.Checkpoint(ctx, t.j.Key)
+		value, err = queuestore.Checkpoint(ctx, tx, t.j.Key)
 		return err
 	})
 	return value, err
@@ -51,7 +52,7 @@ func (t *transfer) Resume() (value json.RawMessage, err error) {
 func (t *transfer) Checkpoint(ctx context.Context, value json.RawMessage) error {
 	held := false
 	err := t.e.Store.Commit(ctx, sqlstore.Commit{Do: func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		held, err = tx.SaveCheckpoint(ctx, t.j.Key, value)
+		held, err = queuestore.SaveCheckpoint(ctx, tx, t.j.Key, value)
 		return err
 	}})
 	if err == nil && !held {

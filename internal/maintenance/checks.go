@@ -13,6 +13,7 @@ import (
 	"github.com/deliverykit/delivery/handler"
 	"github.com/deliverykit/delivery/internal/configs"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
@@ -125,9 +126,9 @@ func (k *checks) test(
 ) (report *destination.TestReport, next time.Duration, err error) {
 	policy := k.settings.Policy()
 	every, failing, inUse := policy.Checks.Every, policy.Checks.Failing, policy.Checks.InUse
-	var usage sqlstore.UsageRow
+	var usage queuestore.UsageRow
 	err = r.store.Read(ctx, func(ctx context.Context, tx *sqlstore.Tx) (err error) {
-		usage, err = tx.Usage(ctx, c.Organization, c.No)
+		usage, err = queuestore.Usage(ctx, tx, c.Organization, c.No)
 		return err
 	})
 	if err != nil || c.Disabled && !c.DisabledByService {

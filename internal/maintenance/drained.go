@@ -5,6 +5,7 @@ import (
 
 	"github.com/deliverykit/delivery/event"
 	"github.com/deliverykit/delivery/internal/events"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
 
@@ -38,7 +39,7 @@ func deleteDrained(bus *events.Bus) Chore {
 }
 
 func deleteIfDrained(ctx context.Context, tx *sqlstore.Tx, d *sqlstore.DestinationRow) (bool, error) {
-	waits, err := tx.Waits(ctx, d.Organization, d.No)
+	waits, err := queuestore.Waits(ctx, tx, d.Organization, d.No)
 	if err != nil || waits {
 		return false, err
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deliverykit/delivery/internal/audit"
+	"github.com/deliverykit/delivery/internal/queuestore"
 	"github.com/deliverykit/delivery/internal/settings"
 	"github.com/deliverykit/delivery/internal/sqlstore"
 )
@@ -38,8 +39,9 @@ func expireStatistics(s *settings.Settings) Chore {
 	return Chore{Name: "statistics", Every: time.Hour, Do: func(ctx context.Context, r *Run) error {
 		keep := s.Policy().Retention.Statistics
 		return r.Batches(ctx, func(ctx context.Context, tx *sqlstore.Tx) (Batch, error) {
-			n, err := tx.ExpireMinutes(ctx, tx.Now.Add(-keep), batchSize)
-			return Batch{Done: n < batchSize}, errors.Join(err, tx.ForgetWorkers(ctx, tx.Now.Add(-workersSeen)))
+			n, err := queuestore.ExpireMinutes(ctx, tx, tx.Now.Add(-keep), batchSize)
+			forgot := queuestore.ForgetWorkers(ctx, tx, tx.Now.Add(-workersSeen))
+			return Batch{Done: n < batchSize}, errors.Join(err, forgot)
 		})
 	}}
 }

@@ -93,36 +93,3 @@ type Detail struct {
 	Parts    []handler.Part    `json:"parts,omitempty"`
 	Notes    map[string]string `json:"notes,omitempty"`
 }
-
-// End is the way in which an item ended.
-type End struct {
-	N           int
-	Destination string
-	State       queue.State
-}
-
-// Ends lists by number how the items of a delivery last ended, even those that are pending again.
-func (tx *Tx) Ends(ctx context.Context, organization, delivery string) (ends []End, err error) {
-	err = tx.Query(ctx, func(rows *sql.Rows) error {
-		var e End
-		err := rows.Scan(&e.N, &e.Destination, &e.State)
-		if last := len(ends) - 1; last >= 0 && ends[last].N == e.N {
-			ends = ends[:last]
-		}
-		ends = append(ends, e)
-		return err
-	}, `select n, destination_id, state from delivery_attempts
-		where organization_id = $1 and delivery_id = $2 and state >= 3 order by n, fence`, organization, delivery)
-	return ends, err
-}
-
-// Recorded reports whether the history has a record under a key. It is what a [Commit] of that
-// record asks.
-func (tx *Tx) Recorded(ctx context.Context, k Key) (found bool, err error) {
-	err = tx.Query(ctx, func(*sql.Rows) error {
-		found = true
-		return nil
-	}, `select 1 from delivery_attempts where organization_id = $1 and delivery_id = $2 and n = $3 and fence = $4`,
-		k.Organization, k.Delivery, k.N, k.Fence)
-	return found, err
-}

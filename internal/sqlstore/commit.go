@@ -112,7 +112,7 @@ func (s *Store) once(
 		s.skew.Store(int64(now.Sub(s.Local())))
 	}
 	now = now.UTC().Truncate(time.Microsecond) // as it will be read back
-	if err := do(ctx, &Tx{Execer: tx, Syntax: s.Dialect, Now: now, s: s}); err != nil {
+	if err := do(ctx, &Tx{Execer: tx, Syntax: s.Dialect, Now: now}); err != nil {
 		return false, err
 	}
 	if access == Reading {

@@ -70,20 +70,6 @@ func Decode(name string, raw []byte, v any) error {
 	return nil
 }
 
-// Withdraw removes a delivery that Enqueue has inserted in the same transaction.
-func (tx *Tx) Withdraw(ctx context.Context, organization, delivery string) error {
-	for _, from := range []string{
-		`delivery_queue where organization_id = $1 and delivery_id = $2`,
-		`delivery_deliveries where organization_id = $1 and id = $2`,
-		`delivery_idempotency where organization_id = $1 and delivery_id = $2`,
-	} {
-		if _, err := tx.Exec(ctx, `delete from `+from, organization, delivery); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Delivery reads a delivery. It returns nil if the organization has none of that id.
 func (tx *Tx) Delivery(ctx context.Context, organization, id string) (d *DeliveryRow, err error) {
 	var replayOf string

@@ -44,16 +44,16 @@ const destinationTables = ` from delivery_destinations d left join delivery_heal
 func scanDestination(rows *sql.Rows) (*DestinationRow, error) {
 	var d DestinationRow
 	var tags, subscription, topics, limits, policy, breaker []byte
-	var h HealthRow
+	h := &d.Health
 	err := rows.Scan(&d.No, &d.Version, &d.ConfigVersion, Time{&d.CreatedAt}, Time{&d.UpdatedAt}, &d.Deleted, &d.ID,
 		&d.Default, &d.Disabled, &d.DisabledByService, &d.Organization, &d.Type, &d.Label, &d.Description, &d.Icon,
 		&d.Instructions, &d.DisabledReason, &tags, &subscription, &topics, &d.Fallback, Time{&d.DrainingAt},
-		(*[]byte)(&d.Config), &d.Sealed, &limits, &policy, &breaker, Time{&d.PausedAt}, &h.Failures, Time{&h.FailingSince},
-		Time{&h.LastFailure}, &h.Breaker, Time{&h.BreakerAt}, Time{&h.ProbeAt})
+		(*[]byte)(&d.Config), &d.Sealed, &limits, &policy, &breaker, Time{&d.PausedAt}, &h.ConsecutiveFailures,
+		Time{&h.FailingSince}, Time{&h.LastFailure}, &h.Breaker, Time{&h.BreakerSince}, Time{&h.ProbeAt})
 	if err != nil {
 		return nil, err
 	}
-	d.show(&h)
+	h.Status = destination.StatusOf(h.ConsecutiveFailures, h.Breaker)
 	return &d, errors.Join(Decode("tags", tags, &d.Tags), Decode("limits", limits, &d.Limits),
 		Decode("retry", policy, &d.Retry), Decode("breaker", breaker, &d.Breaker),
 		Decode("subscription", subscription, &d.Subscription), Decode("default topics", topics, &d.DefaultTopics))
@@ -198,5 +198,5 @@ func (tx *Tx) Destinations(
 
 // DestinationsByNo reads destinations by number, even deleted ones: a system statement.
 func (tx *Tx) DestinationsByNo(ctx context.Context, nos []int64) ([]*DestinationRow, error) {
-	return tx.SelectDestinations(ctx, `where d.no in (`+list(nos)+`)`)
+	return tx.SelectDestinations(ctx, `where d.no in (`+Numbers(nos)+`)`)
 }

@@ -1,8 +1,8 @@
 package sqlstore
 
-// Dialect is everything that differs between databases.
+// Dialect is how databases differ. The statements of the queue that differ are in package
+// queuestore.
 type Dialect interface {
 	Syntax
 	Conn
-	Native
 }

@@ -56,19 +56,19 @@ var kinds = map[string]kind{
 // mixed lists the functions and files whose statements touch hot and cold tables at once, each with
 // the reason.
 var mixed = map[string]string{
-	"sqlstore/postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
-	"sqlstore/sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",
-	"sqlstore/postgres/queries/end.sql":                 ends,
-	"sqlstore/postgres/queries/end_placed.sql":          ends,
-	"sqlstore/postgres/queries/end_detailed.sql":        ends,
-	"sqlstore/postgres/queries/end_detailed_placed.sql": ends,
-	"sqlstore/sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
-	"sqlstore/postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
-	"sqlstore/postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
-	"maintenance.retain":                                "a delivery with items in the queue is kept",
-	"sqlstore.Tx.ItemsOf":                               "an item is in the queue or in the history",
-	"sqlstore.Tx.DestinationsOf":                        "an item is in the queue or in the history",
-	"sqlstore.Tx.SaveCheckpoint":                        "the fence of the item decides whether the checkpoint is kept",
+	"queuestore/postgres/queries/claim.sql":               "an attempt needs the content: one round trip instead of two",
+	"queuestore/sqlite/queries/claim.sql":                 "an attempt needs the content: one query instead of two for each lane",
+	"queuestore/postgres/queries/end.sql":                 ends,
+	"queuestore/postgres/queries/end_placed.sql":          ends,
+	"queuestore/postgres/queries/end_detailed.sql":        ends,
+	"queuestore/postgres/queries/end_detailed_placed.sql": ends,
+	"queuestore/sqlite/queries/bury.sql":                  "the letter keeps the lane and the deadline of the item",
+	"queuestore/postgres/queries/revive.sql":              "the letter becomes an item: one round trip for a batch",
+	"queuestore/postgres/testdata/enqueue.sql":            "all of a request or nothing, in one round trip",
+	"maintenance.retain":                                  "a delivery with items in the queue is kept",
+	"queuestore.ItemsOf":                                  "an item is in the queue or in the history",
+	"sqlstore.Tx.DestinationsOf":                          "an item is in the queue or in the history",
+	"queuestore.SaveCheckpoint":                           "the fence of the item decides whether the checkpoint is kept",
 }
 
 const ends = "an item leaves the queue and enters the history at once: one round trip for a batch"

@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"slices"
 	"time"
 )
 
@@ -37,37 +36,4 @@ func (tx *Tx) Paused(ctx context.Context, organization string) (own, everyone ti
 		return err
 	}, `select organization_id, paused_at from delivery_organizations where organization_id in ($1, '')`, organization)
 	return own, everyone, err
-}
-
-// LockOrganizations locks the rows of organizations in the order of their names, skips those that
-// another process has locked, and makes those that are missing: a system statement.
-func (tx *Tx) LockOrganizations(ctx context.Context, names []string) (locked map[string]bool, err error) {
-	for range 2 {
-		locked = map[string]bool{}
-		for _, name := range slices.Sorted(slices.Values(names)) {
-			err := tx.Query(ctx, func(*sql.Rows) error {
-				locked[name] = true
-				return nil
-			}, `select 1 from delivery_organizations where organization_id = $1`+tx.SkipLocked(), name)
-			if err != nil {
-				return nil, err
-			}
-		}
-		made := int64(0)
-		for _, name := range names {
-			if locked[name] {
-				continue
-			}
-			n, err := tx.Exec(ctx, `insert into delivery_organizations (organization_id) values ($1)
-				on conflict do nothing`, name)
-			if err != nil {
-				return nil, err
-			}
-			made += n
-		}
-		if made == 0 {
-			break
-		}
-	}
-	return locked, nil
 }

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// list writes numbers as a list. No two drivers agree on a list as a parameter.
-func list(nos []int64) string {
+// Numbers writes numbers as a list. No two drivers agree on a list as a parameter.
+func Numbers(nos []int64) string {
 	b := make([]byte, 0, 8*len(nos))
 	for i, no := range nos {
 		if i > 0 {

@@ -28,7 +28,7 @@ type statement struct {
 const internal = ".."
 
 // forTests are the packages in internal that only tests use.
-var forTests = []string{"dbtest", "sqltest", "systemtest", "testkit"}
+var forTests = []string{"dbtest", "queuetest", "sqltest", "systemtest", "testkit"}
 
 // inSource finds the statements of all Go files in internal but those of tests.
 func inSource(t *testing.T) (all []statement) {

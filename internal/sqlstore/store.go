@@ -1,9 +1,10 @@
-// Package sqlstore is the host's database: transactions, syntax and scanning, the queue, and the
-// rows that more than one package needs. The packages postgres and sqlite hold what differs between
+// Package sqlstore is the host's database: transactions, syntax and scanning, and the rows that
+// more than one package needs. The packages postgres and sqlite hold what differs between
 // databases, behind [Dialect]. It links no driver.
 //
 // A subject with statements of its own has them in its own package, as functions on a context and a
-// [Tx]: security events are in audit, payloads in spool, the work of chores is in maintenance.
+// [Tx]: the queue is in queuestore, security events are in audit, payloads in spool, the work of
+// chores is in maintenance.
 //
 // Three rules hold for every statement, wherever it stands:
 //
@@ -43,21 +44,22 @@ type Store struct {
 	// Local is the clock of this process, which may be wrong. Default: [time.Now].
 	Local func() time.Time
 
-	clock   func() time.Time // nil: the database's
-	skew    atomic.Int64
-	writer  chan struct{} // room for the one writer, where the database has one
-	effects []Effect
+	clock  func() time.Time // nil: the database's
+	skew   atomic.Int64
+	writer chan struct{} // room for the one writer, where the database has one
 }
 
-// New returns a Store. Unless clock is nil it replaces the database's clock. effects follow those
-// of the store itself in every transaction that finishes items.
-func New(db DB, d Dialect, clock func() time.Time, effects ...Effect) *Store {
-	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now, effects: effectsOf(effects)}
+// New returns a Store. Unless clock is nil it replaces the database's clock.
+func New(db DB, d Dialect, clock func() time.Time) *Store {
+	s := &Store{DB: db, Dialect: d, clock: clock, Local: time.Now}
 	if d.SingleWriter() {
 		s.writer = make(chan struct{}, 1)
 	}
 	return s
 }
+
+// Clocked reports whether a clock replaces the database's.
+func (s *Store) Clocked() bool { return s.clock != nil }
 
 // Skew returns how far the database's clock was ahead of the process's when the last transaction
 // began. It is 0 where they agreed within a second, since that may be the time that it took to ask.

@@ -28,13 +28,11 @@ type Tx struct {
 	// Now is the time of everything that the transaction does. It is zero in a host's transaction
 	// whose time is the database's.
 	Now time.Time
-
-	s *Store
 }
 
 // In returns the host's transaction as a Tx of this store.
 func (s *Store) In(tx Execer) *Tx {
-	t := &Tx{Execer: tx, Syntax: s.Dialect, s: s}
+	t := &Tx{Execer: tx, Syntax: s.Dialect}
 	if s.clock != nil {
 		t.Now = s.clock()
 	}

@@ -21,29 +21,6 @@ type Written struct {
 	Problem   string
 }
 
-// writtenEffect records what the applied outcomes wrote, as far as it is to be removed some day.
-type writtenEffect struct{}
-
-// Finish implements [Effect].
-func (writtenEffect) Finish(ctx context.Context, tx *Tx, f *Finished) error {
-	for i, o := range f.Outcomes {
-		if !o.Written || !f.Applied[i] {
-			continue
-		}
-		reference, err := json.Marshal(o.Reference)
-		if err != nil {
-			return err
-		}
-		if _, err = tx.Exec(ctx, `insert into delivery_written
-			(organization_id, delivery_id, n, destination_no, written_at, reference)
-			values ($1, $2, $3, $4, $5, $6) on conflict do nothing`,
-			o.Organization, o.Delivery, o.N, o.No, tx.Time(tx.Now), tx.JSON(reference)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 const writtenColumns = `select organization_id, delivery_id, n, written_at, reference, removal, removed_at, tried_at,
 	problem from delivery_written `
 

@@ -1,10 +1,5 @@
-// Package postgres is the native SQL of the queue on PostgreSQL 13 and later. Three rules of its
-// statements come from the measurements in docs/design/queue.md:
-//
-//   - Updates and deletes go by ctid = any(array(...)) from a LATERAL with a LIMIT. No statistics
-//     turn that into a sequential scan.
-//   - Bounds of indexes are parameters, never volatile functions.
-//   - Rows are locked by one statement and counted by a later one.
+// Package postgres is the database PostgreSQL 13 and later: its syntax, its connection and the
+// migrations.
 package postgres
 
 import "github.com/deliverykit/delivery/internal/sqlstore"

@@ -38,7 +38,7 @@ func (Dialect) Begin(
 	}
 	tx := &transaction{Tx: begun}
 	if access != sqlstore.Reading {
-		if _, err := next(ctx, tx, 0); err != nil {
+		if _, err := Next(ctx, tx, 0); err != nil {
 			return nil, time.Time{}, errors.Join(err, tx.Rollback())
 		}
 	}
@@ -84,9 +84,9 @@ func (tx *transaction) QueryContext(ctx context.Context, query string, args ...a
 	return s.QueryContext(ctx, args...)
 }
 
-// next takes n numbers of the sequence and returns the first. As an update it also takes the write
+// Next takes n numbers of the sequence and returns the first. As an update it also takes the write
 // lock.
-func next(ctx context.Context, tx sqlstore.Execer, n int) (first int64, err error) {
+func Next(ctx context.Context, tx sqlstore.Execer, n int) (first int64, err error) {
 	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&first) },
 		`update delivery_sequence set value = value + ?1 returning value - ?1 + 1`, n)
 	return first, err
