@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// account is who a server runs as: the caller, or for root another user.
+// account is the user that a server runs as: the caller, or another user if the caller is root.
 type account struct {
 	name string
 	as   *syscall.Credential // nil: the caller
@@ -71,7 +71,7 @@ func (a account) tempDir() (string, error) {
 	return dir, nil
 }
 
-// reachable tells whether any user may pass through dir and all above it.
+// reachable reports whether any user may pass through dir and all folders above it.
 func reachable(dir string) bool {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

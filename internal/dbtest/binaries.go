@@ -29,12 +29,13 @@ var binaryPlaces = []string{
 // installation is a directory with a PostgreSQL server's programs.
 type installation struct {
 	dir     string
-	version string // as the program tells it: 15.18, 18beta1
+	version string // as the program reports it: 15.18, 18beta1
 	major   int
 }
 
-// find returns the installation in dir if that is not empty, else the first
-// one in PATH, else the newest in the usual places; version 13 or newer.
+// find returns the installation in dir, if dir is not empty. Otherwise it returns
+// the first one in PATH, or the newest in the usual places. The version is 13 or
+// newer.
 func find(ctx context.Context, dir string) (installation, error) {
 	if dir != "" {
 		in, err := inspect(ctx, dir)
@@ -84,8 +85,8 @@ func search(ctx context.Context, path, places []string) (installation, error) {
 	return slices.MaxFunc(found, func(a, b installation) int { return a.major - b.major }), nil
 }
 
-// inspect asks the programs in dir for their version. Its error is
-// os.ErrNotExist where there are none.
+// inspect asks the programs in dir for their version. If there are none, its
+// error wraps [os.ErrNotExist].
 func inspect(ctx context.Context, dir string) (installation, error) {
 	if dir == "" {
 		return installation{}, os.ErrNotExist

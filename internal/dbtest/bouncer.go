@@ -20,8 +20,8 @@ import (
 // bouncerPlaces are where packages put PgBouncer outside of PATH.
 var bouncerPlaces = []string{"/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer", "/opt/homebrew/bin/pgbouncer"}
 
-// bouncerScript ends PgBouncer when its own input ends, which is when the test
-// ends it or its process is gone.
+// bouncerScript ends PgBouncer when its own input ends: when the test closes it
+// or the test process is gone.
 const bouncerScript = `
 trap '' HUP INT TERM
 "$1" -q "$2" &
@@ -30,13 +30,13 @@ kill -KILL $!
 wait
 `
 
-// bouncerServers are few, so that clients soon get connections that others have
+// bouncerServers is low, so that clients soon get connections that others have
 // used.
 const bouncerServers = 4
 
-// Bouncer starts a PgBouncer in transaction mode before the database at
-// databaseURL, until the test ends, and returns the URL of the database through
-// it. Clients share 4 connections to the server.
+// Bouncer starts a PgBouncer in transaction mode in front of the database at
+// databaseURL, and returns the URL of the database through it. PgBouncer runs
+// until the test ends. Clients share 4 connections to the server.
 func Bouncer(t testing.TB, databaseURL string) string {
 	t.Helper()
 	program, err := findBouncer()

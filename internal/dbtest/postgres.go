@@ -26,31 +26,31 @@ const (
 	prefix   = "delivery_test_"
 	staleAge = 48 * time.Hour
 
-	// inUse is the SQLSTATE of CREATE DATABASE whose template has other
-	// sessions after it waited 5 s for them.
+	// inUse is the SQLSTATE of a CREATE DATABASE that has waited 5 s for other
+	// sessions of its template to end.
 	inUse = "55006"
 )
 
-// created is the one state of the package: templates live as long as the
-// process, because every test of a package shares them.
+// created is the only state of the package: templates live as long as the
+// process, because all tests of a package share them.
 var created = &templates{}
 
 var sweep sync.Once
 
 // Postgres creates an empty database on the server that [EnvURL] names and
-// returns its URL, which lib/pq and pgx both take. The database is dropped when
-// the test ends, whoever is still connected. Without EnvURL the test fails, or
-// is skipped where [EnvSkip] says so.
+// returns its URL, which lib/pq and pgx both accept. The database is dropped when
+// the test ends, even if sessions are still connected. Without EnvURL the test
+// fails, or is skipped if [EnvSkip] says so.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	return fromTemplate(t, "template0")
 }
 
-// PostgresFrom is [Postgres] with a database that starts as a copy of what
-// prepare made. prepare runs once per process and name, on an empty database
-// whose URL it is given; the first caller's is taken, so that one name stands
-// for one content. Its error fails every test that asks for the name. What it
-// leaves connected is disconnected.
+// PostgresFrom is [Postgres] with a database that starts as a copy of the one
+// that prepare made. prepare runs once per process and name, on an empty database
+// whose URL it receives. Only the first caller's prepare runs, so one name must
+// stand for one content. Its error fails every test that asks for the name.
+// Sessions that it leaves open are disconnected.
 func PostgresFrom(t testing.TB, name string, prepare func(url string) error) string {
 	t.Helper()
 	require(t, false)
@@ -113,7 +113,7 @@ func (p *templates) get(server, name string, prepare func(url string) error) (st
 	p.mu.Unlock()
 
 	tpl.once.Do(func() {
-		// Stands if prepare ends its goroutine, as t.FailNow does.
+		// This error remains if prepare ends its goroutine, as t.FailNow does.
 		tpl.err = fmt.Errorf("dbtest: preparing template %q did not return", name)
 		if err := tpl.make(prepare); err != nil {
 			tpl.err = fmt.Errorf("dbtest: preparing template %q: %w", name, err)
@@ -139,8 +139,8 @@ func (tpl *template) make(prepare func(url string) error) error {
 	if err := prepare(u); err != nil {
 		return err
 	}
-	// A template with a session in it cannot be copied: let nobody in again,
-	// then put out who is.
+	// A template with a session cannot be copied: refuse new connections, then
+	// end the existing ones.
 	return administer(ctx, tpl.server, func(c *pgx.Conn) error {
 		if _, err := c.Exec(ctx, "alter database "+quote(db)+" with allow_connections false"); err != nil {
 			return fmt.Errorf("closing it to connections: %w", err)
@@ -154,7 +154,7 @@ func (tpl *template) make(prepare func(url string) error) error {
 	})
 }
 
-// drop removes the templates. A name asked for again is prepared again.
+// drop removes the templates. If a name is requested later, it is prepared again.
 func (p *templates) drop(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,8 +226,8 @@ func dropDatabase(ctx context.Context, server, db string) error {
 	})
 }
 
-// dropStale removes what processes that were killed left behind. It is a
-// courtesy to the server's owner: its failure is no test's failure.
+// dropStale removes databases that killed processes left behind. It is a courtesy
+// to the server's owner: its failure fails no test.
 func dropStale(ctx context.Context, server string, now time.Time) {
 	_ = administer(ctx, server, func(c *pgx.Conn) error {
 		rows, err := c.Query(ctx, "select datname from pg_database where starts_with(datname, $1)", prefix)
@@ -278,8 +278,8 @@ func quote(identifier string) string {
 	return pgx.Identifier{identifier}.Sanitize()
 }
 
-// uniqueName is unique over processes and machines that share a server, and
-// tells its age.
+// uniqueName returns a name that is unique over all processes and machines that
+// share a server. The name contains the time of its creation.
 func uniqueName(now time.Time, kind string) string {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // never fails since Go 1.24
@@ -305,7 +305,8 @@ func databaseURL(server, db string) (string, error) {
 	return u.String(), nil
 }
 
-// parseServer names no part of the URL in its errors: it may hold a password.
+// parseServer quotes no part of the URL in its errors, because it may contain a
+// password.
 func parseServer(server string) (*url.URL, error) {
 	u, err := url.Parse(server)
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {

@@ -14,21 +14,21 @@ import (
 	"testing"
 )
 
-// Proxy stands before a PostgreSQL server and can break a connection on its
-// COMMIT, as a network that fails in that moment does.
+// Proxy stands in front of a PostgreSQL server. It can break a connection during
+// a COMMIT, like a network that fails at that moment.
 type Proxy struct {
 	target string
 
-	// Effective says whether the server still gets the COMMIT, and the client
-	// only not the answer.
+	// Effective says that the server still gets the COMMIT, and only the answer
+	// to the client is lost.
 	Effective bool
 
-	left  atomic.Int64 // commits until one is cut; 0: none is
+	left  atomic.Int64 // commits until one is cut; 0: none is cut
 	conns sync.WaitGroup
 }
 
-// NewProxy starts a proxy before the database at databaseURL, until the test
-// ends, and returns the URL of the database through it.
+// NewProxy starts a proxy in front of the database at databaseURL, and returns
+// the URL of the database through it. The proxy runs until the test ends.
 func NewProxy(t testing.TB, databaseURL string) (p *Proxy, through string) {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
@@ -59,10 +59,10 @@ func NewProxy(t testing.TB, databaseURL string) (p *Proxy, through string) {
 	return p, u.String()
 }
 
-// Cut has the nth COMMIT from now cut.
+// Cut breaks the connection of the nth COMMIT from now.
 func (p *Proxy) Cut(nth int) { p.left.Store(int64(nth)) }
 
-// Spare ends the wait for a COMMIT to cut, and reports whether it was still on.
+// Spare cancels the last Cut, and reports whether it was still pending.
 func (p *Proxy) Spare() bool { return p.left.Swap(0) > 0 }
 
 // due counts a COMMIT and reports whether it is the one to cut.
@@ -118,8 +118,8 @@ func (p *Proxy) requests(server io.Writer, client io.Reader, silent *atomic.Bool
 	}
 }
 
-// answers passes on what the server sends until it has answered what the
-// client must not hear of.
+// answers passes on the server's messages, up to the answer that the client must
+// not receive.
 func answers(client io.Writer, server io.Reader, silent *atomic.Bool) error {
 	r := bufio.NewReader(server)
 	for {
@@ -150,7 +150,7 @@ func message(r *bufio.Reader, startup bool) (kind byte, raw []byte, err error) {
 	}
 	n := binary.BigEndian.Uint32(raw[head-4:])
 	if n < 4 || n > 1<<30 {
-		return 0, nil, errors.New("dbtest: not a message of PostgreSQL's protocol")
+		return 0, nil, errors.New("dbtest: this is not a message of PostgreSQL's protocol")
 	}
 	raw = append(raw, make([]byte, n-4)...)
 	_, err = io.ReadFull(r, raw[head:])

@@ -27,9 +27,9 @@ const (
 	refuse
 )
 
-// decide says what a test that needs PostgreSQL does, from the environment
-// alone, and why where it does not proceed. A test with a server of its own
-// needs no EnvURL.
+// decide says what a test that needs PostgreSQL does, and why if it does not
+// proceed. Only the environment decides. A test with a server of its own needs no
+// EnvURL.
 func decide(getenv func(string) string, ownServer bool) (verdict, string) {
 	if !ownServer && getenv(EnvURL) != "" {
 		return proceed, ""
@@ -43,13 +43,13 @@ func decide(getenv func(string) string, ownServer bool) (verdict, string) {
 			" to a server whose user may create databases; " + EnvSkip + "=1 skips such tests"
 	}
 	if truthy(getenv("CI")) {
-		return refuse, "dbtest: " + EnvSkip + " is set and so is CI: a CI run must not skip the PostgreSQL tests; " +
+		return refuse, "dbtest: " + EnvSkip + " and CI are both set: a CI run must not skip the PostgreSQL tests; " +
 			"unset " + EnvSkip + " and run `make test`"
 	}
-	return skip, "dbtest: SKIPPED, NOT TESTED: " + EnvSkip + " is set, so nothing is run on PostgreSQL"
+	return skip, "dbtest: SKIPPED, NOT TESTED: " + EnvSkip + " is set, so nothing runs on PostgreSQL"
 }
 
-// truthy takes any value but the usual words for no as yes, so that CI=woodpecker
+// truthy treats any value except the usual words for no as yes, so that CI=on
 // counts.
 func truthy(v string) bool {
 	if v == "" {

@@ -26,29 +26,29 @@ const (
 	bindAttempts = 5
 )
 
-// Options are how [Start] sets up a server. Zero means what tests need.
+// Options say how [Start] sets up a server. The zero value suits tests.
 type Options struct {
-	// Fsync makes commits survive a crash of the operating system, as they do
-	// in production: for benchmarks. Without it they still survive
-	// [Server.Crash], and everything is faster.
+	// Fsync makes commits survive a crash of the operating system, as in
+	// production. Set it for benchmarks. Without it commits still survive
+	// [Server.Crash], and everything is faster. Default: off.
 	Fsync bool
-	// Settings are added to the server's configuration and win over those
-	// Start makes, except for the port and the addresses.
+	// Settings are added to the server's configuration. They override those
+	// that Start makes, except for the port and the addresses.
 	Settings map[string]string
-	// Locale is initdb's; empty means C, which every system has.
+	// Locale is the locale for initdb. Default: C, which every system has.
 	Locale string
-	// Binaries is the directory of initdb and postgres. Empty means that of
-	// EnvBinaries, else the first in PATH, else the newest installed.
+	// Binaries is the directory of initdb and postgres. Default: the one in
+	// [EnvBinaries], or the first in PATH, or the newest installed.
 	Binaries string
 }
 
 // Server is a PostgreSQL server of its own: a new cluster in a temporary
-// directory, on the loopback interface and a free port, with the superuser
-// postgres, who needs no password. So whoever can log in on the machine can
-// connect while it runs. It ends with the process that started it, however
-// that ends: a watcher process sees to it.
+// directory, on the loopback interface and a free port. Its superuser postgres
+// needs no password, so anyone who can log in on the machine can connect while
+// it runs. It ends with the process that started it, however that process ends:
+// a watcher process ends it.
 //
-// Its methods may be called concurrently.
+// It is safe for concurrent use.
 type Server struct {
 	install installation
 	options Options
@@ -62,10 +62,10 @@ type Server struct {
 	stopped bool
 }
 
-// Start sets up a server and returns once it takes connections. ctx bounds the
-// start only; the server runs until [Server.Stop]. Where the caller is root it
-// runs as the user postgres, else nobody, because PostgreSQL refuses root. It
-// needs a Unix.
+// Start sets up a server and returns once it accepts connections. ctx limits only
+// the start; the server runs until [Server.Stop]. If the caller is root, the
+// server runs as the user postgres, or as nobody if there is none, because
+// PostgreSQL refuses root. Start needs a Unix.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	return start(ctx, o, freePort)
 }
@@ -99,9 +99,8 @@ func start(ctx context.Context, o Options, choosePort func(context.Context) (int
 	return s, nil
 }
 
-// Cluster is [Start] for a test, with [Server.Stop] at its end. Where the
-// server cannot be started the test fails; [EnvSkip] skips it, as it does for
-// [Postgres].
+// Cluster is [Start] for a test, with [Server.Stop] at its end. If the server
+// cannot be started, the test fails. [EnvSkip] skips the test, as for [Postgres].
 func Cluster(t testing.TB, o Options) *Server {
 	t.Helper()
 	require(t, true)
@@ -122,54 +121,53 @@ func Cluster(t testing.TB, o Options) *Server {
 	return s
 }
 
-// URL is that of the database postgres, as its superuser. lib/pq and pgx both
-// take it, and [EnvURL] does.
+// URL returns the URL of the database postgres, for the superuser. lib/pq, pgx
+// and [EnvURL] all accept it.
 func (s *Server) URL() string {
 	return "postgres://postgres@" + net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port())) + "/postgres?sslmode=disable"
 }
 
-// Port is the TCP port on 127.0.0.1. It stays over [Server.Restart].
+// Port returns the TCP port on 127.0.0.1. [Server.Restart] keeps it.
 func (s *Server) Port() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.port
 }
 
-// Version is the server's, like 15.18.
+// Version returns the version of the server, such as 15.18.
 func (s *Server) Version() string { return s.install.version }
 
-// Binaries is the directory that the server's programs are run from. Client
-// programs like pgbench may be missing in it.
+// Binaries returns the directory of the server's programs. Client programs such
+// as pgbench may be missing there.
 func (s *Server) Binaries() string { return s.install.dir }
 
-// LogTail returns the last 4 KiB of what the server logged, empty once it is
-// stopped.
+// LogTail returns the last 4 KiB of the server's log, "" after [Server.Stop].
 func (s *Server) LogTail() string {
 	f, err := os.Open(s.logFile())
 	if err != nil {
 		return ""
 	}
 	defer func() { _ = f.Close() }()
-	const most = 4 << 10
+	const maxTail = 4 << 10
 	if end, err := f.Seek(0, io.SeekEnd); err == nil {
-		_, _ = f.Seek(max(0, end-most), io.SeekStart)
+		_, _ = f.Seek(max(0, end-maxTail), io.SeekStart)
 	}
 	b, _ := io.ReadAll(f)
 	return strings.TrimSpace(string(b))
 }
 
-// Crash ends the server at once, with no checkpoint and without waiting for
-// its sessions: what had committed is recovered by [Server.Restart], the rest
-// is gone. It returns when no process of the server is left; a server that
-// does not run is left alone.
+// Crash ends the server at once, without a checkpoint and without waiting for its
+// sessions. [Server.Restart] recovers committed transactions; all others are
+// lost. Crash returns when no process of the server is left. It leaves a server
+// alone that does not run.
 func (s *Server) Crash() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.quit()
 }
 
-// Restart starts a crashed server again, on the same data and port, and
-// returns once it takes connections. It is an error while it runs and after
+// Restart starts a crashed server again, with the same data and port, and returns
+// once it accepts connections. It fails while the server runs, and after
 // [Server.Stop].
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
@@ -186,7 +184,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the server and removes its data. Calls after the first do nothing.
+// Stop ends the server and removes its data. Further calls do nothing.
 func (s *Server) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -240,7 +238,7 @@ func (s *Server) initdb(ctx context.Context) error {
 
 var errExited = errors.New("the server ended while it started")
 
-// launch starts the server on port and waits until it takes connections.
+// launch starts the server on port and waits until it accepts connections.
 func (s *Server) launch(ctx context.Context, port int) error {
 	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -303,7 +301,7 @@ func (s *Server) awaitReady(ctx context.Context, port int) error {
 	}
 }
 
-// probe connects, and makes sure that it is this server that answers.
+// probe connects, and checks that this server answers and not another one.
 func (s *Server) probe(ctx context.Context, port int) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -322,8 +320,8 @@ func (s *Server) probe(ctx context.Context, port int) error {
 	return nil
 }
 
-// quit makes the postmaster do its immediate shutdown, which takes all of its
-// processes with it. Killing it would leave sessions that go on and commit.
+// quit asks the postmaster for its immediate shutdown, which ends all of its
+// processes. If the postmaster were killed, sessions would go on and commit.
 func (s *Server) quit() error {
 	p := s.process
 	if p == nil {
@@ -345,8 +343,9 @@ func (s *Server) quit() error {
 	}
 }
 
-// command runs a program of the installation as the server's account, away
-// from the terminal whose interrupts are for the caller to handle.
+// command returns a command that runs a program of the installation as the
+// server's account. It is detached from the terminal, whose interrupts the caller
+// handles.
 func (s *Server) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	return s.account.prepare(exec.CommandContext(ctx, filepath.Join(s.install.dir, program), args...), s.dir)
 }
@@ -368,10 +367,10 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-// watchScript waits for the end of its input, which comes when the process
-// that holds the other end of the pipe is gone, and then ends the server and
-// removes its directory. The lock file names the postmaster that runs now, so
-// no other process can be meant; without the file there is none.
+// watchScript waits for the end of its input, then ends the server and removes
+// its directory. The input ends when the process at the other end of the pipe is
+// gone. The lock file names the current postmaster, so the script can end no
+// other process; without the file there is no postmaster.
 const watchScript = `
 trap '' HUP INT TERM
 read -r _
@@ -387,7 +386,7 @@ fi
 rm -rf -- "$1"
 `
 
-// guard is the watcher and the pipe that tells it of this process's end.
+// guard is the watcher, and the pipe by which it notices the end of this process.
 type guard struct {
 	cmd  *exec.Cmd
 	pipe *os.File
@@ -408,7 +407,7 @@ func (s *Server) watch() (*guard, error) {
 	return &guard{cmd: cmd, pipe: w}, nil
 }
 
-// release lets the watcher go, which finds nothing left to do.
+// release ends the watcher, which then finds nothing left to do.
 func (g *guard) release() error {
 	return errors.Join(g.pipe.Close(), g.cmd.Wait())
 }

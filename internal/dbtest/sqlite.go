@@ -6,12 +6,12 @@ import (
 	"testing"
 )
 
-// SQLite returns the DSN, for the driver "sqlite" of modernc.org/sqlite, of a
-// database that does not exist yet, in t.TempDir. Its journal is a write-ahead
-// log, writers wait up to 10 s for each other, and foreign keys are enforced.
-// Transactions begin deferred, as they do for a host that sets nothing: a
-// transaction that reads before it writes can meet SQLITE_BUSY at once. The
-// test closes what it opened before it ends, or the directory cannot be removed.
+// SQLite returns the DSN of a new database in t.TempDir, for the driver "sqlite"
+// of modernc.org/sqlite. Its journal is a write-ahead log, writers wait up to
+// 10 s for each other, and foreign keys are enforced. Transactions begin
+// deferred, as for a host that sets nothing: a transaction that reads before it
+// writes can get SQLITE_BUSY at once. The test must close the database before it
+// ends, or the directory cannot be removed.
 func SQLite(t testing.TB) string {
 	t.Helper()
 	return sqliteDSN(filepath.Join(t.TempDir(), "test.db"))

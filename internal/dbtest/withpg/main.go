@@ -2,16 +2,17 @@
 //
 //	go run ./internal/dbtest/withpg -- go test -race ./...
 //
-// Where DELIVERY_TEST_DATABASE_URL is set, that server is used. Otherwise a
-// throwaway one is started for as long as the command runs, and the variable
-// is set for it. It exits with the command's code, or with 128 plus the number
-// of the signal that ended the command; with 125 when the server could not be
-// started or stopped, 126 when the command could not be run, and 2 when it was
-// called wrongly.
+// If DELIVERY_TEST_DATABASE_URL is set, withpg uses that server. Otherwise it
+// starts a throwaway server for as long as the command runs, and sets the
+// variable for the command.
 //
-// Signals are passed on. Where standard input is a terminal, the terminal
-// itself interrupts the command and all it started; elsewhere withpg passes
-// the signal to all of them, and kills them on the second.
+// The exit code is the command's, or 128 plus the number of the signal that ended
+// it. It is 125 if the server could not be started or stopped, 126 if the command
+// could not be run, and 2 for wrong arguments.
+//
+// Signals are passed on. If standard input is a terminal, the terminal itself
+// interrupts the command and all processes that it started. Otherwise withpg
+// passes the signal to all of them, and kills them on the second one.
 package main
 
 import (
