@@ -41,9 +41,10 @@ bench: setup ## measure beside River, on a PostgreSQL with fsync; ARGS='-h' list
 	@cd bench && go run . $(ARGS)
 
 .PHONY: lint
-lint: $(golangci_lint) ## check format, go.mod, go vet and golangci-lint of every module
+lint: $(golangci_lint) ## check format, widths, go.mod, go vet and golangci-lint of every module
 	@unformatted=$$($(go_files) | xargs -0 gofmt -s -l) || exit 1; \
 	if [ -n "$$unformatted" ]; then echo 'not formatted (run make fmt):'; echo "$$unformatted"; exit 1; fi
+	@scripts/width
 	@$(golangci_lint) config verify
 	@root=$$PWD; failed=; for m in $(modules); do \
 		cd "$$root/$$m" || exit 1; \

@@ -106,9 +106,8 @@ ignore_startup_parameters = extra_float_digits
 logfile = %s
 `, u.Hostname(), u.Port(), login, port, bouncerServers, filepath.Join(dir, "log"))
 	file := filepath.Join(dir, "pgbouncer.ini")
-	if err := os.WriteFile(
-		file, []byte(config), 0o644,
-	); err != nil { //nolint:gosec // another user reads it; it is removed after the test
+	err = os.WriteFile(file, []byte(config), 0o644) //nolint:gosec // another user reads it, until the test ends
+	if err != nil {
 		return "", err
 	}
 	r, w, err := os.Pipe()

@@ -42,7 +42,8 @@ func defaults(
 		return err
 	}, d.Rebind(`select d.id, d.fallback, d.default_topics, `+usable+`
 		from delivery_destinations d cross join (select `+d.At(`$2`)+` as now) clock
-		where d.organization_id = $1 and d.is_default and d.deleted_at is null order by d.no`), organization, d.Time(now))
+		where d.organization_id = $1 and d.is_default and d.deleted_at is null order by d.no`),
+		organization, d.Time(now))
 	return all, err
 }
 
@@ -98,7 +99,8 @@ func selectables(
 			sqlstore.Decode("subscription", subscription, &s.subscription))
 		all = append(all, s)
 		return err
-	}, d.Rebind(`select id, tags, subscription from delivery_destinations where organization_id = $1 and deleted_at is null
+	}, d.Rebind(`select id, tags, subscription from delivery_destinations where organization_id = $1
+		and deleted_at is null
 		and draining_at is null and (tags is not null or subscription is not null) order by no`), organization)
 	return all, err
 }

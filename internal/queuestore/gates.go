@@ -72,7 +72,8 @@ func GateOf(ctx context.Context, tx *sqlstore.Tx, organization string, no int64)
 		err := rows.Scan(&tokens, sqlstore.Time{T: &g.TokensAt})
 		g.Tokens = tokens.Float64
 		return err
-	}, `select tokens, tokens_at from delivery_gates where destination_no = $1 and organization_id = $2`, no, organization)
+	}, `select tokens, tokens_at from delivery_gates where destination_no = $1 and organization_id = $2`,
+		no, organization)
 	return g, err
 }
 

@@ -203,7 +203,8 @@ func lockHealth(
 				sqlstore.Time{T: &h.ProbeAt}, &catchUpTo, &disabled)
 			h.CatchUpTo = catchUpTo.Int64
 			return err
-		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at, h.catch_up_to,
+		}, `select h.failures, h.breaker, h.probed, h.failing_since, h.last_failure_at, h.breaker_at, h.probe_at,
+			h.catch_up_to,
 			d.disabled from delivery_health h join delivery_destinations d on d.no = h.destination_no
 			where h.destination_no = $1 and h.organization_id = $2`+tx.Locking("h"), no, organization)
 		if err != nil || h != nil || !begin {
@@ -256,7 +257,8 @@ func (s *Store) SetBreaker(
 
 // show puts the part of h that the owner sees into d.
 func show(d *sqlstore.DestinationRow, h *HealthRow) {
-	d.Health.ConsecutiveFailures, d.Health.FailingSince, d.Health.LastFailure = h.Failures, h.FailingSince, h.LastFailure
+	d.Health.ConsecutiveFailures = h.Failures
+	d.Health.FailingSince, d.Health.LastFailure = h.FailingSince, h.LastFailure
 	d.Health.Status = destination.StatusOf(h.Failures, h.Breaker)
 	d.Health.Breaker, d.Health.BreakerSince, d.Health.ProbeAt = h.Breaker, h.BreakerAt, h.ProbeAt
 }
@@ -270,7 +272,8 @@ func HalfOpen(ctx context.Context, tx *sqlstore.Tx, no int64) (bool, error) {
 
 // CaughtUp notes that no held items are left up to a number: a system statement.
 func CaughtUp(ctx context.Context, tx *sqlstore.Tx, no, to int64) error {
-	_, err := tx.Exec(ctx, `update delivery_health set catch_up_to = null where destination_no = $1 and catch_up_to = $2`,
+	_, err := tx.Exec(ctx, `update delivery_health set catch_up_to = null
+		where destination_no = $1 and catch_up_to = $2`,
 		no, to)
 	return err
 }

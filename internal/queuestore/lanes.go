@@ -29,7 +29,8 @@ func LaneInfos(ctx context.Context, tx *sqlstore.Tx, nos []int64) (map[int64]Lan
 	all := make(map[int64]LaneInfo, len(nos))
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
 		var l LaneInfo
-		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, &l.Disabled, &l.Paused, &l.Failures, &l.Breaker,
+		err := rows.Scan(&l.No, &l.Organization, &l.ID, &l.Type, &l.Version, &l.Disabled, &l.Paused, &l.Failures,
+			&l.Breaker,
 			sqlstore.Time{T: &l.ProbeAt}, &l.CatchUpTo)
 		all[l.No] = l
 		return err

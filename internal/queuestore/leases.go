@@ -92,7 +92,8 @@ func Abandon(ctx context.Context, tx *sqlstore.Tx, lease int64, keys []sqlstore.
 			places = append(places, p)
 			return err
 		}, `update delivery_queue set lease = $1
-			where organization_id = $2 and delivery_id = $3 and n = $4 and fence = $5 and lease <> 0 returning lane, seq`,
+			where organization_id = $2 and delivery_id = $3 and n = $4 and fence = $5 and lease <> 0
+			returning lane, seq`,
 			lease, k.Organization, k.Delivery, k.N, k.Fence)
 		if err != nil {
 			return err

@@ -136,7 +136,8 @@ func attempted() string { return strings.Join(bucketColumns(), `+`) }
 // those of all destinations, and with [sqlstore.Everyone] those of all organizations: then it is a
 // system statement.
 func Sum(ctx context.Context, tx *sqlstore.Tx, organization string, no int64, since time.Time) (m Minute, err error) {
-	query := `select coalesce(sum(delivered), 0), coalesce(sum(failed), 0), coalesce(sum(dead), 0), coalesce(sum(took), 0)`
+	query := `select coalesce(sum(delivered), 0), coalesce(sum(failed), 0), coalesce(sum(dead), 0),
+		coalesce(sum(took), 0)`
 	into := []any{&m.Delivered, &m.Failed, &m.Dead, &m.Took}
 	for i := range m.Attempts {
 		query += `, coalesce(sum(t` + strconv.Itoa(i) + `), 0)`
@@ -167,7 +168,8 @@ type UsageRow struct {
 func Usage(ctx context.Context, tx *sqlstore.Tx, organization string, no int64) (u UsageRow, err error) {
 	err = tx.Query(ctx, func(rows *sql.Rows) error {
 		return rows.Scan(&u.Delivered, &u.Dead, &u.Attempts, &u.Failed, sqlstore.Time{T: &u.LastAt})
-	}, `select coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(attempts), 0), coalesce(sum(failed), 0),
+	}, `select coalesce(sum(delivered), 0), coalesce(sum(dead), 0), coalesce(sum(attempts), 0),
+		coalesce(sum(failed), 0),
 			max(case when attempts > 0 then at end)
 		from (select delivered, dead, `+attempted()+` as attempts, failed, minute as at
 			from delivery_minutes where organization_id = $1 and destination_no = $2
@@ -221,8 +223,8 @@ func ExpireMinutes(ctx context.Context, tx *sqlstore.Tx, before time.Time, limit
 			values ($1, $2, $3, $4, $5, $6, $7) on conflict (destination_no) do update set
 			delivered = delivery_usage.delivered + excluded.delivered, dead = delivery_usage.dead + excluded.dead,
 			attempts = delivery_usage.attempts + excluded.attempts, failed = delivery_usage.failed + excluded.failed,
-			last_at = case when excluded.last_at is null or delivery_usage.last_at > excluded.last_at then delivery_usage.last_at
-				else excluded.last_at end`,
+			last_at = case when excluded.last_at is null or delivery_usage.last_at > excluded.last_at
+				then delivery_usage.last_at else excluded.last_at end`,
 			no, u.organization, u.Delivered, u.Dead, u.Attempts, u.Failed, tx.Time(u.LastAt))
 		if err != nil {
 			return 0, err

@@ -23,7 +23,8 @@ func (tx *Tx) Attempts(
 		var code, text string
 		var took sql.NullFloat64
 		var reference, detail []byte
-		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State, &a.Reason,
+		if err := rows.Scan(&a.Organization, &a.Delivery, &a.N, &a.Fence, &a.Destination, &a.Number, &a.State,
+			&a.Reason,
 			&category, &status, Text{&code}, Text{&text}, &took, Time{&a.EndedAt}, Time{&a.NextAt},
 			&reference, &detail); err != nil {
 			return err
@@ -48,7 +49,8 @@ func (tx *Tx) Attempts(
 // deliveries an index gives one only to a query that reads all of the organization's.
 func AttemptsQuery(organization string, deliveries []string) (query string, args []any) {
 	in, args := Among(organization, deliveries)
-	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category, status_code,
+	return `select organization_id, delivery_id, n, fence, destination_id, attempt, state, reason, category,
+		status_code,
 		code, error, took, ended_at, next_at, reference, detail
 		from delivery_attempts where organization_id = $1 and delivery_id ` + in, args
 }

@@ -110,7 +110,8 @@ func (tx *Tx) Summaries(ctx context.Context, organization string, ids []string) 
 	err := tx.Query(ctx, func(rows *sql.Rows) error {
 		d := DeliveryRow{Organization: organization}
 		var sha []byte
-		err := rows.Scan(&d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority, Text{&d.CorrelationID},
+		err := rows.Scan(&d.ID, Time{&d.CreatedAt}, Time{&d.Deadline}, Text{&d.Topic}, &d.Priority,
+			Text{&d.CorrelationID},
 			Text{&d.Payload.Name}, &d.Payload.ContentType, &d.Payload.Size, &sha)
 		d.Payload.SHA256 = hex.EncodeToString(sha)
 		all[d.ID] = d

@@ -75,7 +75,8 @@ func (tx *Tx) SelectDestinations(
 // InsertDestination stores a new destination, and sets its number, its versions and its times.
 func (tx *Tx) InsertDestination(ctx context.Context, d *DestinationRow) error {
 	err := tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&d.No) }, `insert into delivery_destinations
-		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon, instructions,
+		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon,
+		instructions,
 		tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
 		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) returning no`,
 		d.Organization, d.ID, tx.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon,
@@ -94,13 +95,15 @@ func (tx *Tx) InsertDestination(ctx context.Context, d *DestinationRow) error {
 // deleted. It leaves d alone, so that a transaction can run again with it. The type says when the
 // config is written.
 func (tx *Tx) SaveDestination(ctx context.Context, d *DestinationRow) (*DestinationRow, error) {
-	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4, updated_at = $5,
-		is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11, disabled_reason = $12,
+	n, err := tx.Exec(ctx, `update delivery_destinations set version = version + 1, config_version = $4,
+		updated_at = $5, is_default = $6, disabled = $7, label = $8, description = $9, icon = $10, instructions = $11,
+		disabled_reason = $12,
 		tags = $13, config = case when config_version = $4 then config else $14 end,
 		sealed = case when config_version = $4 then sealed else $15 end, limits = $16, retry = $17, breaker = $18,
 		subscription = $19, default_topics = $20, fallback = $21, disabled_by_service = $22
 		where organization_id = $1 and id = $2 and version = $3 and deleted_at is null`,
-		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.Time(tx.Now), d.Default, d.Disabled, d.Label, d.Description,
+		d.Organization, d.ID, d.Version, d.ConfigVersion, tx.Time(tx.Now), d.Default, d.Disabled, d.Label,
+		d.Description,
 		d.Icon, d.Instructions, d.DisabledReason, tx.JSON(Encode(d.Tags)), tx.JSON(d.Config), d.Sealed,
 		tx.JSON(Encode(d.Limits)), tx.JSON(Encode(d.Retry)), tx.JSON(Encode(d.Breaker)),
 		tx.JSON(Encode(d.Subscription)), tx.JSON(Encode(d.DefaultTopics)), d.Fallback, d.DisabledByService)
@@ -161,7 +164,8 @@ func (tx *Tx) DestinationsByID(ctx context.Context, organization string, ids []s
 func (tx *Tx) DestinationsOf(ctx context.Context, organization, delivery string) ([]*DestinationRow, error) {
 	return tx.SelectDestinations(ctx, `where d.organization_id = $1 and (
 		d.id in (select a.destination_id from delivery_attempts a where a.organization_id = $1 and a.delivery_id = $2)
-		or d.no in (select q.lane & 4294967295 from delivery_queue q where q.organization_id = $1 and q.delivery_id = $2))`,
+		or d.no in (select q.lane & 4294967295 from delivery_queue q where q.organization_id = $1
+			and q.delivery_id = $2))`,
 		organization, delivery)
 }
 

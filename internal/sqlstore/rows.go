@@ -34,7 +34,7 @@ type DeliveryRow struct {
 	Options          Options
 	Payload          Payload
 	ReplayOf         string // set by Tx.Delivery alone: the delivery that it repeats
-	Fallback         bool   // set by Tx.Delivery and queuestore.Resolve alone: its items stand in for the primary defaults
+	Fallback         bool   // stands in for the primary defaults; only Tx.Delivery and queuestore.Resolve set it
 	Faulty           error  // why a part of it could not be decoded
 }
 

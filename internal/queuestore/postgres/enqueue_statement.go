@@ -72,7 +72,8 @@ func (s *enqueueStatement) request() (inserted string) {
 		{"idempotency_key", "text", &s.key}, {"topic", "text", &s.topic}, {"correlation_id", "text", &s.correlation},
 		{"trace_parent", "text", &s.trace}, {"tags", "jsonb", &s.tags}, {"metadata", "jsonb", &s.metadata},
 		{"options", "jsonb", &s.options}, {"payload_name", "text", &s.name}, {"payload_type", "text", &s.contentType},
-		{"payload_size", "bigint", &s.size}, {"payload_id", "uuid", &s.payloadID}, {"payload_source", "text", &s.source},
+		{"payload_size", "bigint", &s.size}, {"payload_id", "uuid", &s.payloadID},
+		{"payload_source", "text", &s.source},
 		{"payload_ref", "text", &s.ref}, {"fallback", "boolean", &s.fallback},
 	})
 	inserted = names(columns)

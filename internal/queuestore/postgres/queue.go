@@ -305,7 +305,8 @@ func (Native) InFlightOf(ctx context.Context, tx sqlstore.Execer, organization s
 
 // Mark implements [queuestore.Native].
 func (Native) Mark(ctx context.Context, tx sqlstore.Execer) (mark int64, err error) {
-	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&mark) }, `select nextval('delivery_seq')`)
+	err = sqlstore.Scan(ctx, tx, func(rows *sql.Rows) error { return rows.Scan(&mark) },
+		`select nextval('delivery_seq')`)
 	return mark, err
 }
 

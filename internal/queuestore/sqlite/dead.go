@@ -24,9 +24,11 @@ func (d Native) Revive(
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, `insert into delivery_queue
-			(organization_id, delivery_id, n, fence, lane, seq, run_at, deadline) values (?1, ?2, ?3, ?4 + 2, ?5, ?6, ?7, ?8)
+			(organization_id, delivery_id, n, fence, lane, seq, run_at, deadline)
+			values (?1, ?2, ?3, ?4 + 2, ?5, ?6, ?7, ?8)
 			on conflict do nothing`,
-			l.Organization, l.Delivery, l.N, l.Fence, l.Lane, seq+int64(i), d.Time(now), d.Time(l.Deadline)); err != nil {
+			l.Organization, l.Delivery, l.N, l.Fence, l.Lane, seq+int64(i), d.Time(now),
+			d.Time(l.Deadline)); err != nil {
 			return err
 		}
 	}

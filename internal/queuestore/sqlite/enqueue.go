@@ -86,7 +86,8 @@ func (d Native) insertItems(
 			state, runAt = queue.Scheduled, item.NotBefore
 		}
 		_, err := tx.ExecContext(ctx, `insert into delivery_queue
-			(organization_id, delivery_id, n, lane, seq, run_at, state, deadline) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`,
+			(organization_id, delivery_id, n, lane, seq, run_at, state, deadline)
+			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)`,
 			organization, n.ID, k+1, queuestore.Lane(queuestore.Rank(item.Priority), item.no), seq+int64(k),
 			d.Time(runAt), int(state), d.Time(n.Deadline))
 		if err != nil {

@@ -151,7 +151,8 @@ func (d Native) Append(ctx context.Context, tx sqlstore.Execer, now time.Time, a
 			(organization_id, delivery_id, n, fence, destination_id, attempt, took, ended_at, state, reason, category,
 			status_code, code, error, reference, detail, next_at)
 			values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)`,
-			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, took, d.Time(now), int(a.State), int(a.Reason),
+			a.Organization, a.Delivery, a.N, a.Fence, a.Destination, a.Number, took, d.Time(now),
+			int(a.State), int(a.Reason),
 			category, status, code, text, d.JSON(sqlstore.Encode(a.Reference)), d.JSON(sqlstore.Encode(a.Detail)),
 			d.Time(a.NextAt)); err != nil {
 			return err
