@@ -76,13 +76,12 @@ func (tx *Tx) SelectDestinations(
 func (tx *Tx) InsertDestination(ctx context.Context, d *DestinationRow) error {
 	err := tx.Query(ctx, func(rows *sql.Rows) error { return rows.Scan(&d.No) }, `insert into delivery_destinations
 		(organization_id, id, created_at, updated_at, is_default, disabled, type, label, description, icon,
-		instructions,
-		tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
+		instructions, tags, config, sealed, limits, retry, breaker, subscription, default_topics, fallback)
 		values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) returning no`,
 		d.Organization, d.ID, tx.Time(tx.Now), d.Default, d.Disabled, d.Type, d.Label, d.Description, d.Icon,
 		d.Instructions, tx.JSON(Encode(d.Tags)), tx.JSON(d.Config), d.Sealed, tx.JSON(Encode(d.Limits)),
-		tx.JSON(Encode(d.Retry)),
-		tx.JSON(Encode(d.Breaker)), tx.JSON(Encode(d.Subscription)), tx.JSON(Encode(d.DefaultTopics)), d.Fallback)
+		tx.JSON(Encode(d.Retry)), tx.JSON(Encode(d.Breaker)), tx.JSON(Encode(d.Subscription)),
+		tx.JSON(Encode(d.DefaultTopics)), d.Fallback)
 	if err != nil {
 		return err
 	}
