@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,14 +103,7 @@ func TestSecurityEventsAreHeardByThoseWhoMayReadThem(t *testing.T) {
 func TestHealthChangesAreEvents(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
-		var failing atomic.Bool
-		failing.Store(true)
-		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
-			if failing.Load() {
-				return nil, errors.New("no")
-			}
-			return nil, nil
-		}}
+		f, failing := testkit.Outage()
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}), delivery.WithWorkers(1))
 		acme := svc.Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{

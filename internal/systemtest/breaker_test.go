@@ -22,14 +22,7 @@ import (
 func TestBreakerOpensProbesAndCloses(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
-		var failing atomic.Bool
-		failing.Store(true)
-		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
-			if failing.Load() {
-				return nil, errors.New("no")
-			}
-			return nil, nil
-		}}
+		f, failing := testkit.Outage()
 		// One worker, so that attempts are made one after another.
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}), delivery.WithWorkers(1))
 		acme := svc.Org("acme")
@@ -137,14 +130,7 @@ func TestProbesAreBoundedOverProcesses(t *testing.T) {
 func TestDisabledForItsFailuresAndCatchesUp(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
-		var failing atomic.Bool
-		failing.Store(true)
-		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
-			if failing.Load() {
-				return nil, errors.New("no")
-			}
-			return nil, nil
-		}}
+		f, failing := testkit.Outage()
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}))
 		acme := svc.Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{CatchUpPerSecond: 10}})
@@ -191,14 +177,7 @@ func TestDisabledForItsFailuresAndCatchesUp(t *testing.T) {
 func TestRecovery(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
-		var failing atomic.Bool
-		failing.Store(true)
-		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
-			if failing.Load() {
-				return nil, errors.New("no")
-			}
-			return nil, nil
-		}}
+		f, failing := testkit.Outage()
 		svc := testkit.Service(t, db, f, c.Option(), testkit.Patient(), testkit.Breaker(retry.Breaker{}))
 		acme := svc.Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true, Breaker: retry.Breaker{

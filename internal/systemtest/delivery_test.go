@@ -115,14 +115,7 @@ func TestRetryUntilExhausted(t *testing.T) {
 func TestSuccessEndsTheCountOfFailures(t *testing.T) {
 	testkit.Each(t, func(t *testing.T, db *sql.DB) {
 		c := testkit.NewClock()
-		var fail atomic.Bool
-		fail.Store(true)
-		f := &testkit.Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
-			if fail.Load() {
-				return nil, errors.New("not yet")
-			}
-			return nil, nil
-		}}
+		f, fail := testkit.Outage()
 		svc := testkit.Service(t, db, f, c.Option())
 		acme := svc.Org("acme")
 		d := testkit.Create(t, acme, destination.Spec{Default: true})

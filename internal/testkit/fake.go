@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/deliverykit/delivery/destination"
 	"github.com/deliverykit/delivery/handler"
@@ -52,6 +53,18 @@ type Fake struct {
 	Requests []handler.Request
 	Contents []string
 	Do       func(ctx context.Context, req *handler.Request) (*handler.Result, error)
+}
+
+// Outage returns a handler whose attempts fail for as long as failing is true, as it is at first.
+func Outage() (f *Fake, failing *atomic.Bool) {
+	failing = new(atomic.Bool)
+	failing.Store(true)
+	return &Fake{Do: func(context.Context, *handler.Request) (*handler.Result, error) {
+		if failing.Load() {
+			return nil, errors.New("no")
+		}
+		return nil, nil
+	}}, failing
 }
 
 // Deliver records the request and calls Do, if there is one.
