@@ -98,13 +98,13 @@ func waitsFor(why engine.Why, typ string) string {
 		return fmt.Sprintf("no process that was seen in the last %s attempts items of type %q; "+
 			"is one running that was given delivery.WithHandler(%q, ...)?", engine.Seen, typ, typ)
 	case queue.Probing:
-		return fmt.Sprintf("the destination has failed and is being tried with %d items at a time", why.Most)
+		return fmt.Sprintf("the destination has failed and is being tried with %d items at a time", why.Max)
 	case queue.InOrder:
 		return "the destination takes items in strict order, and an earlier one has not ended"
 	case queue.ConcurrencyLimit:
-		return fmt.Sprintf("the destination takes %d attempts at a time", why.Most)
+		return fmt.Sprintf("the destination takes %d attempts at a time", why.Max)
 	case queue.OrganizationBusy:
-		return fmt.Sprintf("the organization may have %d attempts under way, and has", why.Most)
+		return fmt.Sprintf("the organization may have %d attempts under way, and has", why.Max)
 	case queue.RateLimit:
 		return fmt.Sprintf("the destination takes %v attempts a second", why.Rate)
 	case queue.CatchingUp:

@@ -19,8 +19,8 @@ type Network struct {
 	Proxy     func(*http.Request) (*url.URL, error) // nil: none, whatever the environment says
 }
 
-// Retention is how long deliveries are kept once they have ended. A delivery that waits is kept,
-// however old it is.
+// Retention is the age at which deliveries that have ended are removed. A delivery that waits is
+// kept, however old it is.
 type Retention struct {
 	Deliveries  time.Duration // since they were accepted, with attempts and payload. Default: for ever
 	DeadLetters time.Duration // since they died, with their delivery. Default: Deliveries, and never shorter

@@ -224,8 +224,8 @@ func WithNetwork(n Network) Option {
 	})
 }
 
-// WithRetention has Maintain remove what is older, in small batches once an hour. Without it
-// deliveries are kept for ever. It may be given to Reconfigure.
+// WithRetention has Maintain remove what has ended and is older, in small batches once an hour.
+// Without it deliveries are kept for ever. It may be given to Reconfigure.
 func WithRetention(r Retention) Option {
 	return policy("WithRetention", func(s, defaults *settings.Policy) error {
 		k := defaults.Retention

@@ -15,7 +15,7 @@ type Why struct {
 	Reason queue.Reason
 	Next   time.Time // when it may go on; zero if that is not known
 	Ahead  int       // items of its destination and priority before it, at most MaxAhead
-	Most   int       // the limit that is reached, if Reason is one
+	Max    int       // the limit that is reached, if Reason is one
 	Rate   float64   // likewise, in items a second
 }
 
@@ -54,13 +54,13 @@ func (e *Engine) Why(
 	n := inFlight[d.No]
 	switch {
 	case item.Of.Breaker != retry.Closed && g.left == 0:
-		w.Reason, w.Most = queue.Probing, breaker.Probes
+		w.Reason, w.Max = queue.Probing, breaker.Probes
 	case limits.Ordered && (n > 0 || w.Ahead > 0):
 		w.Reason = queue.InOrder
 	case limits.Concurrency > 0 && n >= limits.Concurrency:
-		w.Reason, w.Most = queue.ConcurrencyLimit, limits.Concurrency
+		w.Reason, w.Max = queue.ConcurrencyLimit, limits.Concurrency
 	case policy.OrganizationConcurrency > 0 && busy >= policy.OrganizationConcurrency:
-		w.Reason, w.Most = queue.OrganizationBusy, policy.OrganizationConcurrency
+		w.Reason, w.Max = queue.OrganizationBusy, policy.OrganizationConcurrency
 	case g.rate > 0 && int(g.tokens+tokenDust) <= w.Ahead:
 		w.Reason, w.Rate = queue.RateLimit, g.rate
 		if item.Of.CatchUpTo > 0 && g.rate != limits.PerSecond {
